@@ -1,0 +1,44 @@
+package authority
+
+import (
+	"context"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// Store keeps the registered CA certificates. Its server is package store.
+//
+// Safe for concurrent use. A write is durable (fsync) when it returns nil, and
+// either wholly there or not at all. Reads see every write that has returned.
+// Outcomes are [signet.ErrNotFound], [signet.ErrExists] and [signet.ErrStale];
+// any other error means that the outcome is unknown. Names are compared without
+// case and kept as first given.
+type Store interface {
+	// CAs lists the certificates of one hub by name; of all hubs for "".
+	CAs(ctx context.Context, hub string) ([]signet.CACertificate, error)
+	CA(ctx context.Context, hub, name string) (signet.CACertificate, error)
+	CreateCA(ctx context.Context, c signet.CACertificate) error
+	// ReplaceCA replaces the record of the same hub and name if its ETag is etag.
+	ReplaceCA(ctx context.Context, c signet.CACertificate, etag string) error
+	DeleteCA(ctx context.Context, hub, name, etag string) error
+}
+
+// VerdictStore keeps refusals for people to read. Safe for concurrent use.
+type VerdictStore interface {
+	// SaveVerdicts adds verdicts, or replaces those that have the same tracking
+	// ID, in one transaction; then, of each hub concerned, it drops the oldest
+	// beyond keep.
+	SaveVerdicts(ctx context.Context, vs []signet.Verdict, keep int) error
+	// Verdicts lists the newest first.
+	Verdicts(ctx context.Context, q VerdictQuery) ([]signet.Verdict, error)
+}
+
+// VerdictQuery selects verdicts of one hub.
+type VerdictQuery struct {
+	Hub        string // refusals that could not be put to a hub have the hub ""
+	DeviceID   string // of any device when empty
+	TrackingID string // any when empty
+	Since      time.Time
+	Limit      int // at most this many; required
+}

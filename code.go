@@ -1,0 +1,207 @@
+package signet
+
+// A Code names one kind of refusal or failure. Codes are lower-case, dotted and
+// stable: scripts and dashboards rely on them, so one is never renamed and
+// never reused with another meaning.
+type Code string
+
+// A Step is the point on the way of a request at which it was refused.
+type Step string
+
+// The steps in the order in which a device meets them, then those of a back end.
+const (
+	StepLimit      Step = "limit"      // a bound on size, count or rate, before anything is judged
+	StepRequest    Step = "request"    // the shape of what was sent
+	StepHub        Step = "hub"        // which hub is meant
+	StepChain      Step = "chain"      // what the device presented, as a whole
+	StepPath       Step = "path"       // one certificate on the certification path
+	StepIdentity   Step = "identity"   // what the registry says of the device
+	StepToken      Step = "token"      // a SAS token or bearer token
+	StepUpload     Step = "upload"     // a CA certificate offered for registration
+	StepProof      Step = "proof"      // a proof of possession
+	StepRecord     Step = "record"     // create, replace or delete of a stored record
+	StepProcessing Step = "processing" // the hub itself
+)
+
+// The codes. Their meaning and the usual fix stand in [Codes].
+const (
+	ChainNone          Code = "chain.none"
+	ChainTooLong       Code = "chain.too-long"
+	ChainMalformed     Code = "chain.malformed"
+	ChainIssuerMissing Code = "chain.issuer-missing"
+	ChainUntrusted     Code = "chain.untrusted"
+
+	AnchorUnverified Code = "anchor.unverified"
+	AnchorExpired    Code = "anchor.expired"
+
+	CertExpired           Code = "cert.expired"
+	CertNotYetValid       Code = "cert.not-yet-valid"
+	CertNotACA            Code = "cert.not-a-ca"
+	CertPathLength        Code = "cert.path-length"
+	CertKeyUsage          Code = "cert.key-usage"
+	CertExtKeyUsage       Code = "cert.ext-key-usage"
+	CertNameConstraints   Code = "cert.name-constraints"
+	CertUnknownCritical   Code = "cert.unknown-critical"
+	CertWeakKey           Code = "cert.weak-key"
+	CertWeakSignature     Code = "cert.weak-signature"
+	CertBadSignature      Code = "cert.bad-signature"
+	CertRevoked           Code = "cert.revoked"
+	CertRevocationUnknown Code = "cert.revocation-unknown"
+	CertIsCAAnchor        Code = "cert.is-ca-anchor"
+	CertOutOfScope        Code = "cert.out-of-scope"
+
+	IdentityCNMismatch Code = "identity.cn-mismatch"
+	IdentityUnknown    Code = "identity.unknown"
+	IdentityDisabled   Code = "identity.disabled"
+	IdentityAuthType   Code = "identity.auth-type"
+	IdentityThumbprint Code = "identity.thumbprint"
+	IdentityExists     Code = "identity.exists"
+	IdentityMalformed  Code = "identity.malformed"
+
+	ProofCodeMismatch Code = "proof.code-mismatch"
+	ProofWrongSigner  Code = "proof.wrong-signer"
+	ProofExpired      Code = "proof.expired"
+	ProofMalformed    Code = "proof.malformed"
+
+	UploadPrivateKey Code = "upload.private-key"
+	UploadNotACA     Code = "upload.not-a-ca"
+	UploadMalformed  Code = "upload.malformed"
+	UploadExpired    Code = "upload.expired"
+	UploadDuplicate  Code = "upload.duplicate"
+
+	TokenNone      Code = "token.none"
+	TokenMalformed Code = "token.malformed"
+	TokenSignature Code = "token.signature"
+	TokenExpired   Code = "token.expired"
+	TokenAudience  Code = "token.audience"
+	TokenRights    Code = "token.rights"
+
+	RequestMalformed  Code = "request.malformed"
+	RequestAPIVersion Code = "request.api-version"
+	RequestNotFound   Code = "request.not-found"
+	RequestMethod     Code = "request.method"
+
+	CertificateUnknown Code = "certificate.unknown"
+	HubUnknown         Code = "hub.unknown"
+	HubExists          Code = "hub.exists"
+	HubMalformed       Code = "hub.malformed"
+	ETagMissing        Code = "etag.missing"
+	ETagStale          Code = "etag.stale"
+	BulkFailed         Code = "bulk.failed"
+
+	LimitChainBytes    Code = "limit.chain-bytes"
+	LimitConnections   Code = "limit.connections"
+	LimitHandshake     Code = "limit.handshake-time"
+	LimitMessageSize   Code = "limit.message-size"
+	LimitRequestSize   Code = "limit.request-size"
+	LimitCertificates  Code = "limit.certificates"
+	LimitSubscriptions Code = "limit.subscriptions"
+	LimitPathWork      Code = "limit.path-work"
+
+	Unavailable Code = "internal.unavailable"
+	Internal    Code = "internal.error"
+)
+
+// CodeInfo tells of one code: where on the way it falls, what it means, and
+// what usually mends it. The reference page docs/verdicts.md is made of these.
+type CodeInfo struct {
+	Code    Code   `json:"code"`
+	Step    Step   `json:"step"`
+	Meaning string `json:"meaning"`
+	Fix     string `json:"fix"`
+}
+
+// Codes lists every code once, in the order of the way.
+var Codes = []CodeInfo{
+	{LimitConnections, StepLimit, "Too many connections that have not yet proven who they are, from this address or in all.", "Let devices back off with jitter before they reconnect; raise the limit if the fleet behind one address is honest."},
+	{LimitHandshake, StepLimit, "The TLS handshake or the first packet did not arrive in time.", "Check the network path and that the client speaks TLS on this port."},
+	{LimitChainBytes, StepLimit, "The presented chain is larger than a chain of real certificates needs to be.", "Send the leaf and its intermediates only."},
+	{LimitPathWork, StepLimit, "Judging the chain would cost more than the hub spends on a stranger.", "Send one chain, leaf first, without alternatives, and keep names and constraints few."},
+	{LimitMessageSize, StepLimit, "A message is larger than 256 KiB.", "Split the message, or move bulk data by file upload."},
+	{LimitRequestSize, StepLimit, "A request body is larger than this operation takes.", "Send fewer items in each request."},
+	{LimitSubscriptions, StepLimit, "More topic filters than a device may hold.", "Subscribe only to the documented topics."},
+	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
+
+	{RequestMalformed, StepRequest, "The request is not of the form that the protocol asks for.", "Compare the request with the documented form."},
+	{RequestAPIVersion, StepRequest, "The api-version is missing or is not a date.", "Add ?api-version=2021-04-12."},
+	{RequestNotFound, StepRequest, "There is nothing at this path.", "Check the path; docs/compatibility.md lists what is served."},
+	{RequestMethod, StepRequest, "This path does not take this method.", "Check the method; docs/compatibility.md lists what is served."},
+
+	{HubUnknown, StepHub, "No hub of this server has that name.", "Use the host name that the hub was created with."},
+	{HubExists, StepHub, "A hub of that name or host name is there already.", "Choose another name."},
+	{HubMalformed, StepHub, "The name of the hub or its host name is not allowed.", "Use 3 to 50 letters, digits and hyphens, and a DNS host name."},
+
+	{ChainNone, StepChain, "The identity asks for a certificate and the device presented none.", "Configure the device's certificate and key; check that the TLS stack sends them."},
+	{ChainTooLong, StepChain, "The device presented more certificates than a path may have.", "Send the leaf and the intermediates below the registered CA, at most 10 certificates."},
+	{ChainMalformed, StepChain, "What was presented is not a chain of X.509 certificates.", "Re-create the chain file: PEM, leaf first, nothing else in it."},
+	{ChainIssuerMissing, StepChain, "The certificate of an issuer is missing between the device and any registered CA.", "Send the leaf together with every intermediate up to the registered CA."},
+	{ChainUntrusted, StepChain, "The chain is complete and ends in a CA that this hub does not know.", "Register and verify the root, or one of the intermediates, at this hub."},
+	{AnchorUnverified, StepChain, "The chain ends in a CA that is registered and not yet verified.", "Finish the proof of possession: generate a code, sign it with the CA, verify."},
+	{AnchorExpired, StepPath, "The registered CA itself is past its notAfter.", "Register the CA's renewed certificate."},
+
+	{CertExpired, StepPath, "A certificate on the path is past its notAfter.", "Renew that certificate."},
+	{CertNotYetValid, StepPath, "A certificate on the path is not valid yet.", "Check the clock of the machine that issued it, and of this one."},
+	{CertNotACA, StepPath, "A certificate that signed another is not a CA.", "Issue the signer with basicConstraints CA:TRUE."},
+	{CertPathLength, StepPath, "More intermediates than a CA on the path allows below itself.", "Issue the CA with a larger path length, or shorten the path."},
+	{CertKeyUsage, StepPath, "The key usage of a certificate does not allow what it was used for.", "Issue CAs with keyCertSign, and leaves with digitalSignature."},
+	{CertExtKeyUsage, StepPath, "The extended key usage of a certificate leaves out client authentication.", "Issue it with clientAuth, or without an extended key usage."},
+	{CertNameConstraints, StepPath, "A name in a certificate is outside what a CA above it may name.", "Issue the certificate with names that the CA permits."},
+	{CertUnknownCritical, StepPath, "A certificate has a critical extension that the hub does not understand.", "Issue it without the extension, or not critical."},
+	{CertWeakKey, StepPath, "A key on the path is too weak, too large or of a kind that is not taken.", "Use EC P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits."},
+	{CertWeakSignature, StepPath, "A certificate is signed with SHA-1, MD5 or another broken algorithm.", "Re-issue it with SHA-256 or better."},
+	{CertBadSignature, StepPath, "The signature of a certificate does not fit the key of its issuer.", "Check that the intermediate sent is the one that signed; a re-keyed CA of the same name does not fit."},
+	{CertRevoked, StepPath, "A certificate on the path is revoked.", "Issue a new certificate with a new key."},
+	{CertRevocationUnknown, StepPath, "Nothing valid says whether a certificate on the path is revoked.", "Provide a current CRL of its issuer."},
+	{CertIsCAAnchor, StepPath, "The device presented a registered CA as its own certificate.", "Give the device a certificate of its own, signed by the CA."},
+	{CertOutOfScope, StepPath, "The certificate is outside the scope given to its issuer.", "Issue it within the scope, or widen the scope."},
+
+	{IdentityCNMismatch, StepIdentity, "The subject CN of the leaf is not the device ID.", "Issue the certificate with CN = device ID, byte for byte (a module: deviceId/moduleId)."},
+	{IdentityUnknown, StepIdentity, "The hub has no identity of that name.", "Create the device identity, or check the spelling of the device ID: it is case-sensitive."},
+	{IdentityDisabled, StepIdentity, "The identity is disabled.", "Enable the device identity if the device may come back."},
+	{IdentityAuthType, StepIdentity, "The identity expects another kind of authentication than the one used.", "Change the authentication type of the identity, or what the device presents."},
+	{IdentityThumbprint, StepIdentity, "The leaf is neither of the two certificates registered for the identity.", "Register the thumbprint of the certificate that the device holds."},
+	{IdentityExists, StepRecord, "An identity of that name is there already.", "Replace it with If-Match, or choose another device ID."},
+	{IdentityMalformed, StepRecord, "The identity is not well formed.", "Mend the field named in the message."},
+
+	{TokenNone, StepToken, "There is no token, and nothing else that proves who asks.", "Send an Authorization header."},
+	{TokenMalformed, StepToken, "The token is not of the form that it should be.", "Make it from the connection string: SharedAccessSignature sr=…&sig=…&se=…[&skn=…]."},
+	{TokenSignature, StepToken, "The token is not signed with a key that the hub knows.", "Check the policy name or device ID and the key in the connection string."},
+	{TokenExpired, StepToken, "The token is past its expiry.", "Make a new token; check the clock."},
+	{TokenAudience, StepToken, "The token is for another resource.", "Make the token for this hub and this resource."},
+	{TokenRights, StepToken, "The policy does not give the right that this takes.", "Use a policy with that right."},
+
+	{UploadPrivateKey, StepUpload, "The upload holds a private key.", "Upload the certificate alone, and consider the key exposed: it has left its owner's hands."},
+	{UploadNotACA, StepUpload, "The certificate is not one of a CA.", "Upload the CA's certificate, not a device's."},
+	{UploadMalformed, StepUpload, "The upload is not an X.509 certificate in PEM, base64 of PEM, or base64 of DER.", "Export the certificate as PEM (.pem, .cer)."},
+	{UploadExpired, StepUpload, "The CA certificate is past its notAfter.", "Upload the renewed certificate."},
+	{UploadDuplicate, StepUpload, "The same certificate is registered under another name.", "Use the registration that is there, or delete it first."},
+
+	{ProofCodeMismatch, StepProof, "The CN of the proof is not the last verification code.", "Generate a code, and sign a certificate whose CN is exactly that code."},
+	{ProofWrongSigner, StepProof, "The proof is not signed by the key of the registered CA.", "Sign the proof directly with the key of the CA being verified, not with its root or an intermediate."},
+	{ProofExpired, StepProof, "The proof certificate is not valid now.", "Sign a new proof; check the clock."},
+	{ProofMalformed, StepProof, "The proof is not one X.509 certificate.", "Upload the proof certificate as PEM."},
+
+	{CertificateUnknown, StepRecord, "No CA certificate is registered under that name.", "List the certificates of the hub."},
+	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
+	{ETagStale, StepRecord, "The record has changed since it was read.", "Read it again and repeat with the new etag."},
+	{BulkFailed, StepRecord, "Some items of a bulk operation failed.", "Look at the error of each item."},
+
+	{Unavailable, StepProcessing, "The hub cannot store or reach what it needs just now.", "Try again with back-off; the operator finds the cause in the log."},
+	{Internal, StepProcessing, "The hub failed; this is not the caller's fault.", "Report the tracking ID to the operator: the log has the cause."},
+}
+
+var codeInfo = func() map[Code]CodeInfo {
+	m := make(map[Code]CodeInfo, len(Codes))
+	for _, c := range Codes {
+		m[c.Code] = c
+	}
+	return m
+}()
+
+// Info tells of the code; of one that is not in [Codes], what [Internal] says.
+func (c Code) Info() CodeInfo {
+	if i, ok := codeInfo[c]; ok {
+		return i
+	}
+	return codeInfo[Internal]
+}

@@ -1,0 +1,3 @@
+module github.com/signet-iot/signet
+
+go 1.26

@@ -1,0 +1,73 @@
+package signet
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MaxMessageSize bounds a device-to-cloud message: body, system property values,
+// and names and values of application properties, in bytes.
+const MaxMessageSize = 256 << 10
+
+// A Message is what a device sent, with what the hub stamped on it.
+type Message struct {
+	Hub          string
+	DeviceID     string
+	ModuleID     string
+	GenerationID string
+	AuthMethod   string    // see [Principal.AuthMethod]
+	Source       string    // "Telemetry" for what devices send
+	EnqueuedTime time.Time // UTC, when the hub took it; kept to the millisecond
+	// System holds system properties by their names (message-id, content-type …).
+	System []Property
+	// Properties holds application properties in the order they came.
+	Properties []Property
+	Body       []byte
+}
+
+// SourceTelemetry is the Source of what devices send.
+const SourceTelemetry = "Telemetry"
+
+// A Property is a name with a value, or with none at all.
+type Property struct {
+	Name  string
+	Value string
+	// Null tells a property that came as a bare name from one with an empty value.
+	Null bool
+}
+
+// Size is the size of m as the limit counts it, in bytes.
+func (m *Message) Size() int {
+	n := len(m.Body)
+	for _, p := range m.System {
+		n += len(p.Value)
+	}
+	for _, p := range m.Properties {
+		n += len(p.Name) + len(p.Value)
+	}
+	return n
+}
+
+// A Position is a place in the message log of a hub: the sequence of a record
+// batch and the index of a record in it. Positions only grow; the zero Position
+// is before everything.
+type Position struct {
+	Sequence uint64
+	Index    uint32
+}
+
+// String writes a position as "sequence.index".
+func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Sequence, p.Index) }
+
+// ParsePosition reads what [Position.String] writes.
+func ParsePosition(s string) (Position, error) {
+	sequence, index, ok := strings.Cut(s, ".")
+	seq, err1 := strconv.ParseUint(sequence, 10, 64)
+	idx, err2 := strconv.ParseUint(index, 10, 32)
+	if !ok || err1 != nil || err2 != nil {
+		return Position{}, Refuse(RequestMalformed, "A position is written sequence.index, not %q.", Clip(s))
+	}
+	return Position{Sequence: seq, Index: uint32(idx)}, nil
+}

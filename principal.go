@@ -1,0 +1,41 @@
+package signet
+
+import "time"
+
+// A Principal is who a session belongs to, as proven: the outcome of
+// authentication that is not a refusal.
+type Principal struct {
+	Hub          string
+	DeviceID     string
+	ModuleID     string // empty for a device
+	GenerationID string
+	Auth         AuthType
+	// Scope is "device", "module" or, for a token of a hub policy, "hub".
+	Scope string
+	// Expires ends the session: the expiry of a SAS token, or zero.
+	Expires time.Time
+	// Path is the certification path, leaf first and anchor last; only the leaf
+	// for a self-signed certificate, empty for a token. Entries above the leaf
+	// are shared between the sessions that have them in common.
+	Path []*PathCertificate
+}
+
+// PathCertificate is what stays of a certificate once it has been judged: what
+// revocation has to find it by.
+type PathCertificate struct {
+	Thumbprint [32]byte // SHA-256 of the DER
+	Key        [32]byte // SHA-256 of the SubjectPublicKeyInfo
+	Serial     string   // hex
+	Subject    string
+	NotAfter   time.Time
+}
+
+// AuthMethod is the text that the hub stamps on a message as
+// iothub-connection-auth-method.
+func (p *Principal) AuthMethod() string {
+	kind, issuer := "sas", "iothub"
+	if p.Auth != AuthSAS {
+		kind, issuer = "x509Certificate", "external"
+	}
+	return `{"scope":"` + p.Scope + `","type":"` + kind + `","issuer":"` + issuer + `","acceptingIpFilterRule":null}`
+}

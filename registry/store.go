@@ -1,0 +1,37 @@
+package registry
+
+import (
+	"context"
+
+	"github.com/signet-iot/signet"
+)
+
+// Store keeps hubs and identities. Its server is package store.
+//
+// Safe for concurrent use. A write is durable (fsync) when it returns nil, and
+// either wholly there or not at all. Reads see every write that has returned.
+// Outcomes are [signet.ErrNotFound], [signet.ErrExists] and [signet.ErrStale];
+// any other error means that the outcome is unknown.
+type Store interface {
+	Hubs(ctx context.Context) ([]signet.Hub, error)
+	// CreateHub fails with ErrExists when the name or the host name is taken.
+	CreateHub(ctx context.Context, h signet.Hub) error
+	// DeleteHub removes the hub with everything that bears its name: identities,
+	// CA certificates, verdicts.
+	DeleteHub(ctx context.Context, name string) error
+
+	// Identity reads one identity; module is empty for a device.
+	Identity(ctx context.Context, hub, device, module string) (signet.Identity, error)
+	// Identities lists up to limit devices (no modules) of a hub with an ID
+	// greater than after, in byte order of their IDs.
+	Identities(ctx context.Context, hub, after string, limit int) ([]signet.Identity, error)
+	CreateIdentity(ctx context.Context, i signet.Identity) error
+	// ReplaceIdentity replaces the record of the same key if its ETag is etag, or
+	// whatever it is when etag is "*".
+	ReplaceIdentity(ctx context.Context, i signet.Identity, etag string) error
+	// DeleteIdentity removes the record, and with a device its modules; etag as
+	// for ReplaceIdentity.
+	DeleteIdentity(ctx context.Context, hub, device, module, etag string) error
+	// CountDevices counts the devices of a hub, and the enabled ones among them.
+	CountDevices(ctx context.Context, hub string) (total, enabled int64, err error)
+}
