@@ -1,0 +1,272 @@
+// Package registry keeps the hubs of a server and the identities of their
+// devices: who may connect, and how each proves itself.
+//
+// Hubs are few and held in memory; identities are many and read from the
+// [Store] each time, so that what the registry says is what is on disk.
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// Registry is the keeper of hubs and identities. Safe for concurrent use.
+type Registry struct {
+	store   Store
+	now     func() time.Time
+	changed func(signet.Change)
+
+	hubs   atomic.Pointer[tenants] // replaced whole; readers take no lock
+	hubsMu sync.Mutex              // held while the set is read from the store and swapped
+}
+
+// Options of a Registry. The zero value works.
+type Options struct {
+	// Now is the clock; time.Now when nil.
+	Now func() time.Time
+	// Changed is told of every change that a live session may rest on, after it
+	// is durable and before the caller is answered.
+	Changed func(signet.Change)
+}
+
+// tenants is an immutable set of hubs, findable both ways.
+type tenants struct {
+	list           []signet.Hub
+	byName, byHost map[string]signet.Hub
+}
+
+// New makes a Registry; call Load before using it.
+func New(store Store, o Options) *Registry {
+	r := &Registry{store: store, now: o.Now, changed: o.Changed}
+	if r.now == nil {
+		r.now = time.Now
+	}
+	if r.changed == nil {
+		r.changed = func(signet.Change) {}
+	}
+	r.hubs.Store(&tenants{})
+	return r
+}
+
+// Load reads the hubs from the store.
+func (r *Registry) Load(ctx context.Context) error {
+	r.hubsMu.Lock()
+	defer r.hubsMu.Unlock()
+	list, err := r.store.Hubs(ctx)
+	if err != nil {
+		return fmt.Errorf("read hubs: %w", err)
+	}
+	t := &tenants{list: list, byName: map[string]signet.Hub{}, byHost: map[string]signet.Hub{}}
+	for _, h := range list {
+		t.byName[h.Name], t.byHost[h.HostName] = h, h
+	}
+	r.hubs.Store(t)
+	return nil
+}
+
+// Hubs lists the hubs by name.
+func (r *Registry) Hubs() []signet.Hub { return r.hubs.Load().list }
+
+// HubByHost finds a hub by the host name that a client wrote, in any case, with
+// or without a port. It refuses with [signet.HubUnknown].
+func (r *Registry) HubByHost(host string) (signet.Hub, error) {
+	if h, ok := r.hubs.Load().byHost[signet.HostOnly(host)]; ok {
+		return h, nil
+	}
+	return signet.Hub{}, signet.Refuse(signet.HubUnknown, "No hub here has the host name %q.", signet.Clip(host)).
+		At("host name", "one of a hub of this server", host)
+}
+
+// HubByName finds a hub by its name. It refuses with [signet.HubUnknown].
+func (r *Registry) HubByName(name string) (signet.Hub, error) {
+	if h, ok := r.hubs.Load().byName[strings.ToLower(name)]; ok {
+		return h, nil
+	}
+	return signet.Hub{}, signet.Refuse(signet.HubUnknown, "No hub here is called %q.", signet.Clip(name))
+}
+
+var (
+	hubName  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,48}[a-z0-9]$`)
+	hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+)
+
+// CreateHub makes a hub with the five policies that Azure makes, each with two
+// random keys. It refuses with [signet.HubMalformed] or [signet.HubExists].
+func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub, error) {
+	h := signet.Hub{Name: strings.ToLower(name), HostName: signet.HostOnly(host), Created: r.stamp()}
+	if !hubName.MatchString(h.Name) {
+		return h, signet.Refuse(signet.HubMalformed, "%q cannot name a hub.", signet.Clip(name)).
+			At("name", "3 to 50 letters, digits and hyphens", name)
+	}
+	if len(h.HostName) > 253 || !hostName.MatchString(h.HostName) {
+		return h, signet.Refuse(signet.HubMalformed, "%q is not a DNS host name.", signet.Clip(host)).
+			At("hostName", "a DNS host name", host)
+	}
+	for _, p := range []signet.Policy{
+		{Name: "iothubowner", Rights: signet.RegistryRead | signet.RegistryWrite | signet.ServiceConnect | signet.DeviceConnect},
+		{Name: "service", Rights: signet.ServiceConnect},
+		{Name: "device", Rights: signet.DeviceConnect},
+		{Name: "registryRead", Rights: signet.RegistryRead},
+		{Name: "registryReadWrite", Rights: signet.RegistryRead | signet.RegistryWrite},
+	} {
+		p.PrimaryKey, p.SecondaryKey = newKey(), newKey()
+		h.Policies = append(h.Policies, p)
+	}
+	err := r.store.CreateHub(ctx, h)
+	if errors.Is(err, signet.ErrExists) {
+		return h, signet.Refuse(signet.HubExists, "There is a hub called %q, or one with the host name %q, already.", h.Name, h.HostName)
+	}
+	if err != nil {
+		return h, err
+	}
+	return h, r.Load(ctx)
+}
+
+// DeleteHub removes a hub and everything that bears its name, and ends its
+// sessions.
+func (r *Registry) DeleteHub(ctx context.Context, name string) error {
+	h, err := r.HubByName(name)
+	if err != nil {
+		return err
+	}
+	if err := r.store.DeleteHub(ctx, h.Name); err != nil {
+		return err
+	}
+	// The set is swapped before the sessions are ended: none can begin anew.
+	err = r.Load(ctx)
+	r.changed(signet.Change{Hub: h.Name, HubDeleted: true})
+	return err
+}
+
+// Get reads one identity; module is empty for a device. It refuses with
+// [signet.IdentityUnknown].
+func (r *Registry) Get(ctx context.Context, hub, device, module string) (signet.Identity, error) {
+	i, err := r.store.Identity(ctx, hub, device, module)
+	if errors.Is(err, signet.ErrNotFound) {
+		return i, unknown(device, module)
+	}
+	return i, err
+}
+
+// List reads up to limit devices with IDs greater than after, in byte order.
+func (r *Registry) List(ctx context.Context, hub, after string, limit int) ([]signet.Identity, error) {
+	return r.store.Identities(ctx, hub, after, limit)
+}
+
+// Count counts the devices of a hub, and the enabled ones among them.
+func (r *Registry) Count(ctx context.Context, hub string) (total, enabled int64, err error) {
+	return r.store.CountDevices(ctx, hub)
+}
+
+// Create adds an identity. What it leaves open is filled in: status enabled,
+// authentication by symmetric keys, and random keys. It refuses with
+// [signet.IdentityMalformed] and [signet.IdentityExists].
+func (r *Registry) Create(ctx context.Context, i signet.Identity) (signet.Identity, error) {
+	if err := settle(&i); err != nil {
+		return i, err
+	}
+	i.CreatedTime = r.stamp()
+	i.StatusUpdatedTime = time.Time{}
+	i.GenerationID = generation(r.now())
+	i.ETag = signet.NewETag()
+	err := r.store.CreateIdentity(ctx, i)
+	if errors.Is(err, signet.ErrExists) {
+		return i, signet.Refuse(signet.IdentityExists, "The identity %q exists already.", i.Name())
+	}
+	return i, err
+}
+
+// Replace replaces an identity whose ETag is ifMatch, or whatever it is when
+// ifMatch is "*". Generation and creation time stay. It refuses with
+// [signet.IdentityMalformed], [signet.IdentityUnknown], [signet.ETagMissing] and
+// [signet.ETagStale]. Sessions that the new record does not allow are ended
+// before it returns.
+func (r *Registry) Replace(ctx context.Context, i signet.Identity, ifMatch string) (signet.Identity, error) {
+	if ifMatch == "" {
+		return i, signet.Refuse(signet.ETagMissing, "Replacing an identity needs If-Match.")
+	}
+	if err := settle(&i); err != nil {
+		return i, err
+	}
+	for {
+		old, err := r.Get(ctx, i.Hub, i.DeviceID, i.ModuleID)
+		if err != nil {
+			return i, err
+		}
+		if ifMatch != "*" && ifMatch != old.ETag {
+			return i, stale(i.Name())
+		}
+		i.GenerationID, i.CreatedTime, i.StatusUpdatedTime = old.GenerationID, old.CreatedTime, old.StatusUpdatedTime
+		if i.Status != old.Status {
+			i.StatusUpdatedTime = r.stamp()
+		}
+		i.ETag = signet.NewETag()
+		err = r.store.ReplaceIdentity(ctx, i, old.ETag)
+		if errors.Is(err, signet.ErrStale) && ifMatch == "*" {
+			continue // someone was faster, and the caller does not mind
+		}
+		if errors.Is(err, signet.ErrStale) {
+			return i, stale(i.Name())
+		}
+		if errors.Is(err, signet.ErrNotFound) {
+			return i, unknown(i.DeviceID, i.ModuleID)
+		}
+		if err == nil {
+			r.changed(signet.Change{Hub: i.Hub, DeviceID: i.DeviceID, ModuleID: i.ModuleID})
+		}
+		return i, err
+	}
+}
+
+// Delete removes an identity, and with a device its modules, and ends their
+// sessions. ifMatch as for Replace.
+func (r *Registry) Delete(ctx context.Context, hub, device, module, ifMatch string) error {
+	if ifMatch == "" {
+		return signet.Refuse(signet.ETagMissing, "Deleting an identity needs If-Match.")
+	}
+	switch err := r.store.DeleteIdentity(ctx, hub, device, module, ifMatch); {
+	case errors.Is(err, signet.ErrNotFound):
+		return unknown(device, module)
+	case errors.Is(err, signet.ErrStale):
+		return stale(signet.IdentityName(device, module))
+	case err != nil:
+		return err
+	}
+	r.changed(signet.Change{Hub: hub, DeviceID: device, ModuleID: module})
+	return nil
+}
+
+// stamp is now as the store keeps it: UTC, to the millisecond.
+func (r *Registry) stamp() time.Time { return r.now().UTC().Truncate(time.Millisecond) }
+
+// generation tells a device from an earlier one of the same ID. It looks as
+// Azure's does: a count of 100 ns since the year 1.
+func generation(t time.Time) string {
+	const unixEpoch = 621_355_968_000_000_000
+	return fmt.Sprint(unixEpoch + t.UnixNano()/100)
+}
+
+func newKey() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+func unknown(device, module string) error {
+	return signet.Refuse(signet.IdentityUnknown, "There is no identity %q.", signet.Clip(signet.IdentityName(device, module))).
+		At("deviceId", "one in the registry", signet.IdentityName(device, module))
+}
+
+func stale(name string) error {
+	return signet.Refuse(signet.ETagStale, "The identity %q has changed since its etag was read.", name)
+}
