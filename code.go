@@ -20,6 +20,7 @@ const (
 	StepUpload     Step = "upload"     // a CA certificate offered for registration
 	StepProof      Step = "proof"      // a proof of possession
 	StepRecord     Step = "record"     // create, replace or delete of a stored record
+	StepSession    Step = "session"    // a session that was established, and ended
 	StepProcessing Step = "processing" // the hub itself
 )
 
@@ -97,6 +98,10 @@ const (
 	LimitCertificates  Code = "limit.certificates"
 	LimitSubscriptions Code = "limit.subscriptions"
 	LimitPathWork      Code = "limit.path-work"
+
+	SessionTakenOver Code = "session.taken-over"
+	SessionExpired   Code = "session.expired"
+	SessionClosed    Code = "session.closed"
 
 	Unavailable Code = "internal.unavailable"
 	Internal    Code = "internal.error"
@@ -185,6 +190,10 @@ var Codes = []CodeInfo{
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
 	{ETagStale, StepRecord, "The record has changed since it was read.", "Read it again and repeat with the new etag."},
 	{BulkFailed, StepRecord, "Some items of a bulk operation failed.", "Look at the error of each item."},
+
+	{SessionTakenOver, StepSession, "The same identity has connected again; the older connection gives way.", "If this repeats, two devices use one identity: find the second."},
+	{SessionExpired, StepSession, "The token that the session rests on is past its expiry.", "Renew the token and connect again."},
+	{SessionClosed, StepSession, "The session is over: the device or the server closed it.", "Connect again."},
 
 	{Unavailable, StepProcessing, "The hub cannot store or reach what it needs just now.", "Try again with back-off; the operator finds the cause in the log."},
 	{Internal, StepProcessing, "The hub failed; this is not the caller's fault.", "Report the tracking ID to the operator: the log has the cause."},

@@ -1,0 +1,402 @@
+// Package authority keeps the CA certificates that the owners of hubs have
+// registered, and judges the chains that devices present against them: chain
+// in, certification path or refusal out.
+//
+// A CA counts from the moment that it is verified: its owner has proven, by a
+// certificate signed over a random code, to hold the key, or has vouched for it
+// at upload. The hub never sees that key.
+//
+// Durable before effective: a change is stored first, then the immutable set of
+// anchors of its hub is swapped, then sessions that rest on it are told, then
+// the caller is answered. A crash can leave a CA verified and not yet trusted,
+// never trusted and not yet verified.
+package authority
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/pki"
+)
+
+// DefaultMaxCAs is how many CA certificates a hub may hold: Azure's limit.
+const DefaultMaxCAs = 25
+
+// Authority is the keeper of trust anchors. Safe for concurrent use.
+type Authority struct {
+	store   Store
+	now     func() time.Time
+	changed func(signet.Change)
+	maxCAs  int
+
+	trust   atomic.Pointer[map[string]*trust] // by hub; replaced whole, readers take no lock
+	trustMu sync.Mutex                        // held while a hub's set is read from the store and swapped
+}
+
+// Options of an Authority. The zero value works.
+type Options struct {
+	// Now is the clock; time.Now when nil.
+	Now func() time.Time
+	// Changed is told when the anchors of a hub have changed, after the change is
+	// durable and in force, before the caller is answered.
+	Changed func(signet.Change)
+	// MaxCAs bounds the CA certificates of a hub; DefaultMaxCAs when 0.
+	MaxCAs int
+}
+
+// trust is what one hub trusts: immutable once in force.
+type trust struct {
+	anchors *pki.Anchors
+	// keys of the certificates in anchors, by SHA-256 thumbprint.
+	thumbprints map[[32]byte]bool
+	// unverified anchors decide nothing; they make a refusal more helpful. nil
+	// when there are none.
+	unverified *pki.Anchors
+}
+
+// New makes an Authority; call Load before using it.
+func New(store Store, o Options) *Authority {
+	a := &Authority{store: store, now: o.Now, changed: o.Changed, maxCAs: o.MaxCAs}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	if a.changed == nil {
+		a.changed = func(signet.Change) {}
+	}
+	if a.maxCAs == 0 {
+		a.maxCAs = DefaultMaxCAs
+	}
+	a.trust.Store(&map[string]*trust{})
+	return a
+}
+
+// Load reads the anchors of every hub from the store.
+func (a *Authority) Load(ctx context.Context) error {
+	a.trustMu.Lock()
+	defer a.trustMu.Unlock()
+	cas, err := a.store.CAs(ctx, "")
+	if err != nil {
+		return fmt.Errorf("read CA certificates: %w", err)
+	}
+	byHub := map[string][]signet.CACertificate{}
+	for _, c := range cas {
+		byHub[c.Hub] = append(byHub[c.Hub], c)
+	}
+	all := make(map[string]*trust, len(byHub))
+	for hub, cas := range byHub {
+		if all[hub], err = newTrust(cas); err != nil {
+			return err
+		}
+	}
+	a.trust.Store(&all)
+	return nil
+}
+
+// reload brings a durable change of one hub's certificates into force.
+func (a *Authority) reload(ctx context.Context, hub string) error {
+	a.trustMu.Lock()
+	defer a.trustMu.Unlock()
+	// The set is read anew rather than patched: whatever order two changes come
+	// here in, the last to read sees both.
+	cas, err := a.store.CAs(context.WithoutCancel(ctx), hub)
+	if err != nil {
+		return fmt.Errorf("read CA certificates of %s: %w", hub, err)
+	}
+	t, err := newTrust(cas)
+	if err != nil {
+		return err
+	}
+	all := maps.Clone(*a.trust.Load())
+	all[hub] = t
+	a.trust.Store(&all)
+	return nil
+}
+
+func newTrust(cas []signet.CACertificate) (*trust, error) {
+	t := &trust{thumbprints: map[[32]byte]bool{}}
+	var verified, unverified []*x509.Certificate
+	for _, c := range cas {
+		cert, err := x509.ParseCertificate(c.DER)
+		if err != nil {
+			return nil, fmt.Errorf("stored CA certificate %s of hub %s: %w", c.Name, c.Hub, err)
+		}
+		if !c.Verified {
+			unverified = append(unverified, cert)
+			continue
+		}
+		verified = append(verified, cert)
+		t.thumbprints[pki.PathCertificate(cert).Thumbprint] = true
+	}
+	t.anchors = pki.NewAnchors(verified)
+	if len(unverified) > 0 {
+		t.unverified = pki.NewAnchors(unverified)
+	}
+	return t, nil
+}
+
+var noTrust, _ = newTrust(nil)
+
+func (a *Authority) trustOf(hub string) *trust {
+	if t, ok := (*a.trust.Load())[hub]; ok {
+		return t
+	}
+	return noTrust
+}
+
+// Judge validates what a device presented, leaf first, up to a verified anchor
+// of the hub, and gives the certification path, leaf first and anchor last. It
+// does not look at whom the leaf names. It refuses with a chain.*, cert.*,
+// anchor.* or limit.* code.
+func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
+	t := a.trustOf(hub)
+	request := pki.PathRequest{Chain: chain, Time: at, Usage: pki.UsageClient, MaxDepth: -1}
+	path, err := t.anchors.Validate(request)
+	if err == nil {
+		return path, nil
+	}
+	if code := signet.CodeOf(err); t.unverified != nil && (code == signet.ChainUntrusted || code == signet.ChainIssuerMissing) {
+		if path, e := t.unverified.Validate(request); e == nil {
+			ca := path[len(path)-1]
+			return nil, signet.Refuse(signet.AnchorUnverified, "The chain is good up to %q, which is registered here but not verified.", ca.Subject).
+				Of(pki.Reference(ca, -1)).At("isVerified", "true", "false")
+		}
+	}
+	return nil, err
+}
+
+// Trusts says whether the certificate with that SHA-256 thumbprint is a verified
+// anchor of the hub now.
+func (a *Authority) Trusts(hub string, thumbprint [32]byte) bool {
+	return a.trustOf(hub).thumbprints[thumbprint]
+}
+
+// List gives the CA certificates of a hub by name.
+func (a *Authority) List(ctx context.Context, hub string) ([]signet.CACertificate, error) {
+	return a.store.CAs(ctx, hub)
+}
+
+// Get reads one CA certificate. It refuses with [signet.CertificateUnknown].
+func (a *Authority) Get(ctx context.Context, hub, name string) (signet.CACertificate, error) {
+	c, err := a.store.CA(ctx, hub, name)
+	if errors.Is(err, signet.ErrNotFound) {
+		return c, unknown(name)
+	}
+	return c, err
+}
+
+var caName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// Register stores an uploaded CA certificate (PEM, base64 of PEM, or base64 of
+// DER) under a name. With verified, the caller vouches that the hub's owner
+// means to trust it, and no proof of possession is asked for.
+//
+// A name that is taken is replaced if ifMatch is its ETag or "*". Without
+// ifMatch the same certificate again is no error and changes nothing, unless it
+// is now vouched for; another certificate is refused with [signet.ETagMissing].
+// What replaces a verified certificate is unverified, except when it is the same
+// certificate: possession of its key has been proven.
+//
+// It refuses with an upload.* or cert.* code, [signet.ETagStale] or
+// [signet.LimitCertificates].
+func (a *Authority) Register(ctx context.Context, hub, name, upload string, verified bool, ifMatch string) (c signet.CACertificate, created bool, err error) {
+	if !caName.MatchString(name) {
+		return c, false, signet.Refuse(signet.RequestMalformed, "%q cannot name a certificate.", signet.Clip(name)).
+			At("name", "1 to 64 letters, digits and - . _", name)
+	}
+	cert, err := pki.ParseUpload(upload)
+	if err != nil {
+		return c, false, err
+	}
+	now := a.stamp()
+	if err := pki.CheckCA(cert, now); err != nil {
+		return c, false, err
+	}
+	registered, err := a.store.CAs(ctx, hub)
+	if err != nil {
+		return c, false, err
+	}
+	for _, other := range registered {
+		if string(other.DER) == string(cert.Raw) && !sameName(other.Name, name) {
+			return c, false, signet.Refuse(signet.UploadDuplicate, "This certificate is registered already, as %q.", other.Name).
+				Of(pki.Reference(cert, -1))
+		}
+	}
+
+	old, err := a.store.CA(ctx, hub, name)
+	if created = errors.Is(err, signet.ErrNotFound); created {
+		// Counted before the write: two at once may exceed the limit by one, which
+		// harms nobody.
+		if len(registered) >= a.maxCAs {
+			return c, false, signet.Refuse(signet.LimitCertificates, "The hub holds %d CA certificates, as many as it may.", len(registered))
+		}
+		old = signet.CACertificate{Hub: hub, Name: name, Created: now}
+	} else if err != nil {
+		return c, false, err
+	}
+	same := !created && string(old.DER) == string(cert.Raw)
+	if !created {
+		switch {
+		case ifMatch == "" && !same:
+			return c, false, signet.Refuse(signet.ETagMissing, "A certificate named %q exists; replacing it needs If-Match.", old.Name)
+		case ifMatch == "" && (old.Verified || !verified):
+			return old, false, nil
+		case ifMatch != "" && ifMatch != "*" && ifMatch != old.ETag:
+			return c, false, stale(name)
+		}
+	}
+
+	c = old
+	c.DER = cert.Raw
+	c.Subject = cert.Subject.String()
+	c.Thumbprint = pki.ThumbprintSHA1(cert.Raw)
+	c.NotBefore, c.NotAfter = cert.NotBefore.UTC(), cert.NotAfter.UTC()
+	c.Verified = verified || same && old.Verified
+	c.VerificationCode = ""
+	c.Updated, c.ETag = now, signet.NewETag()
+	if created {
+		err = a.store.CreateCA(ctx, c)
+	} else {
+		err = a.store.ReplaceCA(ctx, c, old.ETag)
+	}
+	if err := outcome(err, name); err != nil {
+		return c, false, err
+	}
+	return c, created, a.effect(ctx, hub, old.Verified && !same)
+}
+
+// GenerateCode gives out a new random verification code; an earlier one counts
+// no longer. It refuses with [signet.ETagMissing] and [signet.ETagStale].
+func (a *Authority) GenerateCode(ctx context.Context, hub, name, ifMatch string) (signet.CACertificate, error) {
+	return a.amend(ctx, hub, name, ifMatch, func(c *signet.CACertificate) error {
+		c.VerificationCode = pki.NewVerificationCode()
+		return nil
+	})
+}
+
+// Verify checks a proof of possession (a certificate whose CN is the code last
+// given out, signed by the CA's key) and makes the CA an anchor of the hub. It
+// refuses with a proof.* or upload.* code, [signet.ETagMissing] or
+// [signet.ETagStale].
+func (a *Authority) Verify(ctx context.Context, hub, name, proof, ifMatch string) (signet.CACertificate, error) {
+	return a.amend(ctx, hub, name, ifMatch, func(c *signet.CACertificate) error {
+		if c.VerificationCode == "" {
+			return signet.Refuse(signet.ProofCodeMismatch, "No verification code has been generated for %q since it was last changed.", c.Name)
+		}
+		cert, err := pki.ParseUpload(proof)
+		if e := signet.AsError(err); e != nil {
+			if e.Code == signet.UploadMalformed {
+				e.Code, e.Fix = signet.ProofMalformed, signet.ProofMalformed.Info().Fix
+			}
+			return e
+		}
+		ca, err := x509.ParseCertificate(c.DER)
+		if err != nil {
+			return err
+		}
+		if err := pki.CheckProof(cert, ca, c.VerificationCode, a.now()); err != nil {
+			return err
+		}
+		c.Verified, c.VerificationCode = true, ""
+		return nil
+	})
+}
+
+// Delete removes a CA certificate and ends the sessions that rest on it. It
+// refuses with [signet.CertificateUnknown], [signet.ETagMissing] and
+// [signet.ETagStale].
+func (a *Authority) Delete(ctx context.Context, hub, name, ifMatch string) error {
+	old, err := a.current(ctx, hub, name, ifMatch)
+	if err != nil {
+		return err
+	}
+	if err := outcome(a.store.DeleteCA(ctx, hub, name, old.ETag), name); err != nil {
+		return err
+	}
+	return a.effect(ctx, hub, old.Verified)
+}
+
+// amend reads a record, lets change alter it, stores it if it is still the same
+// and brings it into force.
+func (a *Authority) amend(ctx context.Context, hub, name, ifMatch string, change func(*signet.CACertificate) error) (signet.CACertificate, error) {
+	c, err := a.current(ctx, hub, name, ifMatch)
+	if err != nil {
+		return c, err
+	}
+	etag := c.ETag
+	if err := change(&c); err != nil {
+		return c, err
+	}
+	c.Updated, c.ETag = a.stamp(), signet.NewETag()
+	if err := outcome(a.store.ReplaceCA(ctx, c, etag), name); err != nil {
+		return c, err
+	}
+	return c, a.effect(ctx, hub, false)
+}
+
+// current reads a record that the caller means to change.
+func (a *Authority) current(ctx context.Context, hub, name, ifMatch string) (signet.CACertificate, error) {
+	c, err := a.Get(ctx, hub, name)
+	switch {
+	case err != nil:
+		return c, err
+	case ifMatch == "":
+		return c, signet.Refuse(signet.ETagMissing, "Changing the certificate %q needs If-Match.", name)
+	case ifMatch != "*" && ifMatch != c.ETag:
+		return c, stale(name)
+	}
+	return c, nil
+}
+
+// effect brings what is now stored into force, then, if an anchor went, has the
+// sessions ended that rested on it.
+func (a *Authority) effect(ctx context.Context, hub string, anchorGone bool) error {
+	if err := a.reload(ctx, hub); err != nil {
+		// Stored but not in force. Trust may only shrink by mistake, so the hub
+		// trusts nobody until the store can be read again.
+		a.distrustAll(hub)
+		a.changed(signet.Change{Hub: hub, Anchors: true})
+		return err
+	}
+	if anchorGone {
+		a.changed(signet.Change{Hub: hub, Anchors: true})
+	}
+	return nil
+}
+
+func (a *Authority) distrustAll(hub string) {
+	a.trustMu.Lock()
+	defer a.trustMu.Unlock()
+	all := maps.Clone(*a.trust.Load())
+	delete(all, hub)
+	a.trust.Store(&all)
+}
+
+// stamp is now as the store keeps it: UTC, to the millisecond.
+func (a *Authority) stamp() time.Time { return a.now().UTC().Truncate(time.Millisecond) }
+
+// outcome says in words what the store said.
+func outcome(err error, name string) error {
+	switch {
+	case errors.Is(err, signet.ErrStale), errors.Is(err, signet.ErrExists):
+		return stale(name)
+	case errors.Is(err, signet.ErrNotFound):
+		return unknown(name)
+	}
+	return err
+}
+
+func unknown(name string) error {
+	return signet.Refuse(signet.CertificateUnknown, "No certificate is registered as %q.", signet.Clip(name))
+}
+
+func stale(name string) error {
+	return signet.Refuse(signet.ETagStale, "The certificate %q has changed since its etag was read.", name)
+}
