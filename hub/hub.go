@@ -1,0 +1,261 @@
+// Package hub is the waist between the doors that devices come through and the
+// keepers behind them: Connect takes credentials and gives a Session, and a
+// Session has the verbs that a device can do. A protocol knows nothing of what
+// lies behind; what lies behind knows nothing of protocols.
+//
+// One Hub serves every hub of the server; whatever it keeps is kept by the
+// hub's name, so that nothing of one is visible to, or worth anything at,
+// another.
+package hub
+
+import (
+	"context"
+	"crypto/x509"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/pki"
+)
+
+// Authority judges chains. Its server is package authority. Safe for concurrent
+// use; it answers from memory.
+type Authority interface {
+	// Judge validates a chain, leaf first, up to a verified anchor of the hub.
+	Judge(hub string, chain []*x509.Certificate, at time.Time) (path []*x509.Certificate, err error)
+	// Trusts says whether a certificate, by SHA-256 thumbprint, is such an anchor.
+	Trusts(hub string, thumbprint [32]byte) bool
+}
+
+// Registry knows the hubs and their identities. Its server is package registry.
+// Safe for concurrent use; what it answers is what is on disk.
+type Registry interface {
+	HubByHost(host string) (signet.Hub, error)
+	Get(ctx context.Context, hub, device, module string) (signet.Identity, error)
+}
+
+// Verdicts takes refusals for people to read. Its server is package authority.
+// It never waits and never fails.
+type Verdicts interface {
+	Record(signet.Verdict) (trackingID string)
+}
+
+// Hub is the waist. Safe for concurrent use.
+type Hub struct {
+	authority Authority
+	registry  Registry
+	verdicts  Verdicts
+	messages  Messages
+	now       func() time.Time
+
+	// changes counts the calls of Apply. A connect that sees it move between
+	// judging and being findable judges again.
+	changes atomic.Uint64
+
+	mu       sync.RWMutex
+	sessions map[string]map[string]*Session // hub, identity name → session
+}
+
+// Options of a Hub; all but Now are required.
+type Options struct {
+	Authority Authority
+	Registry  Registry
+	Verdicts  Verdicts
+	Messages  Messages
+	Now       func() time.Time // the clock; time.Now when nil
+}
+
+// New makes a Hub.
+func New(o Options) *Hub {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Hub{authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
+		now: o.Now, sessions: map[string]map[string]*Session{}}
+}
+
+// Credentials are what a device shows at a door.
+type Credentials struct {
+	Door     signet.Door
+	Remote   netip.AddrPort
+	Host     string // the hub's host name as the client wrote it
+	DeviceID string
+	ModuleID string // empty for a device
+	// Chain is what the device presented in the TLS handshake, leaf first; the
+	// handshake has proven that it holds the leaf's key. It is judged anew at
+	// every connect, resumed handshake or not.
+	Chain []*x509.Certificate
+	// Token is a SAS token; where there is one, the chain does not count.
+	Token string
+
+	// What the client says of itself, for people.
+	APIVersion, ModelID, Client string
+}
+
+// Connect judges the credentials and begins a session. An older session of the
+// same identity ends. wake is called, from any goroutine, whenever the session
+// has something for the door to fetch; it must not block.
+//
+// A refusal is an [signet.Error] that is recorded already and bears the
+// tracking ID of its verdict.
+func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session, error) {
+	s, err := h.connect(ctx, c, wake)
+	if err == nil {
+		return s, nil
+	}
+	e := signet.AsError(err)
+	v := signet.Verdict{Error: *e, Door: c.Door, Remote: c.Remote.Addr().Unmap().String(), DeviceID: clipID(c.DeviceID), ModuleID: clipID(c.ModuleID)}
+	if tenant, err := h.registry.HubByHost(c.Host); err == nil {
+		v.Hub = tenant.Name
+	}
+	for _, cert := range c.Chain[:min(len(c.Chain), 10)] {
+		v.Chain = append(v.Chain, pki.ThumbprintSHA256(cert.Raw))
+	}
+	refusal := *e // the original may be shared
+	refusal.TrackingID = h.verdicts.Record(v)
+	return nil, &refusal
+}
+
+// Refuse records a refusal that a door made itself, before there were
+// credentials to judge.
+func (h *Hub) Refuse(v signet.Verdict) (trackingID string) {
+	v.DeviceID, v.ModuleID = clipID(v.DeviceID), clipID(v.ModuleID)
+	return h.verdicts.Record(v)
+}
+
+// clipID keeps what a stranger wrote as an ID from filling the verdict log.
+func clipID(id string) string {
+	if signet.ValidID(id) {
+		return id
+	}
+	return signet.Clip(id)
+}
+
+func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session, error) {
+	changes := h.changes.Load()
+	s, err := h.judge(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	s.hub, s.wake = h, wake
+	h.admit(s)
+	// From here Apply finds the session. Whatever changed between the judgement
+	// and now is looked at again; whatever changes later will end it.
+	if h.changes.Load() != changes {
+		if err := h.review(ctx, s); err != nil {
+			s.end(err)
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// judge decides who the credentials belong to. The cheap questions come first:
+// no chain is validated for a device that the hub does not know.
+func (h *Hub) judge(ctx context.Context, c Credentials) (*Session, error) {
+	tenant, err := h.registry.HubByHost(c.Host)
+	if err != nil {
+		return nil, err
+	}
+	if !signet.ValidID(c.DeviceID) || c.ModuleID != "" && !signet.ValidID(c.ModuleID) {
+		return nil, signet.Refuse(signet.RequestMalformed, "%q cannot be a device ID.", signet.Clip(signet.IdentityName(c.DeviceID, c.ModuleID)))
+	}
+	identity, err := h.registry.Get(ctx, tenant.Name, c.DeviceID, c.ModuleID)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.enabled(ctx, &identity); err != nil {
+		return nil, err
+	}
+	p := signet.Principal{
+		Hub: tenant.Name, DeviceID: identity.DeviceID, ModuleID: identity.ModuleID,
+		GenerationID: identity.GenerationID, Auth: identity.Auth.Type, Scope: "device",
+	}
+	if p.ModuleID != "" {
+		p.Scope = "module"
+	}
+	var witness string
+	switch {
+	case c.Token != "":
+		witness, err = h.judgeToken(&p, &identity, tenant, c.Token)
+	case len(c.Chain) == 0:
+		err = signet.Refuse(signet.ChainNone, "The device presented neither a certificate nor a token.")
+	case identity.Auth.Type == signet.AuthCA:
+		err = h.judgeChain(&p, c.Chain)
+	case identity.Auth.Type == signet.AuthSelfSigned:
+		witness, err = h.judgeThumbprint(&p, &identity, c.Chain[0])
+	default:
+		err = wrongType(&identity, "a certificate")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Session{principal: &p, method: p.AuthMethod(), witness: witness}, nil
+}
+
+// enabled says whether the identity may connect: a module may when its device may.
+func (h *Hub) enabled(ctx context.Context, i *signet.Identity) error {
+	device := i
+	if i.ModuleID != "" {
+		d, err := h.registry.Get(ctx, i.Hub, i.DeviceID, "")
+		if err != nil {
+			return err
+		}
+		device = &d
+	}
+	if device.Status == signet.Enabled {
+		return nil
+	}
+	e := signet.Refuse(signet.IdentityDisabled, "The device %q is disabled.", device.DeviceID).At("status", "enabled", string(device.Status))
+	if device.StatusReason != "" {
+		e.Message = "The device \"" + device.DeviceID + "\" is disabled: " + device.StatusReason + "."
+	}
+	return e
+}
+
+// judgeChain: a path to a verified CA, and the leaf names the identity.
+func (h *Hub) judgeChain(p *signet.Principal, chain []*x509.Certificate) error {
+	path, err := h.authority.Judge(p.Hub, chain, h.now())
+	if err != nil {
+		return err
+	}
+	if err := pki.CheckCommonName(path[0], signet.IdentityName(p.DeviceID, p.ModuleID)); err != nil {
+		return err
+	}
+	for _, cert := range path {
+		p.Path = append(p.Path, pki.PathCertificate(cert))
+	}
+	return nil
+}
+
+// judgeThumbprint: the leaf itself is registered. No path is asked for, but a
+// certificate counts only within its validity, and a registered CA is no device.
+func (h *Hub) judgeThumbprint(p *signet.Principal, i *signet.Identity, leaf *x509.Certificate) (witness string, err error) {
+	sha1, sha256 := pki.ThumbprintSHA1(leaf.Raw), pki.ThumbprintSHA256(leaf.Raw)
+	if !thumbprintMatches(i, sha256, sha1) {
+		return "", signet.Refuse(signet.IdentityThumbprint, "The presented certificate is not one that is registered for %q.", i.Name()).
+			Of(pki.Reference(leaf, 0)).
+			At("thumbprint", "primary "+i.Auth.PrimaryThumbprint+" or secondary "+i.Auth.SecondaryThumbprint,
+				"SHA-1 "+sha1+", SHA-256 "+sha256)
+	}
+	if err := pki.CheckSelfStanding(leaf, h.now()); err != nil {
+		return "", err
+	}
+	p.Path = []*signet.PathCertificate{pki.PathCertificate(leaf)}
+	return sha1, nil
+}
+
+func wrongType(i *signet.Identity, presented string) error {
+	return signet.Refuse(signet.IdentityAuthType, "The identity %q authenticates by %s, and the device presented %s.", i.Name(), i.Auth.Type, presented).
+		At("authentication.type", string(i.Auth.Type), presented)
+}
+
+// Read reads the messages of a hub; see [Messages.Read].
+func (h *Hub) Read(ctx context.Context, hub string, from Start, follow bool, each func(signet.Position, *signet.Message) bool) error {
+	return h.messages.Read(ctx, hub, from, follow, each)
+}
+
+// Forget removes the messages of a hub that has been deleted.
+func (h *Hub) Forget(ctx context.Context, hub string) error { return h.messages.Forget(ctx, hub) }

@@ -1,0 +1,203 @@
+package hub
+
+import (
+	"context"
+	"encoding/hex"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// A Session is an identity that is connected. Safe for concurrent use.
+type Session struct {
+	hub       *Hub
+	principal *signet.Principal
+	method    string // the principal's auth method, made once
+	witness   string // what else the session rests on: see [Hub.reviewIdentity]
+	wake      func()
+	ended     atomic.Pointer[signet.Error]
+}
+
+// Principal is who the session belongs to. It must not be changed.
+func (s *Session) Principal() *signet.Principal { return s.principal }
+
+// Expires is when the session ends by itself: the expiry of its token. Zero is
+// never.
+func (s *Session) Expires() time.Time { return s.principal.Expires }
+
+// Ended is nil while the session lives, then why it ended.
+func (s *Session) Ended() error {
+	if e := s.ended.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// Send takes a telemetry message: System, Properties and Body come from the
+// door, the rest is stamped here. done is called as for [Messages.Append]: once,
+// in order, with nil when the message is on disk. It must not block.
+func (s *Session) Send(ctx context.Context, m *signet.Message, done func(error)) {
+	if err := s.Ended(); err != nil {
+		done(err)
+		return
+	}
+	if size := m.Size(); size > signet.MaxMessageSize {
+		done(signet.Refuse(signet.LimitMessageSize, "The message has %d bytes.", size))
+		return
+	}
+	p := s.principal
+	m.Hub, m.DeviceID, m.ModuleID, m.GenerationID = p.Hub, p.DeviceID, p.ModuleID, p.GenerationID
+	m.AuthMethod, m.Source = s.method, signet.SourceTelemetry
+	m.EnqueuedTime = s.hub.now().UTC().Truncate(time.Millisecond)
+	s.hub.messages.Append(ctx, m, done)
+}
+
+// Close ends the session because the device has gone. It may be called again.
+func (s *Session) Close() {
+	s.end(signet.Refuse(signet.SessionClosed, "The device closed the session."))
+}
+
+// end ends the session once, for the first reason that comes, and lets the door
+// know.
+func (s *Session) end(why error) {
+	if !s.ended.CompareAndSwap(nil, signet.AsError(why)) {
+		return
+	}
+	h, p := s.hub, s.principal
+	name := signet.IdentityName(p.DeviceID, p.ModuleID)
+	h.mu.Lock()
+	if of := h.sessions[p.Hub]; of[name] == s {
+		delete(of, name)
+		if len(of) == 0 {
+			delete(h.sessions, p.Hub)
+		}
+	}
+	h.mu.Unlock()
+	s.wake()
+}
+
+// admit makes a session findable, and ends the one that it takes over from.
+func (h *Hub) admit(s *Session) {
+	p := s.principal
+	name := signet.IdentityName(p.DeviceID, p.ModuleID)
+	h.mu.Lock()
+	of := h.sessions[p.Hub]
+	if of == nil {
+		of = map[string]*Session{}
+		h.sessions[p.Hub] = of
+	}
+	older := of[name]
+	of[name] = s
+	h.mu.Unlock()
+	if older != nil {
+		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", name))
+	}
+}
+
+// Apply ends every session that a change no longer allows, before it returns.
+func (h *Hub) Apply(c signet.Change) {
+	// Counted before the search: a session that the search is too early to find
+	// sees the count move and looks again by itself.
+	h.changes.Add(1)
+	for _, s := range h.concerned(c) {
+		var err error
+		switch {
+		case c.HubDeleted:
+			err = signet.Refuse(signet.HubUnknown, "The hub has been deleted.")
+		case c.Anchors:
+			err = h.reviewAnchor(s)
+		default:
+			err = h.reviewIdentity(context.Background(), s)
+		}
+		if err != nil {
+			s.end(err)
+		}
+	}
+}
+
+// concerned gives the sessions that a change may touch.
+func (h *Hub) concerned(c signet.Change) []*Session {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var found []*Session
+	for _, s := range h.sessions[c.Hub] {
+		p := s.principal
+		switch {
+		case c.HubDeleted,
+			c.Anchors && p.Auth == signet.AuthCA,
+			c.DeviceID != "" && p.DeviceID == c.DeviceID && (c.ModuleID == "" || p.ModuleID == c.ModuleID):
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// review asks whether everything that a session was let in by still holds.
+func (h *Hub) review(ctx context.Context, s *Session) error {
+	if err := h.reviewAnchor(s); err != nil {
+		return err
+	}
+	return h.reviewIdentity(ctx, s)
+}
+
+// reviewAnchor asks after the anchor of the session's path. A device that has
+// another path is cut too: it reconnects and is judged by that one.
+func (h *Hub) reviewAnchor(s *Session) error {
+	p := s.principal
+	if p.Auth != signet.AuthCA {
+		return nil
+	}
+	if anchor := p.Path[len(p.Path)-1]; !h.authority.Trusts(p.Hub, anchor.Thumbprint) {
+		return signet.Refuse(signet.ChainUntrusted, "The CA %q is no longer an anchor of the hub.", anchor.Subject)
+	}
+	return nil
+}
+
+// reviewIdentity asks after the identity as it is now. When the answer cannot be
+// had, it does not hold.
+//
+// The session's witness is, for a token that the identity's own keys signed, a
+// fingerprint of those keys; for a certificate known by thumbprint, its SHA-1.
+func (h *Hub) reviewIdentity(ctx context.Context, s *Session) error {
+	p := s.principal
+	i, err := h.registry.Get(ctx, p.Hub, p.DeviceID, p.ModuleID)
+	if err != nil {
+		return err
+	}
+	if err := h.enabled(ctx, &i); err != nil {
+		return err
+	}
+	switch {
+	case i.GenerationID != p.GenerationID:
+		return signet.Refuse(signet.IdentityUnknown, "The identity %q has been deleted and made anew.", i.Name())
+	case i.Auth.Type != p.Auth:
+		return signet.Refuse(signet.IdentityAuthType, "The identity %q now authenticates by %s.", i.Name(), i.Auth.Type)
+	case p.Auth == signet.AuthSelfSigned && !thumbprintMatches(&i, hex.EncodeToString(p.Path[0].Thumbprint[:]), s.witness):
+		return signet.Refuse(signet.IdentityThumbprint, "The certificate is no longer registered for %q.", i.Name())
+	case p.Auth == signet.AuthSAS && p.Scope != "hub" && s.witness != fingerprint(&i):
+		return signet.Refuse(signet.TokenSignature, "The keys of %q have changed.", i.Name())
+	}
+	return nil
+}
+
+// Connected says whether an identity is connected.
+func (h *Hub) Connected(hub, device, module string) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.sessions[hub][signet.IdentityName(device, module)] != nil
+}
+
+// Sessions counts the sessions of a hub; of all hubs for "".
+func (h *Hub) Sessions(hub string) int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if hub != "" {
+		return len(h.sessions[hub])
+	}
+	n := 0
+	for _, of := range h.sessions {
+		n += len(of)
+	}
+	return n
+}

@@ -1,0 +1,71 @@
+package hub
+
+import (
+	"crypto/sha256"
+	"strings"
+
+	"github.com/signet-iot/signet"
+)
+
+// judgeToken: a SAS token, signed by the identity's own key or by a policy of
+// the hub that may connect devices, for this identity, not expired. It gives a
+// fingerprint of the keys that could have signed it, so that a change of keys
+// can be noticed later.
+func (h *Hub) judgeToken(p *signet.Principal, i *signet.Identity, tenant signet.Hub, text string) (witness string, err error) {
+	if i.Auth.Type != signet.AuthSAS {
+		return "", wrongType(i, "a SAS token")
+	}
+	t, err := signet.ParseSASToken(text)
+	if err != nil {
+		return "", err
+	}
+	primary, secondary := i.Auth.PrimaryKey, i.Auth.SecondaryKey
+	if t.Policy != "" {
+		p.Scope = "hub"
+		primary, secondary = "", ""
+		for _, policy := range tenant.Policies {
+			if strings.EqualFold(policy.Name, t.Policy) && policy.Rights.Has(signet.DeviceConnect) {
+				primary, secondary = policy.PrimaryKey, policy.SecondaryKey
+			}
+		}
+	}
+	// The MAC first: what an unsigned token says is worth no answer.
+	if !t.SignedBy(primary, secondary) {
+		return "", signet.Refuse(signet.TokenSignature, "The SAS token for %q is not signed with a key that may connect it.", i.Name())
+	}
+	resource := "devices/" + p.DeviceID
+	if p.ModuleID != "" {
+		resource += "/modules/" + p.ModuleID
+	}
+	if !t.Covers(tenant.HostName, resource) {
+		return "", signet.Refuse(signet.TokenAudience, "The SAS token is for %q.", signet.Clip(t.Resource)).
+			At("sr", tenant.HostName+"/"+resource, t.Resource)
+	}
+	expires := t.Expiry.Add(signet.SASClockSkew)
+	if !h.now().Before(expires) {
+		return "", signet.Refuse(signet.TokenExpired, "The SAS token expired at %s.", t.Expiry.Format("2006-01-02T15:04:05Z")).
+			At("se", "a time to come", t.Expiry.Format("2006-01-02T15:04:05Z"))
+	}
+	p.Expires = expires
+	if p.Scope == "hub" {
+		return "", nil
+	}
+	return fingerprint(i), nil
+}
+
+// fingerprint tells one pair of keys from another without holding them.
+func fingerprint(i *signet.Identity) string {
+	sum := sha256.Sum256([]byte(i.Auth.PrimaryKey + "\n" + i.Auth.SecondaryKey))
+	return string(sum[:])
+}
+
+// thumbprintMatches compares the two thumbprints of a presented certificate with
+// the two registered ones, without regard to case.
+func thumbprintMatches(i *signet.Identity, sha256Hex, sha1Hex string) bool {
+	for _, registered := range [...]string{i.Auth.PrimaryThumbprint, i.Auth.SecondaryThumbprint} {
+		if registered != "" && (strings.EqualFold(registered, sha256Hex) || strings.EqualFold(registered, sha1Hex)) {
+			return true
+		}
+	}
+	return false
+}
