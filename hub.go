@@ -59,6 +59,6 @@ type Change struct {
 	DeviceID, ModuleID string
 	// Anchors is set when the hub's set of trust anchors changed.
 	Anchors bool
-	// HubDeleted is set when the hub is gone.
-	HubDeleted bool
+	// HubCreated and HubDeleted are set when the hub is new, or gone.
+	HubCreated, HubDeleted bool
 }

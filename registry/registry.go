@@ -34,8 +34,8 @@ type Registry struct {
 type Options struct {
 	// Now is the clock; time.Now when nil.
 	Now func() time.Time
-	// Changed is told of every change that a live session may rest on, after it
-	// is durable and before the caller is answered.
+	// Changed is told of every change that a live session may rest on, and of
+	// new hubs, after it is durable and before the caller is answered.
 	Changed func(signet.Change)
 }
 
@@ -129,7 +129,11 @@ func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub
 	if err != nil {
 		return h, err
 	}
-	return h, r.Load(ctx)
+	if err := r.Load(ctx); err != nil {
+		return h, err
+	}
+	r.changed(signet.Change{Hub: h.Name, HubCreated: true})
+	return h, nil
 }
 
 // DeleteHub removes a hub and everything that bears its name, and ends its

@@ -1,0 +1,100 @@
+// Command signet is the whole product in one binary: the server, and the
+// command line that makes certificates, registers them, creates devices and
+// explains refusals.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/signet-iot/signet"
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := rootCommand()
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	stop()
+	os.Exit(report(root, err))
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "signet",
+		Short: "A self-hosted IoT hub with X.509 CA device authentication, compatible with the Azure IoT SDKs",
+		Long: `Signet is a self-hosted IoT hub: devices authenticate with certificates that chain to a CA
+which you registered once, and firmware and back ends built for Azure IoT Hub work unchanged.
+
+  signet ca …           make certificates, offline
+  signet serve          run the hub
+  signet certificate …  register a CA and prove possession of its key
+  signet device …       manage device identities
+  signet monitor        read telemetry
+  signet explain        say why a chain would be accepted or refused
+  signet verdicts       say why devices were refused`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	flags := root.PersistentFlags()
+	flags.String("output", "text", "form of the output: text or json")
+	flags.String("hub", "", "connection string of the hub (or SIGNET_CONNECTION_STRING)")
+	flags.String("ca-file", "", "PEM file with the CA of the server's certificate")
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if output, _ := cmd.Flags().GetString("output"); output != "text" && output != "json" {
+			return usageError{fmt.Errorf("--output is text or json, not %q", output)}
+		}
+		return nil
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(
+		serveCommand(),
+		caCommand(),
+		certificateCommand(),
+		deviceCommand(),
+		hubCommand(),
+		monitorCommand(),
+		explainCommand(),
+		verdictsCommand(),
+		versionCommand(),
+	)
+	return root
+}
+
+// usageError is a mistake in the command itself: exit status 2.
+type usageError struct{ error }
+
+// report tells the user what went wrong, in one line and a hint, and gives the
+// exit status: 1 for a refusal or failure, 2 for usage.
+func report(root *cobra.Command, err error) int {
+	if errors.Is(err, errRefused) {
+		return 1 // the verdict has been printed
+	}
+	output, _ := root.PersistentFlags().GetString("output")
+	if e, ok := errors.AsType[*signet.Error](err); ok {
+		if output == "json" {
+			json.NewEncoder(os.Stderr).Encode(e)
+			return 1
+		}
+		fmt.Fprintf(os.Stderr, "signet: %s [%s]\n", e.Message, e.Code)
+		if e.Fix != "" {
+			fmt.Fprintf(os.Stderr, "hint: %s\n", e.Fix)
+		}
+		return 1
+	}
+	fmt.Fprintf(os.Stderr, "signet: %v\n", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		fmt.Fprintln(os.Stderr, "hint: signet help tells how each command is used")
+		return 2
+	}
+	return 1
+}

@@ -1,0 +1,204 @@
+package server
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// certificates serves the server's own certificate: the operator's, read again
+// when its file changes, or one of the server's own making.
+type certificates struct {
+	certFile, keyFile string
+	log               *slog.Logger
+	now               func() time.Time
+
+	mu      sync.Mutex
+	current *tls.Certificate
+	stamp   string    // of the files that current came from
+	looked  time.Time // when the files were last looked at
+}
+
+// fileCheck is how often, at most, a handshake looks whether the files changed.
+const fileCheck = time.Second
+
+func loadCertificates(certFile, keyFile string, log *slog.Logger, now func() time.Time) (*certificates, error) {
+	c := &certificates{certFile: certFile, keyFile: keyFile, log: log, now: now}
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("server certificate: %w", err)
+	}
+	c.current, c.stamp, c.looked = &cert, c.fileStamp(), now()
+	return c, nil
+}
+
+// get is a tls.Config.GetCertificate. One certificate serves every name: it
+// never tells one hub's devices from another's.
+func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	if now.Sub(c.looked) < fileCheck {
+		return c.current, nil
+	}
+	c.looked = now
+	stamp := c.fileStamp()
+	if stamp == c.stamp {
+		return c.current, nil
+	}
+	c.stamp = stamp
+	cert, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	if err != nil {
+		c.log.Error("the new server certificate is not taken; the old one stays", "file", c.certFile, "error", err)
+		return c.current, nil
+	}
+	c.current = &cert
+	c.log.Info("server certificate reloaded", "file", c.certFile, "subject", cert.Leaf.Subject, "notAfter", cert.Leaf.NotAfter)
+	return c.current, nil
+}
+
+func (c *certificates) fileStamp() string {
+	stamp := ""
+	for _, file := range []string{c.certFile, c.keyFile} {
+		if info, err := os.Stat(file); err == nil {
+			stamp += fmt.Sprint(info.ModTime().UnixNano(), info.Size(), ";")
+		}
+	}
+	return stamp
+}
+
+// ownCertificate makes sure that the data folder holds a certificate for all the
+// names, by a CA that it also makes, and gives its files. The certificate is
+// made anew when a name is missing or its end is near; the CA is not, so that
+// devices which trust it go on doing so.
+func ownCertificate(folder string, names []string, now time.Time) (certFile, keyFile string, err error) {
+	certFile, keyFile = filepath.Join(folder, "server.pem"), filepath.Join(folder, "server.key")
+	if cert, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {
+		missing := slices.ContainsFunc(names, func(n string) bool { return cert.Leaf.VerifyHostname(n) != nil })
+		if !missing && now.Add(30*24*time.Hour).Before(cert.Leaf.NotAfter) {
+			return certFile, keyFile, nil
+		}
+	}
+	ca, caKey, err := ownCA(folder, now)
+	if err != nil {
+		return "", "", err
+	}
+	leaf := &x509.Certificate{
+		Subject:     pkix.Name{CommonName: names[0]},
+		NotBefore:   now.Add(-time.Hour), // for devices whose clock is a little behind
+		NotAfter:    now.AddDate(1, 0, 0),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if leaf.NotAfter.After(ca.NotAfter) {
+		leaf.NotAfter = ca.NotAfter
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			leaf.IPAddresses = append(leaf.IPAddresses, ip)
+		} else {
+			leaf.DNSNames = append(leaf.DNSNames, name)
+		}
+	}
+	// P-256, because the server signs once a handshake: 27 µs, where RSA-2048
+	// takes 700.
+	return certFile, keyFile, issue(leaf, ca, caKey, certFile, keyFile)
+}
+
+func ownCA(folder string, now time.Time) (*x509.Certificate, crypto.Signer, error) {
+	certFile, keyFile := filepath.Join(folder, "server-ca.pem"), filepath.Join(folder, "server-ca.key")
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		ca := &x509.Certificate{
+			Subject:               pkix.Name{CommonName: "Signet server CA"},
+			NotBefore:             now.Add(-time.Hour),
+			NotAfter:              now.AddDate(10, 0, 0),
+			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+			BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+		}
+		if err := issue(ca, nil, nil, certFile, keyFile); err != nil {
+			return nil, nil, err
+		}
+		pair, err = tls.LoadX509KeyPair(certFile, keyFile)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("server CA: %w", err)
+	}
+	return pair.Leaf, pair.PrivateKey.(crypto.Signer), nil
+}
+
+// issue makes a key and a certificate for it and writes both; without an issuer
+// the certificate is self-signed. The key is written first: a certificate
+// without its key would be taken for a whole pair.
+func issue(template, issuer *x509.Certificate, issuerKey crypto.Signer, certFile, keyFile string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	if issuer == nil {
+		issuer, issuerKey = template, key
+	}
+	serial := make([]byte, 20)
+	rand.Read(serial)
+	serial[0] = serial[0]&0x3f | 0x40 // positive and of 20 octets (RFC 5280 §4.1.2.2)
+	template.SerialNumber = new(big.Int).SetBytes(serial)
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), issuerKey)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+		return err
+	}
+	return writeFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+}
+
+// writeFile writes a file so that it is there whole or not at all, and stays
+// after a power loss.
+func writeFile(name string, data []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if _, err = f.Write(data); err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

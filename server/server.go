@@ -1,0 +1,326 @@
+// Package server puts the house together: configuration in, a running hub out.
+// It is the one place that names the machines (database, message log, sockets)
+// behind the contracts that the rules state; cmd/signet and the tests start the
+// very same.
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/api"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/gateway"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/messaging"
+	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/store"
+	"github.com/signet-iot/signet/trace"
+	"golang.org/x/net/netutil"
+)
+
+// Server is a running hub.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+
+	registry *registry.Registry
+	hub      *hub.Hub
+	certs    *certificates // nil until the listeners are set up
+
+	mqtt             *gateway.MQTT
+	https, admin     *http.Server
+	mqttL, httpsL    net.Listener
+	adminL           net.Listener
+	failed           chan struct{} // closed when a listener ends by itself
+	fail             func(error)
+	failure          error
+	closers          []func(context.Context) error // in order of opening; run backwards
+}
+
+// Start opens the data folder, loads what is trusted, and opens the doors. When
+// it returns nil, connections are accepted. ctx bounds the start alone.
+func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg, log: cfg.logger(), failed: make(chan struct{})}
+	s.fail = onceFail(s)
+	defer func() {
+		if err != nil {
+			s.Close(context.WithoutCancel(ctx))
+		}
+	}()
+
+	// The folder is ours alone.
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	unlock, err := store.LockFolder(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(func(context.Context) error { unlock(); return nil })
+
+	// The machines.
+	db, err := s.openStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(func(context.Context) error { return db.Close() })
+	messages, err := messaging.Open(ctx, messaging.Options{
+		Dir: filepath.Join(cfg.Data, "messages"), URL: cfg.NATS,
+		MaxAge: cfg.RetentionAge, MaxBytes: cfg.RetentionBytes, Logger: s.log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("message log: %w", err)
+	}
+	s.onClose(func(context.Context) error { return messages.Close() })
+
+	// The keepers, and what they know.
+	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed})
+	trust := authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed})
+	if err := errors.Join(s.registry.Load(ctx), trust.Load(ctx)); err != nil {
+		return nil, err
+	}
+	verdicts := authority.NewVerdictLog(db, authority.VerdictOptions{Now: cfg.Now, Logger: s.log})
+	s.onClose(func(context.Context) error { verdicts.Close(); return nil })
+
+	// The waist.
+	s.hub = hub.New(hub.Options{Authority: trust, Registry: s.registry, Verdicts: verdicts, Messages: messages, Now: cfg.Now})
+	if err := s.firstHub(ctx); err != nil {
+		return nil, err
+	}
+
+	// The doors.
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	traces := trace.New()
+	if err := s.loadCertificate(); err != nil {
+		return nil, err
+	}
+	if s.mqttL, err = net.Listen("tcp", cfg.MQTT); err != nil {
+		return nil, err
+	}
+	if s.httpsL, err = net.Listen("tcp", cfg.HTTPS); err != nil {
+		return nil, err
+	}
+	s.mqtt = gateway.NewMQTT(waist{s.hub}, gateway.Config{
+		TLS: s.tlsConfig(), Logger: s.log, Traces: traces, Registerer: metrics, Now: cfg.Now,
+	})
+	s.https = &http.Server{
+		Handler: api.New(api.Deps{
+			Authority: trust, Registry: s.registry, Hub: s.hub, Verdicts: verdicts,
+			AdminToken: s.adminToken, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
+		}),
+		TLSConfig: s.tlsConfig("h2", "http/1.1"),
+		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// A stranger gets ten seconds for headers of 16 KiB, anyone a minute for a
+		// request; streams extend their own deadline.
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100},
+	}
+	if err := s.openAdmin(db, metrics, traces); err != nil {
+		return nil, err
+	}
+	s.serve()
+	return s, nil
+}
+
+// maxHTTPS bounds the HTTPS connections at a time. Each costs some 50 KiB; more
+// wait in the accept queue.
+const maxHTTPS = 4096
+
+// serve opens the doors and has Close shut them first.
+func (s *Server) serve() {
+	go func() { s.fail(s.mqtt.Serve(s.mqttL)) }()
+	go func() { s.fail(s.https.ServeTLS(netutil.LimitListener(s.httpsL, maxHTTPS), "", "")) }()
+	s.onClose(func(ctx context.Context) error {
+		mqtt := make(chan error, 1)
+		go func() { mqtt <- s.mqtt.Shutdown(ctx) }()
+		err := s.https.Shutdown(ctx)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = s.https.Close() // streams that follow never end by themselves
+		}
+		return errors.Join(err, <-mqtt)
+	})
+}
+
+func (s *Server) openStore(ctx context.Context) (*store.Store, error) {
+	if s.cfg.Database != "" {
+		db, err := store.OpenPostgres(ctx, s.cfg.Database, store.Options{Logger: s.log})
+		if err != nil {
+			return nil, fmt.Errorf("database: %w", err)
+		}
+		return db, nil
+	}
+	db, err := store.OpenSQLite(ctx, filepath.Join(s.cfg.Data, "signet.db"), store.Options{Logger: s.log})
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	return db, nil
+}
+
+// changed is told by the keepers what is durable and in force, before they
+// answer their caller.
+func (s *Server) changed(c signet.Change) {
+	s.hub.Apply(c)
+	if c.HubDeleted {
+		if err := s.hub.Forget(context.Background(), c.Hub); err != nil {
+			s.log.Error("messages of a deleted hub could not be removed", "hub", c.Hub, "error", err)
+		}
+	}
+	if c.HubCreated && s.certs != nil {
+		if err := s.loadCertificate(); err != nil {
+			s.log.Error("no server certificate for the new hub", "hub", c.Hub, "error", err)
+		}
+	}
+}
+
+// firstHub makes the hub, its owner's connection string and the admin token
+// where they are missing.
+func (s *Server) firstHub(ctx context.Context) error {
+	h, err := s.registry.HubByName(s.cfg.Hub)
+	if signet.CodeOf(err) == signet.HubUnknown {
+		h, err = s.registry.CreateHub(ctx, s.cfg.Hub, s.cfg.HostName)
+	}
+	if err != nil {
+		return err
+	}
+	if h.HostName != s.cfg.HostName {
+		return fmt.Errorf("the hub %s in %s has the host name %s, not %s: start with that name, or use another data folder",
+			h.Name, s.cfg.Data, h.HostName, s.cfg.HostName)
+	}
+	owner := h.Policies[0]
+	for name, text := range map[string]string{
+		"owner.connection-string": signet.ConnectionString{HostName: h.HostName, SharedAccessKeyName: owner.Name, SharedAccessKey: owner.PrimaryKey}.String(),
+		"admin.token":             newToken(),
+	} {
+		file := filepath.Join(s.cfg.Data, name)
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			err = writeFile(file, []byte(text+"\n"), 0o600)
+			if err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func newToken() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// adminToken reads the token of the management API each time, so that a new one
+// in the file counts at once. It is "" when there is none, which fits nobody.
+func (s *Server) adminToken() string {
+	text, err := os.ReadFile(filepath.Join(s.cfg.Data, "admin.token"))
+	if err != nil {
+		s.log.Error("the admin token cannot be read", "error", err)
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// loadCertificate loads the operator's certificate, or one of our own for the
+// host names of all hubs.
+func (s *Server) loadCertificate() (err error) {
+	certFile, keyFile := s.cfg.TLSCert, s.cfg.TLSKey
+	if certFile == "" {
+		var names []string
+		for _, h := range s.registry.Hubs() {
+			names = append(names, h.HostName)
+		}
+		names = append(names, "localhost", "127.0.0.1", "::1")
+		if certFile, keyFile, err = ownCertificate(s.cfg.Data, names, s.cfg.Now()); err != nil {
+			return fmt.Errorf("server certificate: %w", err)
+		}
+	}
+	if s.certs == nil {
+		s.certs, err = loadCertificates(certFile, keyFile, s.log, s.cfg.Now)
+	}
+	return err // later changes of the files are seen by certs itself
+}
+
+// tlsConfig is how every door speaks TLS: it asks for a client certificate and
+// judges none. Which one is good depends on the device, and that is known only
+// when it says who it is.
+func (s *Server) tlsConfig(protocols ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: s.certs.get,
+		ClientAuth:     tls.RequestClientCert,
+		NextProtos:     protocols,
+		// For TLS 1.2: what Azure offers, as far as crypto/tls has it. The CBC
+		// suite is for older C and C# devices (iot-hub-tls-support).
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256,
+		},
+	}
+}
+
+// MQTTAddr is where MQTT is accepted.
+func (s *Server) MQTTAddr() string { return s.mqttL.Addr().String() }
+
+// HTTPSAddr is where HTTPS is accepted.
+func (s *Server) HTTPSAddr() string { return s.httpsL.Addr().String() }
+
+// AdminAddr is where metrics and traces are shown, or "off".
+func (s *Server) AdminAddr() string {
+	if s.adminL == nil {
+		return "off"
+	}
+	return s.adminL.Addr().String()
+}
+
+// Failed is closed when the server can no longer serve by its own fault.
+func (s *Server) Failed() <-chan struct{} { return s.failed }
+
+// Close ends the sessions and shuts everything in the reverse order of Start:
+// doors first, then what stands behind them, so that what was acknowledged is
+// kept and what was not is not. It gives why the server failed, if it did.
+func (s *Server) Close(ctx context.Context) error {
+	errs := []error{s.failureSoFar()}
+	for len(s.closers) > 0 {
+		last := len(s.closers) - 1
+		errs = append(errs, s.closers[last](ctx))
+		s.closers = s.closers[:last]
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) onClose(f func(context.Context) error) { s.closers = append(s.closers, f) }
+
+func (s *Server) failureSoFar() error {
+	select {
+	case <-s.failed:
+		return s.failure
+	default:
+		return nil
+	}
+}
