@@ -121,11 +121,12 @@ func SignSAS(resource, policy, key string, expiry time.Time) (string, error) {
 	if err != nil || len(k) == 0 {
 		return "", Refuse(TokenMalformed, "The shared access key is not base64.")
 	}
-	sr := url.QueryEscape(resource)
+	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") } // as encodeURIComponent
+	sr := escape(resource)
 	se := strconv.FormatInt(expiry.Unix(), 10)
-	token := sasScheme + " sr=" + sr + "&sig=" + url.QueryEscape(base64.StdEncoding.EncodeToString(sasMAC(k, sr, se))) + "&se=" + se
+	token := sasScheme + " sr=" + sr + "&sig=" + escape(base64.StdEncoding.EncodeToString(sasMAC(k, sr, se))) + "&se=" + se
 	if policy != "" {
-		token += "&skn=" + url.QueryEscape(policy)
+		token += "&skn=" + escape(policy)
 	}
 	return token, nil
 }

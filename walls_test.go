@@ -1,0 +1,126 @@
+package signet_test
+
+import (
+	"encoding/json"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/signet-iot/signet"
+
+// walls says which package must never import which, and why. "…" at the end of a
+// name takes in what is below it.
+var walls = []struct{ from, to, because string }{
+	{"", "…", "the ground carries, it does not lean"},
+	{"pki", "…", "the ground carries, it does not lean"},
+	{"wire/…", "…", "the ground carries, it does not lean"},
+	{"trace", "…", "the ground carries, it does not lean"},
+	{"gateway", "authority", "a protocol speaks to the waist, to nothing behind it"},
+	{"gateway", "registry", "a protocol speaks to the waist, to nothing behind it"},
+	{"gateway", "api", "the service side and the device side meet only in hub"},
+	{"api", "gateway", "the service side and the device side meet only in hub"},
+	{"api", "wire/…", "the service side and the device side meet only in hub"},
+	{"authority", "registry", "keepers are joined from above, not by each other"},
+	{"registry", "authority", "keepers are joined from above, not by each other"},
+	{"registry", "pki", "identities are not certificates"},
+	{"hub", "authority", "the waist states what it needs; it does not know who serves it"},
+	{"hub", "registry", "the waist states what it needs; it does not know who serves it"},
+	{"client", "api", "a client knows the wire, not the server behind it"},
+	{"client", "hub", "a client knows the wire, not the server behind it"},
+}
+
+// machines are named by the wiring alone.
+var (
+	machines      = []string{"store", "messaging"}
+	mayNameThem   = []string{"server", "cmd/signet", "store", "messaging", "store/storetest"}
+	groundMayUse  = []string{""} // the words of the house
+	foreignTongue = []struct{ path, home, because string }{
+		{"database/sql", "store", "SQL has one home"},
+		{"github.com/nats-io", "messaging", "NATS has one home"},
+		{"github.com/spf13/cobra", "cmd/signet", "the command line has one home"},
+	}
+)
+
+type goPackage struct {
+	ImportPath string
+	Dir        string
+	Imports    []string
+	GoFiles    []string
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,GoFiles", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []goPackage
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := d.Decode(&p); err == io.EOF {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+func within(name, pattern string) bool {
+	if below, ok := strings.CutSuffix(pattern, "…"); ok {
+		return strings.HasPrefix(name, below)
+	}
+	return name == pattern
+}
+
+// TestWalls holds the imports to the plan of the house (ARCHITECTURE.md).
+func TestWalls(t *testing.T) {
+	for _, p := range packages(t) {
+		from := strings.Trim(strings.TrimPrefix(p.ImportPath, module), "/")
+		for _, imported := range p.Imports {
+			for _, f := range foreignTongue {
+				if strings.HasPrefix(imported, f.path) && !within(from, f.home) && !strings.HasPrefix(from, "test/") && !strings.HasPrefix(from, "internal/") {
+					t.Errorf("%s imports %s: %s, %s", from, imported, f.because, f.home)
+				}
+			}
+			to, ours := strings.CutPrefix(imported, module)
+			if !ours {
+				continue
+			}
+			to = strings.Trim(to, "/")
+			for _, w := range walls {
+				if within(from, w.from) && within(to, w.to) && !(w.to == "…" && slices.Contains(groundMayUse, to)) {
+					t.Errorf("%q imports %q: %s", from, to, w.because)
+				}
+			}
+			if slices.Contains(machines, to) && !slices.Contains(mayNameThem, from) && !strings.HasPrefix(from, "test/") && !strings.HasPrefix(from, "internal/") {
+				t.Errorf("%q imports %q: the rules must not know their machines", from, to)
+			}
+		}
+	}
+}
+
+// TestPackageSentence: every package says once what it is for.
+func TestPackageSentence(t *testing.T) {
+	for _, p := range packages(t) {
+		var said []string
+		for _, file := range p.GoFiles {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, file), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Doc != nil {
+				said = append(said, file)
+			}
+		}
+		if len(said) != 1 && len(p.GoFiles) > 0 {
+			t.Errorf("%s: one package comment is wanted, these files have one: %v", p.ImportPath, said)
+		}
+	}
+}
