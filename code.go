@@ -19,6 +19,7 @@ const (
 	StepToken      Step = "token"      // a SAS token or bearer token
 	StepUpload     Step = "upload"     // a CA certificate offered for registration
 	StepProof      Step = "proof"      // a proof of possession
+	StepIssue      Step = "issue"      // a certificate being made
 	StepRecord     Step = "record"     // create, replace or delete of a stored record
 	StepSession    Step = "session"    // a session that was established, and ended
 	StepProcessing Step = "processing" // the hub itself
@@ -69,6 +70,13 @@ const (
 	UploadMalformed  Code = "upload.malformed"
 	UploadExpired    Code = "upload.expired"
 	UploadDuplicate  Code = "upload.duplicate"
+
+	CSRMalformed  Code = "csr.malformed"
+	KeyMalformed  Code = "key.malformed"
+	KeyPassphrase Code = "key.passphrase"
+	KeyMismatch   Code = "key.mismatch"
+	FileExists    Code = "file.exists"
+	FileMissing   Code = "file.missing"
 
 	TokenNone      Code = "token.none"
 	TokenMalformed Code = "token.malformed"
@@ -185,6 +193,13 @@ var Codes = []CodeInfo{
 	{ProofWrongSigner, StepProof, "The proof is not signed by the key of the registered CA.", "Sign the proof directly with the key of the CA being verified, not with its root or an intermediate."},
 	{ProofExpired, StepProof, "The proof certificate is not valid now.", "Sign a new proof; check the clock."},
 	{ProofMalformed, StepProof, "The proof is not one X.509 certificate.", "Upload the proof certificate as PEM."},
+
+	{CSRMalformed, StepIssue, "The file is not a certificate signing request, or its signature does not fit.", "Make it anew on the device: openssl req -new -key device.key -subj /CN=ID"},
+	{KeyMalformed, StepIssue, "The file holds no private key that can be read.", "Give the key as PEM: PKCS#8, SEC 1 or PKCS#1."},
+	{KeyPassphrase, StepIssue, "The private key is encrypted and its passphrase is missing or does not fit.", "Name a file with the passphrase: --passphrase-file FILE"},
+	{KeyMismatch, StepIssue, "The private key is not the one of the certificate beside it.", "Restore the key that belongs to the certificate."},
+	{FileExists, StepIssue, "A file is there already; keys and certificates are never overwritten.", "Choose another folder, or move the old files away."},
+	{FileMissing, StepIssue, "A file that is needed cannot be read.", "Check the path and the permissions."},
 
 	{CertificateUnknown, StepRecord, "No CA certificate is registered under that name.", "List the certificates of the hub."},
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
