@@ -39,18 +39,18 @@ type Server struct {
 	cfg Config
 	log *slog.Logger
 
-	registry *registry.Registry
-	hub      *hub.Hub
-	certs    *certificates // nil until the listeners are set up
+	registry  *registry.Registry
+	authority *authority.Authority
+	verdicts  *authority.VerdictLog
+	hub       *hub.Hub
+	certs     *certificates // nil until the doors are set up
 
-	mqtt             *gateway.MQTT
-	https, admin     *http.Server
-	mqttL, httpsL    net.Listener
-	adminL           net.Listener
-	failed           chan struct{} // closed when a listener ends by itself
-	fail             func(error)
-	failure          error
-	closers          []func(context.Context) error // in order of opening; run backwards
+	mqtt          *gateway.MQTT
+	https         *http.Server
+	mqttL, httpsL net.Listener
+	adminL        net.Listener                  // nil when there is none
+	failed        chan error                    // takes the first fault that ends the server
+	closers       []func(context.Context) error // in order of opening; run backwards
 }
 
 // Start opens the data folder, loads what is trusted, and opens the doors. When
@@ -62,8 +62,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, log: cfg.logger(), failed: make(chan struct{})}
-	s.fail = onceFail(s)
+	s := &Server{cfg: cfg, log: cfg.logger(), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
 			s.Close(context.WithoutCancel(ctx))
@@ -97,15 +96,15 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 	// The keepers, and what they know.
 	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed})
-	trust := authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed})
-	if err := errors.Join(s.registry.Load(ctx), trust.Load(ctx)); err != nil {
+	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed})
+	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
 		return nil, err
 	}
-	verdicts := authority.NewVerdictLog(db, authority.VerdictOptions{Now: cfg.Now, Logger: s.log})
-	s.onClose(func(context.Context) error { verdicts.Close(); return nil })
+	s.verdicts = authority.NewVerdictLog(db, authority.VerdictOptions{Now: cfg.Now, Logger: s.log})
+	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
 	// The waist.
-	s.hub = hub.New(hub.Options{Authority: trust, Registry: s.registry, Verdicts: verdicts, Messages: messages, Now: cfg.Now})
+	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages, Now: cfg.Now})
 	if err := s.firstHub(ctx); err != nil {
 		return nil, err
 	}
@@ -128,7 +127,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	})
 	s.https = &http.Server{
 		Handler: api.New(api.Deps{
-			Authority: trust, Registry: s.registry, Hub: s.hub, Verdicts: verdicts,
+			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts,
 			AdminToken: s.adminToken, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		}),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
@@ -298,14 +297,24 @@ func (s *Server) AdminAddr() string {
 	return s.adminL.Addr().String()
 }
 
-// Failed is closed when the server can no longer serve by its own fault.
-func (s *Server) Failed() <-chan struct{} { return s.failed }
+// Failed gives the error when the server can no longer serve by its own fault.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+func (s *Server) fail(err error) {
+	if err == nil || errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return // it was told to end
+	}
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
 
 // Close ends the sessions and shuts everything in the reverse order of Start:
 // doors first, then what stands behind them, so that what was acknowledged is
-// kept and what was not is not. It gives why the server failed, if it did.
+// kept and what was not is not.
 func (s *Server) Close(ctx context.Context) error {
-	errs := []error{s.failureSoFar()}
+	var errs []error
 	for len(s.closers) > 0 {
 		last := len(s.closers) - 1
 		errs = append(errs, s.closers[last](ctx))
@@ -315,12 +324,3 @@ func (s *Server) Close(ctx context.Context) error {
 }
 
 func (s *Server) onClose(f func(context.Context) error) { s.closers = append(s.closers, f) }
-
-func (s *Server) failureSoFar() error {
-	select {
-	case <-s.failed:
-		return s.failure
-	default:
-		return nil
-	}
-}

@@ -1,0 +1,14 @@
+package server
+
+import (
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/registry"
+)
+
+// Authority, Registry, Hub and Verdicts are the running server's own, for tests
+// and programs that embed it.
+func (s *Server) Authority() *authority.Authority { return s.authority }
+func (s *Server) Registry() *registry.Registry    { return s.registry }
+func (s *Server) Hub() *hub.Hub                   { return s.hub }
+func (s *Server) Verdicts() *authority.VerdictLog { return s.verdicts }
