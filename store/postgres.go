@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/signet-iot/signet"
+)
+
+const (
+	// maxConnections bounds what one server takes of the 100 connections that
+	// PostgreSQL has by default.
+	maxConnections = 16
+	// maxAttempts bounds how often a change that lost a deadlock is made again.
+	maxAttempts = 5
+	// schemaLock is the advisory lock that servers take to bring up the schema one
+	// after the other; the number is "signet" in ASCII.
+	schemaLock = 0x7369676e6574
+)
+
+// Collation "C" is the order of bytes, whatever that of the database.
+var postgresWords = strings.NewReplacer("{text}", `TEXT COLLATE "C"`, "{bytes}", "BYTEA", "{integer}", "BIGINT", "{table}", "")
+
+// postgresEngine is a PostgreSQL database; many servers may share it.
+type postgresEngine struct {
+	db        *sql.DB
+	committed func(changes int)
+}
+
+// OpenPostgres opens the database at a URL (postgres://user:password@host/database)
+// or key=value string, and makes its tables when they are not there. A schema
+// newer than this binary is refused with [signet.Unavailable]. No error holds the
+// password.
+func OpenPostgres(ctx context.Context, url string, o Options) (*Store, error) {
+	o = o.withDefaults()
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	e := &postgresEngine{db: stdlib.OpenDB(*cfg), committed: o.Committed}
+	e.db.SetMaxOpenConns(maxConnections)
+	e.db.SetMaxIdleConns(maxConnections)
+	e.db.SetConnMaxIdleTime(5 * time.Minute)
+	err = e.transact(ctx, nil, func(ctx context.Context, q queryer) error {
+		if _, err := q.ExecContext(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", schemaLock)); err != nil {
+			return err
+		}
+		return migrate(ctx, q, postgresWords, o.Logger)
+	})
+	if err != nil {
+		return nil, errors.Join(err, e.db.Close())
+	}
+	return &Store{engine: e}, nil
+}
+
+func (e *postgresEngine) reader() queryer { return e.db }
+
+func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error {
+	return e.transact(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead},
+		func(_ context.Context, q queryer) error { return f(q) })
+}
+
+func (e *postgresEngine) shared() string { return " FOR KEY SHARE" }
+
+func (e *postgresEngine) write(ctx context.Context, c change) error {
+	for attempt := 1; ; attempt++ {
+		err := e.transact(ctx, nil, c)
+		failed, ok := errors.AsType[*pgconn.PgError](err)
+		switch {
+		case err == nil:
+			e.committed(1)
+			return nil
+		case ok && failed.Code == "23503": // foreign_key_violation
+			return signet.ErrNotFound
+		case ok && failed.Code == "40P01" && attempt < maxAttempts: // deadlock_detected
+			continue
+		}
+		return err
+	}
+}
+
+func (e *postgresEngine) transact(ctx context.Context, o *sql.TxOptions, c change) error {
+	tx, err := e.db.BeginTx(ctx, o)
+	if err != nil {
+		return fmt.Errorf("store: the change was not made: %w", err)
+	}
+	if err := c(ctx, tx); err != nil {
+		_ = tx.Rollback() // when this fails the connection is lost, and the change with it
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("store: the outcome of the change is unknown: %w", err)
+	}
+	return nil
+}
+
+func (e *postgresEngine) close() error { return e.db.Close() }

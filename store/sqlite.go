@@ -1,0 +1,353 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/signet-iot/signet"
+)
+
+const (
+	// maxWaiting bounds the changes that wait for the writer, and so one
+	// transaction: more than this and callers wait to be queued. An HTTP request
+	// holds at most one change, so it is rarely met.
+	maxWaiting = 1024
+	// maxReaders bounds the readers at a time, each with a connection and its
+	// 2 MiB of page cache. Reads are short and need a core.
+	maxReaders = 8
+)
+
+var sqliteWords = strings.NewReplacer("{text}", "TEXT", "{bytes}", "BLOB", "{integer}", "INTEGER", "{table}", "STRICT, WITHOUT ROWID")
+
+// sqliteEngine is a SQLite file with one writer and several readers.
+type sqliteEngine struct {
+	log       *slog.Logger
+	committed func(changes int)
+
+	readers *sql.DB
+	read    *statements
+
+	queue   chan *waiting
+	closing chan struct{} // closed: nothing more is queued
+	drained chan struct{} // closed: the writer has ended
+	once    sync.Once
+	closed  error // of closing; read after once
+
+	// The writer's own.
+	writers *sql.DB   // at most one connection
+	conn    *sql.Conn // nil: open one for the next transaction
+	stmts   *statements
+}
+
+// waiting is a change in the queue.
+type waiting struct {
+	change change
+	taken  atomic.Bool // by the writer, or by a caller who has given up
+	done   chan error  // has room for the outcome
+}
+
+// OpenSQLite opens the database in the file at path, and makes it when it is not
+// there, readable to its owner only. One process at a time may have it open: see
+// [LockFolder]. A schema newer than this binary is refused with
+// [signet.Unavailable].
+func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
+	o = o.withDefaults()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	// The files beside it (-wal, -shm) get the mode of the database.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	// The size of a file reaches the disk with fdatasync; its times need not. This
+	// is what SQLite does wherever it is built with its own configure.
+	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
+		return nil, err
+	}
+
+	file := (&url.URL{Scheme: "file", Path: path}).String()
+	e := &sqliteEngine{
+		log: o.Logger, committed: o.Committed,
+		queue: make(chan *waiting, maxWaiting), closing: make(chan struct{}), drained: make(chan struct{}),
+	}
+	// busy_timeout is for others that look at the file, such as a backup.
+	if e.writers, err = sql.Open("sqlite", file+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)"+
+		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(67108864)"); err != nil {
+		return nil, err
+	}
+	e.writers.SetMaxOpenConns(1)
+	if err := e.prepare(ctx, o.Logger); err != nil {
+		return nil, errors.Join(err, e.writers.Close())
+	}
+	if e.readers, err = sql.Open("sqlite", file+"?mode=ro&_pragma=busy_timeout(5000)"); err != nil {
+		return nil, errors.Join(err, e.writers.Close())
+	}
+	e.readers.SetMaxOpenConns(maxReaders)
+	e.readers.SetMaxIdleConns(maxReaders)
+	e.read = &statements{on: e.readers}
+	go e.run()
+	return &Store{engine: e}, nil
+}
+
+// prepare makes the connection of the writer and brings the schema up to date.
+func (e *sqliteEngine) prepare(ctx context.Context, log *slog.Logger) (err error) {
+	if err := e.connect(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			e.disconnect()
+		}
+	}()
+	if _, err := e.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	if err := migrate(ctx, e.conn, sqliteWords, log); err != nil {
+		return err
+	}
+	_, err = e.conn.ExecContext(ctx, "COMMIT")
+	return err
+}
+
+func (e *sqliteEngine) connect(ctx context.Context) (err error) {
+	if e.conn == nil {
+		if e.conn, err = e.writers.Conn(ctx); err == nil {
+			e.stmts = &statements{on: e.conn}
+		}
+	}
+	return err
+}
+
+// disconnect closes the connection of the writer, which rolls back what it was
+// about.
+func (e *sqliteEngine) disconnect() {
+	if e.conn != nil {
+		_ = e.conn.Raw(func(any) error { return driver.ErrBadConn }) // database/sql then closes it
+		_ = e.conn.Close()
+		e.conn = nil
+	}
+}
+
+func (e *sqliteEngine) reader() queryer { return e.read }
+
+func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
+	tx, err := e.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(tx), tx.Rollback())
+}
+
+// shared needs no words: nobody else writes.
+func (e *sqliteEngine) shared() string { return "" }
+
+// write queues c and waits until it is on disk.
+func (e *sqliteEngine) write(ctx context.Context, c change) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("store: the change was not made: %w", err)
+	}
+	select {
+	case <-e.closing:
+		return errClosed
+	default:
+	}
+	w := &waiting{change: c, done: make(chan error, 1)}
+	select {
+	case e.queue <- w:
+	case <-e.closing:
+		return errClosed
+	case <-ctx.Done():
+		return fmt.Errorf("store: the change was not made: %w", ctx.Err())
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-e.drained:
+		select {
+		case err := <-w.done:
+			return err
+		default: // queued behind the writer's back
+			return errClosed
+		}
+	case <-ctx.Done():
+		if w.taken.CompareAndSwap(false, true) {
+			return fmt.Errorf("store: the change was not made: %w", ctx.Err())
+		}
+		return fmt.Errorf("store: the outcome of the change is unknown: %w", ctx.Err())
+	}
+}
+
+// run is the writer: it commits what waits, again and again, until nothing waits
+// and the store is closing.
+func (e *sqliteEngine) run() {
+	defer close(e.drained)
+	batch := make([]*waiting, 0, maxWaiting)
+	for {
+		batch = batch[:0]
+		select {
+		case w := <-e.queue:
+			batch = append(batch, w)
+		case <-e.closing:
+			select {
+			case w := <-e.queue:
+				batch = append(batch, w)
+			default:
+				return
+			}
+		}
+		for more := true; more && len(batch) < maxWaiting; {
+			select {
+			case w := <-e.queue:
+				batch = append(batch, w)
+			default:
+				more = false
+			}
+		}
+		e.commit(batch)
+		clear(batch)
+	}
+}
+
+// commit makes the changes of batch in one transaction, and answers.
+func (e *sqliteEngine) commit(batch []*waiting) {
+	outcomes, err := e.transact(batch)
+	if err != nil {
+		e.disconnect()
+		e.log.Error("changes could not be written", "changes", len(outcomes), "error", err)
+		err = fmt.Errorf("store: write: %w", err)
+	} else {
+		e.committed(len(outcomes))
+	}
+	for _, o := range outcomes {
+		if err != nil {
+			o.err = err
+		}
+		o.done <- o.err
+	}
+}
+
+type outcome struct {
+	*waiting
+	err error
+}
+
+// transact gives the outcome of each change that its caller still waits for; with
+// an error, that of all of them is unknown.
+func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
+	outcomes := make([]outcome, 0, len(batch))
+	for _, w := range batch {
+		if w.taken.CompareAndSwap(false, true) {
+			outcomes = append(outcomes, outcome{waiting: w})
+		}
+	}
+	if len(outcomes) == 0 {
+		return nil, nil
+	}
+	// Not the context of a caller: a change that is interrupted would take the
+	// others with it.
+	ctx := context.Background()
+	if err := e.connect(ctx); err != nil {
+		return outcomes, err
+	}
+	if err := e.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return outcomes, err
+	}
+	for i := range outcomes {
+		o := &outcomes[i]
+		if err := e.exec(ctx, "SAVEPOINT change"); err != nil {
+			return outcomes, err
+		}
+		if o.err = o.change(ctx, e.stmts); o.err != nil {
+			// After some errors (SQLITE_FULL, SQLITE_IOERR) SQLite may have rolled back
+			// all; there is no savepoint then, and this fails.
+			if err := e.exec(ctx, "ROLLBACK TO change"); err != nil {
+				return outcomes, errors.Join(o.err, err)
+			}
+			if failed, ok := errors.AsType[*sqlite.Error](o.err); ok && failed.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY {
+				o.err = signet.ErrNotFound
+			}
+		}
+		if err := e.exec(ctx, "RELEASE change"); err != nil {
+			return outcomes, errors.Join(o.err, err)
+		}
+	}
+	return outcomes, e.exec(ctx, "COMMIT")
+}
+
+func (e *sqliteEngine) exec(ctx context.Context, query string) error {
+	_, err := e.stmts.ExecContext(ctx, query)
+	return err
+}
+
+func (e *sqliteEngine) close() error {
+	e.once.Do(func() {
+		close(e.closing)
+		<-e.drained
+		// The writer's connection last: it moves what is in the -wal file into the
+		// database, which the read-only ones cannot.
+		err := e.readers.Close()
+		if e.conn != nil {
+			err = errors.Join(err, e.conn.Close())
+		}
+		e.closed = errors.Join(err, e.writers.Close())
+	})
+	return e.closed
+}
+
+// statements runs queries by statements that stay prepared. It keeps every text:
+// those of this package are few.
+type statements struct {
+	on interface { // a sql.DB or sql.Conn
+		PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
+	}
+	prepared sync.Map // from string to *sql.Stmt
+}
+
+func (s *statements) of(ctx context.Context, query string) (*sql.Stmt, error) {
+	if stmt, ok := s.prepared.Load(query); ok {
+		return stmt.(*sql.Stmt), nil
+	}
+	stmt, err := s.on.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if first, ok := s.prepared.LoadOrStore(query, stmt); ok {
+		_ = stmt.Close()
+		return first.(*sql.Stmt), nil
+	}
+	return stmt, nil
+}
+
+func (s *statements) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	stmt, err := s.of(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.QueryContext(ctx, args...)
+}
+
+func (s *statements) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	stmt, err := s.of(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.ExecContext(ctx, args...)
+}

@@ -1,0 +1,249 @@
+// Package store keeps hubs, identities, CA certificates and verdicts in SQLite
+// or PostgreSQL. It serves [registry.Store], [authority.Store] and
+// [authority.VerdictStore]; it keeps their promises and knows none of their
+// rules. All SQL of the house is here.
+//
+// There is one body of SQL, in identities.go and certificates.go, and one
+// schema, in schema/. What SQLite and PostgreSQL do not share is small: three
+// words for column types, the text of a row lock, and how a change is made
+// durable.
+//
+// # Reading
+//
+// Each read is one statement, except Hubs, which reads in one transaction. It
+// sees every change that has returned.
+// SQLite readers have read-only connections of their own, and in WAL mode wait
+// for nobody; their statements stay prepared, because one identity is read at
+// each connect of a device.
+//
+// # Writing
+//
+// A change is a function that runs statements; it is there wholly or not at all,
+// and on disk before its caller is answered.
+//
+// With PostgreSQL each change is a transaction of its own. Conditions stand in
+// the statement itself (UPDATE … WHERE etag = …), so that READ COMMITTED
+// suffices: the second of two writers waits for the first, looks again, and finds
+// the condition false. A change that lost a deadlock is made again.
+//
+// With SQLite one goroutine, the writer, owns the one connection that writes:
+//
+//	callers ──► queue ──► writer: BEGIN
+//	 wait                          SAVEPOINT, change, RELEASE   for each that waits
+//	  ▲                            COMMIT                       one fsync
+//	  └────── outcomes ◄───────────┘
+//
+// While a COMMIT syncs the disk, changes gather in the queue; the next
+// transaction takes all of them, and none waits for a timer. So an idle store
+// answers after one fsync, and a busy one shares each fsync between many. A
+// change that fails (ErrExists, ErrStale) is undone to its savepoint and the
+// others stay. Callers hear their outcome only after COMMIT has returned; when it
+// fails, or SQLite has given up the whole transaction on the way, all of them
+// hear of the failure. The writer then drops its connection and opens a new one
+// for the next transaction, so that a full disk that has room again needs no
+// restart.
+//
+// The queue is a channel: no locks are held while a change runs, and besides the
+// prepared statements, the store has no memory of its own. A caller may give up
+// while its change waits, and nothing has then happened; once the writer has
+// taken it, giving up leaves the outcome unknown, and the error says so.
+//
+// # What keeps records consistent
+//
+// Foreign keys say that an identity or a CA certificate has a hub and a module
+// has a device: a change that loses the race against DeleteHub fails with
+// ErrNotFound, and cannot leave an identity behind for the next hub of that name.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/registry"
+)
+
+var (
+	_ registry.Store         = (*Store)(nil)
+	_ authority.Store        = (*Store)(nil)
+	_ authority.VerdictStore = (*Store)(nil)
+)
+
+// Store is an open database. Safe for concurrent use.
+type Store struct {
+	engine engine
+}
+
+// Options of a Store. The zero value works.
+type Options struct {
+	Logger *slog.Logger // slog.Default() when nil
+	// Committed is told of each transaction that has been committed and how many
+	// changes it holds. It must not block.
+	Committed func(changes int)
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Committed == nil {
+		o.Committed = func(int) {}
+	}
+	return o
+}
+
+// engine is what SQLite and PostgreSQL each do in their own way.
+type engine interface {
+	// reader runs single statements outside of a transaction.
+	reader() queryer
+	// view runs f in a transaction that reads and sees one state of the database.
+	view(ctx context.Context, f func(queryer) error) error
+	// write makes c durable, or nothing of it when it returns an error.
+	write(ctx context.Context, c change) error
+	// shared ends a SELECT whose rows must not be deleted before the transaction
+	// ends.
+	shared() string
+	close() error
+}
+
+// A change runs statements in a transaction. It may run more than once, and
+// keeps nothing from a run that failed.
+type change func(ctx context.Context, q queryer) error
+
+// queryer is what [sql.DB], [sql.Conn], [sql.Tx] and statements have in common.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+var errClosed = errors.New("store: closed")
+
+// Ping says whether the database answers and can be written to.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := each(ctx, s.engine.reader(), func(*sql.Rows) error { return nil }, "SELECT 1"); err != nil {
+		return err
+	}
+	return s.engine.write(ctx, func(context.Context, queryer) error { return nil })
+}
+
+// Close finishes the changes that wait, and closes the database. A change that
+// comes later fails.
+func (s *Store) Close() error { return s.engine.close() }
+
+// each calls f for every row of the answer to query.
+func each(ctx context.Context, q queryer, f func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return errors.Join(rows.Err(), rows.Close())
+}
+
+// list reads all rows of the answer to query.
+func list[T any](ctx context.Context, q queryer, scan func(*sql.Rows, *T) error, query string, args ...any) ([]T, error) {
+	var all []T
+	err := each(ctx, q, func(rows *sql.Rows) error {
+		var one T
+		err := scan(rows, &one)
+		all = append(all, one)
+		return err
+	}, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// one reads the only row of the answer to query; without one it fails with
+// [signet.ErrNotFound].
+func one[T any](ctx context.Context, q queryer, scan func(*sql.Rows, *T) error, query string, args ...any) (T, error) {
+	var it T
+	err := signet.ErrNotFound
+	if failed := each(ctx, q, func(rows *sql.Rows) error {
+		err = nil
+		return scan(rows, &it)
+	}, query, args...); failed != nil {
+		err = failed
+	}
+	return it, err
+}
+
+// affected runs a statement and gives the number of rows that it wrote.
+func affected(ctx context.Context, q queryer, query string, args ...any) (int64, error) {
+	r, err := q.ExecContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// create runs an INSERT … ON CONFLICT DO NOTHING.
+func create(ctx context.Context, q queryer, query string, args ...any) error {
+	n, err := affected(ctx, q, query, args...)
+	if err == nil && n == 0 {
+		err = signet.ErrExists
+	}
+	return err
+}
+
+// keyed runs an UPDATE or DELETE that depends on an ETag. When it met no record,
+// exists, a SELECT by keys, tells why.
+func keyed(ctx context.Context, q queryer, query string, args []any, exists string, keys ...any) error {
+	n, err := affected(ctx, q, query, args...)
+	if err != nil || n > 0 {
+		return err
+	}
+	err = signet.ErrNotFound
+	if failed := each(ctx, q, func(*sql.Rows) error { err = signet.ErrStale; return nil }, exists, keys...); failed != nil {
+		return failed
+	}
+	return err
+}
+
+// micros is t as it is stored. Unlike nanoseconds, microseconds reach the year
+// 9999 of certificates without an end and the zero time.
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+func moment(micros int64) time.Time { return time.UnixMicro(micros).UTC() }
+
+// flag is b as it is stored: SQLite has no type for it.
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// writable refuses text that PostgreSQL cannot hold, with both databases, so that
+// they do not differ in what they take.
+func writable(texts ...string) error {
+	for _, t := range texts {
+		if !findable(t) {
+			return signet.Refuse(signet.RequestMalformed, "Text with a NUL, or that is not UTF-8, cannot be stored.")
+		}
+	}
+	return nil
+}
+
+// findable says whether a record can have text in its key; asking PostgreSQL with
+// one that cannot is an error rather than no record.
+func findable(texts ...string) bool {
+	for _, t := range texts {
+		if strings.IndexByte(t, 0) >= 0 || !utf8.ValidString(t) {
+			return false
+		}
+	}
+	return true
+}
