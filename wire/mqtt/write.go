@@ -1,38 +1,35 @@
 package mqtt
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
-// Each Append adds one packet to dst and gives the longer slice. Texts are at
-// most 65,535 bytes and packets at most 268,435,455: the caller sees to it.
+// The Append functions append one packet to dst and return it, as append does.
+// They trust their caller: a string or a payload that MQTT cannot hold (see
+// [MaxString]) is a mistake of the house and panics.
 
-// AppendConnack adds a CONNACK.
+// AppendConnack answers a CONNECT. With a refusal there is no session present
+// [MQTT-3.2.2-4].
 func AppendConnack(dst []byte, sessionPresent bool, code byte) []byte {
-	present := byte(0)
-	if sessionPresent && code == ConnAccepted { // [MQTT-3.2.2-4]
-		present = 1
+	var flags byte
+	if sessionPresent && code == ConnAccepted {
+		flags = 1
 	}
-	return append(dst, typeConnack<<4, 2, present, code)
+	return append(dst, typeConnack<<4, 2, flags, code)
 }
 
-// AppendConnackV5 adds a CONNACK in the form of MQTT 5 with the reason 0x84,
-// Unsupported Protocol Version, and no properties: what a client of that version
-// understands.
+// AppendConnackV5 refuses a client of MQTT 5 in the form it can read: reason
+// 0x84, Unsupported Protocol Version, and no properties.
 func AppendConnackV5(dst []byte) []byte { return append(dst, typeConnack<<4, 3, 0, 0x84, 0) }
 
-// AppendPublish adds a PUBLISH.
+// AppendPublish writes p; PacketID is left out at QoS 0 [MQTT-2.3.1-5].
 func AppendPublish(dst []byte, p *Publish) []byte {
-	flags := p.QoS << 1
-	if p.Dup {
-		flags |= 8
-	}
-	if p.Retain {
-		flags |= 1
-	}
-	size := 2 + len(p.Topic) + len(p.Payload)
+	length := 2 + len(p.Topic) + len(p.Payload)
 	if p.QoS > 0 {
-		size += 2
+		length += 2
 	}
-	dst = appendHeader(dst, typePublish<<4|flags, size)
+	dst = appendHeader(dst, typePublish<<4|bit(p.Dup, 0x08)|p.QoS<<1|bit(p.Retain, 0x01), length)
 	dst = appendString(dst, p.Topic)
 	if p.QoS > 0 {
 		dst = binary.BigEndian.AppendUint16(dst, p.PacketID)
@@ -40,72 +37,66 @@ func AppendPublish(dst []byte, p *Publish) []byte {
 	return append(dst, p.Payload...)
 }
 
-// AppendPuback adds a PUBACK.
-func AppendPuback(dst []byte, id uint16) []byte {
-	return append(dst, typePuback<<4, 2, byte(id>>8), byte(id))
+func AppendPuback(dst []byte, packetID uint16) []byte {
+	return append(dst, typePuback<<4, 2, byte(packetID>>8), byte(packetID))
 }
 
-// AppendSuback adds a SUBACK, a code for each filter in the order asked.
-func AppendSuback(dst []byte, id uint16, codes []byte) []byte {
+// AppendSuback grants, or refuses with [SubackFailure], each filter of a
+// SUBSCRIBE in its order [MQTT-3.9.3-1].
+func AppendSuback(dst []byte, packetID uint16, codes []byte) []byte {
 	dst = appendHeader(dst, typeSuback<<4, 2+len(codes))
-	dst = binary.BigEndian.AppendUint16(dst, id)
+	dst = binary.BigEndian.AppendUint16(dst, packetID)
 	return append(dst, codes...)
 }
 
-// AppendUnsuback adds an UNSUBACK.
-func AppendUnsuback(dst []byte, id uint16) []byte {
-	return append(dst, typeUnsuback<<4, 2, byte(id>>8), byte(id))
+func AppendUnsuback(dst []byte, packetID uint16) []byte {
+	return append(dst, typeUnsuback<<4, 2, byte(packetID>>8), byte(packetID))
 }
 
-// AppendPingresp adds a PINGRESP.
 func AppendPingresp(dst []byte) []byte { return append(dst, typePingresp<<4, 0) }
 
-// AppendConnect adds a CONNECT, for clients.
+// AppendConnect writes c; an empty ProtocolName is MQTT 3.1.1.
 func AppendConnect(dst []byte, c *Connect) []byte {
-	flags, size := byte(0), 10+2+len(c.ClientID)
-	if c.CleanSession {
-		flags |= 2
+	name, level := c.ProtocolName, c.Level
+	if name == "" {
+		name, level = "MQTT", 4
 	}
-	if w := c.Will; w != nil {
-		flags |= 4 | w.QoS<<3
-		if w.Retain {
-			flags |= 0x20
-		}
-		size += 4 + len(w.Topic) + len(w.Payload)
+	flags := bit(c.CleanSession, 0x02) | bit(c.HasPassword, 0x40) | bit(c.HasUsername, 0x80)
+	length := 2 + len(name) + 4 + 2 + len(c.ClientID)
+	if c.Will != nil {
+		flags |= 0x04 | c.Will.QoS<<3 | bit(c.Will.Retain, 0x20)
+		length += 4 + len(c.Will.Topic) + len(c.Will.Payload)
 	}
 	if c.HasUsername {
-		flags |= 0x80
-		size += 2 + len(c.Username)
+		length += 2 + len(c.Username)
 	}
 	if c.HasPassword {
-		flags |= 0x40
-		size += 2 + len(c.Password)
+		length += 2 + len(c.Password)
 	}
-	dst = appendHeader(dst, typeConnect<<4, size)
-	dst = appendString(dst, "MQTT")
-	dst = append(dst, 4, flags)
+	dst = appendHeader(dst, typeConnect<<4, length)
+	dst = appendString(dst, name)
+	dst = append(dst, level, flags)
 	dst = binary.BigEndian.AppendUint16(dst, c.KeepAlive)
 	dst = appendString(dst, c.ClientID)
-	if w := c.Will; w != nil {
-		dst = appendString(dst, w.Topic)
-		dst = appendString(dst, string(w.Payload))
+	if c.Will != nil {
+		dst = appendString(dst, c.Will.Topic)
+		dst = appendString(dst, c.Will.Payload)
 	}
 	if c.HasUsername {
 		dst = appendString(dst, c.Username)
 	}
 	if c.HasPassword {
-		dst = appendString(dst, string(c.Password))
+		dst = appendString(dst, c.Password)
 	}
 	return dst
 }
 
-// AppendSubscribe adds a SUBSCRIBE, for clients.
 func AppendSubscribe(dst []byte, s *Subscribe) []byte {
-	size := 2
+	length := 2
 	for _, f := range s.Filters {
-		size += 3 + len(f.Filter)
+		length += 2 + len(f.Filter) + 1
 	}
-	dst = appendHeader(dst, typeSubscribe<<4|2, size)
+	dst = appendHeader(dst, typeSubscribe<<4|0x02, length)
 	dst = binary.BigEndian.AppendUint16(dst, s.PacketID)
 	for _, f := range s.Filters {
 		dst = append(appendString(dst, f.Filter), f.QoS)
@@ -113,13 +104,12 @@ func AppendSubscribe(dst []byte, s *Subscribe) []byte {
 	return dst
 }
 
-// AppendUnsubscribe adds an UNSUBSCRIBE, for clients.
 func AppendUnsubscribe(dst []byte, u *Unsubscribe) []byte {
-	size := 2
+	length := 2
 	for _, f := range u.Filters {
-		size += 2 + len(f)
+		length += 2 + len(f)
 	}
-	dst = appendHeader(dst, typeUnsubscribe<<4|2, size)
+	dst = appendHeader(dst, typeUnsubscribe<<4|0x02, length)
 	dst = binary.BigEndian.AppendUint16(dst, u.PacketID)
 	for _, f := range u.Filters {
 		dst = appendString(dst, f)
@@ -127,21 +117,37 @@ func AppendUnsubscribe(dst []byte, u *Unsubscribe) []byte {
 	return dst
 }
 
-// AppendPingreq adds a PINGREQ, for clients.
 func AppendPingreq(dst []byte) []byte { return append(dst, typePingreq<<4, 0) }
 
-// AppendDisconnect adds a DISCONNECT, for clients.
 func AppendDisconnect(dst []byte) []byte { return append(dst, typeDisconnect<<4, 0) }
 
-func appendHeader(dst []byte, first byte, size int) []byte {
-	dst = append(dst, first)
-	for size >= 0x80 {
-		dst = append(dst, byte(size)|0x80)
-		size >>= 7
+// appendHeader writes the fixed header; the length in as few bytes as it takes,
+// MQTT 3.1.1 §2.2.3.
+func appendHeader(dst []byte, first byte, length int) []byte {
+	if length > maxRemaining {
+		panic(fmt.Sprintf("mqtt: a packet of %d bytes", length))
 	}
-	return append(dst, byte(size))
+	dst = append(dst, first)
+	for ; length >= 0x80; length >>= 7 {
+		dst = append(dst, byte(length)|0x80)
+	}
+	return append(dst, byte(length))
 }
 
-func appendString(dst []byte, s string) []byte {
-	return append(binary.BigEndian.AppendUint16(dst, uint16(len(s))), s...)
+// maxRemaining is the most that four bytes of seven bits can say.
+const maxRemaining = 1<<28 - 1
+
+func appendString[S string | []byte](dst []byte, s S) []byte {
+	if len(s) > MaxString {
+		panic(fmt.Sprintf("mqtt: a string of %d bytes", len(s)))
+	}
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(s)))
+	return append(dst, s...)
+}
+
+func bit(set bool, mask byte) byte {
+	if set {
+		return mask
+	}
+	return 0
 }
