@@ -76,7 +76,7 @@ const (
 	KeyPassphrase Code = "key.passphrase"
 	KeyMismatch   Code = "key.mismatch"
 	FileExists    Code = "file.exists"
-	FileMissing   Code = "file.missing"
+	FileAccess    Code = "file.access"
 
 	TokenNone      Code = "token.none"
 	TokenMalformed Code = "token.malformed"
@@ -199,7 +199,7 @@ var Codes = []CodeInfo{
 	{KeyPassphrase, StepIssue, "The private key is encrypted and its passphrase is missing or does not fit.", "Name a file with the passphrase: --passphrase-file FILE"},
 	{KeyMismatch, StepIssue, "The private key is not the one of the certificate beside it.", "Restore the key that belongs to the certificate."},
 	{FileExists, StepIssue, "A file is there already; keys and certificates are never overwritten.", "Choose another folder, or move the old files away."},
-	{FileMissing, StepIssue, "A file that is needed cannot be read.", "Check the path and the permissions."},
+	{FileAccess, StepIssue, "A file or folder cannot be read or written.", "Check the path and the permissions."},
 
 	{CertificateUnknown, StepRecord, "No CA certificate is registered under that name.", "List the certificates of the hub."},
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
