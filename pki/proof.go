@@ -33,7 +33,7 @@ func NewVerificationCode() string {
 // [signet.UploadExpired].
 func CheckProof(proof, ca *x509.Certificate, code string, at time.Time) error {
 	refuse := func(c signet.Code, format string, args ...any) *signet.Error {
-		return signet.Refuse(c, format, args...).Of(Reference(proof, -1))
+		return signet.Refuse(c, format, args...).Of(Reference(proof, NotPresented))
 	}
 	if bytes.Equal(proof.Raw, ca.Raw) {
 		return refuse(signet.ProofWrongSigner, "This is the certificate of the CA itself, not a proof that you hold its key.").
@@ -61,7 +61,7 @@ func CheckProof(proof, ca *x509.Certificate, code string, at time.Time) error {
 		}
 		return e
 	}
-	if weakSignature(proof.SignatureAlgorithm) {
+	if !signatureTaken[proof.SignatureAlgorithm] {
 		return refuse(signet.CertWeakSignature, "The proof is signed with %s.", proof.SignatureAlgorithm).
 			At("signatureAlgorithm", "SHA-256 or better", proof.SignatureAlgorithm.String())
 	}
@@ -81,7 +81,7 @@ func CheckProof(proof, ca *x509.Certificate, code string, at time.Time) error {
 			At("notBefore", "before "+now, proof.NotBefore.UTC().Format(time.RFC3339))
 	case at.After(ca.NotAfter):
 		return signet.Refuse(signet.UploadExpired, "The CA itself expired on %s.", ca.NotAfter.UTC().Format(time.RFC1123)).
-			Of(Reference(ca, -1)).At("notAfter", "after "+now, ca.NotAfter.UTC().Format(time.RFC3339))
+			Of(Reference(ca, NotPresented)).At("notAfter", "after "+now, ca.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func uploadTooLarge() *signet.Error {
 func CheckCA(c *x509.Certificate, at time.Time) error {
 	notACA := func(field, expected, actual, why string) error {
 		return signet.Refuse(signet.UploadNotACA, "%s is not the certificate of a CA: %s.", subjectText(c), why).
-			Of(Reference(c, -1)).At(field, expected, actual)
+			Of(Reference(c, NotPresented)).At(field, expected, actual)
 	}
 	switch {
 	case c.Version != 3:
@@ -114,17 +114,17 @@ func CheckCA(c *x509.Certificate, at time.Time) error {
 		return notACA("subject", "a distinguished name", "empty", "it has no name for its certificates to refer to (RFC 5280 §4.1.2.6)")
 	case at.After(c.NotAfter):
 		return signet.Refuse(signet.UploadExpired, "%s expired on %s.", subjectText(c), c.NotAfter.UTC().Format(time.RFC1123)).
-			Of(Reference(c, -1)).At("notAfter", "after "+at.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))
+			Of(Reference(c, NotPresented)).At("notAfter", "after "+at.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339))
 	case len(c.UnhandledCriticalExtensions) > 0:
 		return signet.Refuse(signet.CertUnknownCritical, "%s has a critical extension that the hub does not understand: %s.", subjectText(c), c.UnhandledCriticalExtensions[0]).
-			Of(Reference(c, -1)).At("extensions", "known critical extensions", c.UnhandledCriticalExtensions[0].String())
+			Of(Reference(c, NotPresented)).At("extensions", "known critical extensions", c.UnhandledCriticalExtensions[0].String())
 	}
 	if err := checkKey(c.PublicKey); err != nil {
-		return signet.AsError(err).Of(Reference(c, -1))
+		return signet.AsError(err).Of(Reference(c, NotPresented))
 	}
-	if !selfIssued(c) && weakSignature(c.SignatureAlgorithm) {
+	if !selfIssued(c) && !signatureTaken[c.SignatureAlgorithm] {
 		return signet.Refuse(signet.CertWeakSignature, "%s is signed with %s.", subjectText(c), c.SignatureAlgorithm).
-			Of(Reference(c, -1)).At("signatureAlgorithm", "SHA-256 or better", c.SignatureAlgorithm.String())
+			Of(Reference(c, NotPresented)).At("signatureAlgorithm", "SHA-256 or better", c.SignatureAlgorithm.String())
 	}
 	return nil
 }
