@@ -83,6 +83,16 @@ type Trace struct {
 	err      string
 }
 
+// About adds to the title whom the trace is about, once that is known.
+func (tr *Trace) About(name string) {
+	if tr == nil {
+		return
+	}
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.title = cut(tr.title + " " + name)
+}
+
 // Event adds what happened just now. Values are quoted where that is needed.
 func (tr *Trace) Event(what string, attrs ...slog.Attr) {
 	if tr == nil {

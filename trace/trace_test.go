@@ -49,6 +49,7 @@ func TestStory(t *testing.T) {
 		tr.Finish(errors.New("again"))
 
 		slow := traces.Start("mqtt", "192.0.2.8:1")
+		slow.About("device-1")
 		time.Sleep(2 * time.Second)
 		slow.Finish(nil)
 		traces.Start("service", "GET /devices").Finish(nil)
@@ -61,7 +62,7 @@ func TestStory(t *testing.T) {
 		if len(f.Recent) != 2 || len(f.Slow) != 1 || len(f.Failed) != 1 {
 			t.Fatalf("recent, slow, failed: %d, %d, %d", len(f.Recent), len(f.Slow), len(f.Failed))
 		}
-		if f.Slow[0].Title != "192.0.2.8:1" || f.Slow[0].Seconds != 2 {
+		if f.Slow[0].Title != "192.0.2.8:1 device-1" || f.Slow[0].Seconds != 2 {
 			t.Errorf("slow is %+v", f.Slow[0])
 		}
 		failed := f.Failed[0]
@@ -85,11 +86,11 @@ func TestBounds(t *testing.T) {
 		for range 2 * maxEvents {
 			tr.Event(strings.Repeat("x", i))
 		}
-		tr.Event("", slog.String("long", strings.Repeat("é", 1<<20)))
+		tr.Event("", slog.String("long", strings.Repeat("é", 1<<14)))
 		if len(tr.text) > maxText {
 			t.Fatalf("a trace of %d bytes", len(tr.text))
 		}
-		tr.Finish(errors.New(strings.Repeat("y", 1<<20)))
+		tr.Finish(errors.New(strings.Repeat("y", 1<<14)))
 	}
 	f := decode(t, traces, "?format=json")[0]
 	if len(f.Recent) != recentTraces || len(f.Failed) != failedTraces {
@@ -132,6 +133,7 @@ func TestPageEscapes(t *testing.T) {
 func TestNil(t *testing.T) {
 	var traces *Traces
 	tr := traces.Start("mqtt", "x")
+	tr.About("z")
 	tr.Event("y")
 	tr.Answered()
 	tr.Finish(nil)
