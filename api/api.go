@@ -1,0 +1,451 @@
+// Package api is the back end's front door, three APIs on one HTTPS address:
+//
+//   - the service API of Azure IoT Hub (device registry, statistics), for the
+//     hub whose host name the request names, by SAS token of a shared access
+//     policy;
+//   - the management API of Azure for hubs and their CA certificates, under
+//     /subscriptions/ and any host name, by the admin token;
+//   - Signet's own under /signet/: telemetry, verdicts, explanations, hubs.
+//
+// The table routes lists all that is served. A refusal has the form that the
+// clients of each API understand, and in all three a member "signet" that holds
+// the whole [signet.Error]: code, sentence, fix and tracking ID.
+//
+// Bodies are JSON in UTF-8, as encoding/json reads it: names are matched without
+// case, unknown members are passed over, and of a name given twice the last
+// counts. The size is bounded before a byte is read, then the depth.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/trace"
+)
+
+// Hub is what the back end asks of the waist. Its server is package hub.
+type Hub interface {
+	Connected(hub, device, module string) bool
+	Sessions(hub string) int
+	// Read is [hub.Hub.Read].
+	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
+}
+
+// Deps are what an API stands on. Authority, Registry, Hub, Verdicts and
+// AdminToken are required.
+type Deps struct {
+	Authority *authority.Authority
+	Registry  *registry.Registry
+	Hub       Hub
+	Verdicts  *authority.VerdictLog
+	// AdminToken gives the token of the management API; it is asked at every
+	// request that shows one, so that a new token counts at once. "" fits nobody.
+	AdminToken func() string
+	Now        func() time.Time      // the clock; time.Now when nil
+	Logger     *slog.Logger          // slog.Default() when nil
+	Traces     *trace.Traces         // none are kept when nil
+	Registerer prometheus.Registerer // no metrics when nil
+}
+
+type api struct {
+	Deps
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+// New makes the handler. The server around it bounds the time and the headers of
+// a request (http.Server); bodies are bounded here.
+func New(d Deps) http.Handler {
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	if d.Logger == nil {
+		d.Logger = slog.Default()
+	}
+	a := &api{
+		Deps: d,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_api_requests_total", Help: "Requests answered, by API and HTTP status.",
+		}, []string{"api", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "signet_api_request_seconds", Help: "Time from a request's headers to the beginning of its answer.",
+			Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10},
+		}, []string{"api"}),
+	}
+	if d.Registerer != nil {
+		d.Registerer.MustRegister(a.requests, a.seconds)
+	}
+	return a
+}
+
+// A dialect is one of the three APIs: how its refusals are written.
+type dialect string
+
+const (
+	service    dialect = "service"
+	management dialect = "management"
+	own        dialect = "signet"
+)
+
+// A route is one operation. Literal segments of the path are compared without
+// case, as Azure does; {name} takes any one segment, decoded.
+type route struct {
+	method, path string
+	allow        func(*call) error // says who may, and sets the call's hub
+	serve        func(*call) error
+}
+
+const (
+	subscription = "/subscriptions/{subscription}/providers/Microsoft.Devices/IotHubs"
+	group        = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Devices/IotHubs"
+	oneHub       = group + "/{hub}"
+	certificate  = oneHub + "/certificates/{certificate}"
+)
+
+// routes is everything that is served; the first that fits is taken.
+var routes = []route{
+	// The service API: svc.json 2021-04-12.
+	{"GET", "/devices", policy(signet.RegistryRead), (*call).listDevices},
+	{"POST", "/devices", policy(signet.RegistryWrite), (*call).bulkDevices},
+	{"POST", "/devices/query", policy(signet.ServiceConnect), (*call).notServed},
+	{"GET", "/devices/{device}", policy(signet.RegistryRead), (*call).getDevice},
+	{"PUT", "/devices/{device}", policy(signet.RegistryWrite), (*call).putDevice},
+	{"DELETE", "/devices/{device}", policy(signet.RegistryWrite), (*call).deleteDevice},
+	{"GET", "/statistics/devices", policy(signet.RegistryRead), (*call).deviceStatistics},
+	{"GET", "/statistics/service", policy(signet.RegistryRead), (*call).serviceStatistics},
+
+	// The management API: Microsoft.Devices/IotHubs, iothub.json.
+	{"GET", subscription, owner, (*call).listResources},
+	{"GET", group, owner, (*call).listResources},
+	{"GET", oneHub, owner, (*call).getResource},
+	{"POST", oneHub + "/listkeys", admin, (*call).listKeys},
+	{"POST", oneHub + "/IotHubKeys/{policy}/listkeys", admin, (*call).getKey},
+	{"GET", oneHub + "/certificates", owner, (*call).listCertificates},
+	{"GET", certificate, owner, (*call).getCertificate},
+	{"PUT", certificate, owner, (*call).putCertificate},
+	{"DELETE", certificate, owner, (*call).deleteCertificate},
+	{"POST", certificate + "/generateVerificationCode", owner, (*call).generateVerificationCode},
+	{"POST", certificate + "/verify", owner, (*call).verifyCertificate},
+
+	// Signet's own.
+	{"GET", "/signet/messages", operator, (*call).readMessages},
+	{"GET", "/signet/verdicts", operator, (*call).listVerdicts},
+	{"POST", "/signet/explain", operator, (*call).explain},
+	{"GET", "/signet/hubs", admin, (*call).listHubs},
+	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
+	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},
+	{"DELETE", "/signet/hubs/{hub}", admin, (*call).deleteHub},
+}
+
+// A call is one request on its way.
+type call struct {
+	*api
+	w       *response
+	r       *http.Request
+	dialect dialect
+	path    []string          // decoded segments
+	args    map[string]string // the {names} of the route
+	hub     signet.Hub        // the one that is meant; set by allow
+	expires time.Time         // when the caller's token ends; zero is never
+	trace   *trace.Trace
+}
+
+// response remembers what was answered, and when. Every answer begins with
+// WriteHeader.
+type response struct {
+	http.ResponseWriter
+	status int
+	begun  time.Time
+}
+
+func (w *response) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status, w.begun = status, time.Now()
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// ServeHTTP answers one request; whatever goes wrong in it stays in it.
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	c := &call{api: a, w: &response{ResponseWriter: w}, r: r}
+	var err error
+	c.path, err = segments(r.URL)
+	c.dialect = dialectOf(c.path)
+	c.trace = a.Traces.Start("api "+string(c.dialect), r.Method+" "+r.URL.Path) // no query: it may hold anything
+	c.trace.Event("request", slog.String("host", r.Host), slog.String("remote", r.RemoteAddr), slog.String("agent", r.UserAgent()))
+
+	h := w.Header()
+	h.Set("X-Ms-Request-Id", requestID(r))
+	h.Set("Cache-Control", "no-store") // answers hold keys
+	h.Set("X-Content-Type-Options", "nosniff")
+
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				c.trace.Finish(http.ErrAbortHandler)
+				panic(p)
+			}
+			a.Logger.Error("panic in a request", "method", r.Method, "path", signet.Clip(r.URL.Path), "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+			if c.w.status != 0 {
+				c.trace.Finish(err)
+				panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+			}
+			c.refuse(err)
+		}
+		c.trace.Event("answered", slog.Int("status", c.w.status), slog.String("hub", c.hub.Name))
+		c.trace.Finish(err)
+		a.requests.WithLabelValues(string(c.dialect), strconv.Itoa(c.w.status)).Inc()
+		a.seconds.WithLabelValues(string(c.dialect)).Observe(c.w.begun.Sub(start).Seconds())
+	}()
+	if err == nil {
+		err = c.dispatch()
+	}
+	if err != nil {
+		c.refuse(err)
+	}
+}
+
+// dispatch finds the route, asks whether the caller may, and serves. Nothing is
+// read of the body before the caller is known.
+func (c *call) dispatch() error {
+	rt, allowed := c.find()
+	if rt == nil && len(allowed) > 0 {
+		c.w.Header().Set("Allow", strings.Join(allowed, ", "))
+		return signet.Refuse(signet.RequestMethod, "%s is not a method of this path; %s is.", signet.Clip(c.r.Method), strings.Join(allowed, ", "))
+	}
+	if rt == nil {
+		return c.notServed()
+	}
+	if err := rt.allow(c); err != nil {
+		return err
+	}
+	if c.dialect != own {
+		if err := checkAPIVersion(c.r.URL.Query().Get("api-version")); err != nil {
+			return err
+		}
+	}
+	return rt.serve(c)
+}
+
+// find gives the route of the request, or the methods that its path takes.
+func (c *call) find() (found *route, allowed []string) {
+	for i := range routes {
+		rt := &routes[i]
+		args, ok := match(rt.path, c.path)
+		switch {
+		case !ok:
+		case rt.method == c.r.Method:
+			c.args = args
+			return rt, nil
+		case !slices.Contains(allowed, rt.method):
+			allowed = append(allowed, rt.method)
+		}
+	}
+	return nil, allowed
+}
+
+func match(pattern string, path []string) (args map[string]string, ok bool) {
+	parts := strings.Split(pattern[1:], "/")
+	if len(parts) != len(path) {
+		return nil, false
+	}
+	for i, part := range parts {
+		if name, ok := strings.CutPrefix(part, "{"); ok {
+			if args == nil {
+				args = map[string]string{}
+			}
+			args[strings.TrimSuffix(name, "}")] = path[i]
+		} else if !strings.EqualFold(part, path[i]) {
+			return nil, false
+		}
+	}
+	return args, true
+}
+
+// notServed tells what is Azure's and not built yet from what is nothing at all.
+func (c *call) notServed() error {
+	if len(c.path) > 0 {
+		switch first := strings.ToLower(c.path[0]); first {
+		case "devices", "twins", "digitaltwins", "jobs", "configurations", "messages", "subscriptions":
+			return signet.Refuse(signet.RequestNotFound, "%s %s is not served yet.", signet.Clip(c.r.Method), signet.Clip(c.r.URL.Path))
+		}
+	}
+	return signet.Refuse(signet.RequestNotFound, "There is nothing at %s.", signet.Clip(c.r.URL.Path))
+}
+
+// segments splits the path before it decodes, so that an encoded slash is part
+// of a name. The path is not cleaned: ".." can be a device.
+func segments(u *url.URL) ([]string, error) {
+	parts := strings.Split(strings.Trim(u.EscapedPath(), "/"), "/")
+	for i, part := range parts {
+		var err error
+		if parts[i], err = url.PathUnescape(part); err != nil {
+			return nil, signet.Refuse(signet.RequestMalformed, "The path is badly encoded.")
+		}
+	}
+	return parts, nil
+}
+
+func dialectOf(path []string) dialect {
+	if len(path) > 0 {
+		switch strings.ToLower(path[0]) {
+		case "subscriptions":
+			return management
+		case "signet":
+			return own
+		}
+	}
+	return service
+}
+
+// requestID gives back the caller's own, by which it finds the request again, or
+// a new one.
+func requestID(r *http.Request) string {
+	for _, name := range [...]string{"X-Ms-Client-Request-Id", "X-Ms-Request-Id", "Request-Id"} {
+		id := r.Header.Get(name)
+		if len(id) > 0 && len(id) <= 128 && !strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' }) {
+			return id
+		}
+	}
+	return signet.NewTrackingID()
+}
+
+// checkAPIVersion takes any date, as behaviour is the same for all; the SDKs of
+// ten years name some thirty.
+func checkAPIVersion(v string) error {
+	date, rest, _ := strings.Cut(v, "-preview")
+	if _, err := time.Parse(time.DateOnly, date); err == nil && rest == "" {
+		return nil
+	}
+	return signet.Refuse(signet.RequestAPIVersion, "The api-version %q is not a date, as in 2021-04-12.", signet.Clip(v)).
+		At("api-version", "YYYY-MM-DD or YYYY-MM-DD-preview: 2018-06-30, 2020-09-30, 2021-04-12 (service), 2021-03-31, 2023-06-30 (management) …", v)
+}
+
+// The bounds of request bodies, in bytes.
+const (
+	maxBody = 64 << 10 // one record: a certificate, an identity
+	maxBulk = 1 << 20  // 100 identities of some kilobytes
+	// maxExplain is a chain of 64 KiB of DER, the most that a device may present,
+	// as PEM in JSON.
+	maxExplain = 128 << 10
+	// maxDepth bounds how deep JSON nests: a twin nests ten deep, in a bulk item,
+	// in an array.
+	maxDepth = 32
+)
+
+// read reads a JSON body of at most limit bytes into v.
+func (c *call) read(limit int64, v any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return signet.Refuse(signet.LimitRequestSize, "The body is larger than %d bytes, the most that this operation takes.", tooLarge.Limit)
+	}
+	if err != nil { // a body that is cut short
+		return signet.Refuse(signet.RequestMalformed, "The body ends before it should.")
+	}
+	if !utf8.Valid(body) {
+		return signet.Refuse(signet.RequestMalformed, "The body is not UTF-8.")
+	}
+	if depth(body) > maxDepth {
+		return signet.Refuse(signet.RequestMalformed, "The JSON of the body nests more than %d deep.", maxDepth)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
+			return signet.Refuse(signet.RequestMalformed, "The member %q of the body has the wrong type.", signet.Clip(wrong.Field)).
+				At(wrong.Field, wrong.Type.String(), wrong.Value)
+		}
+		// The error of encoding/json quotes at most one character of the body.
+		return signet.Refuse(signet.RequestMalformed, "The body is not the JSON that this operation takes: %v.", err)
+	}
+	return nil
+}
+
+// depth is how deep arrays and objects nest in JSON text, valid or not.
+func depth(text []byte) int {
+	deepest, now, quoted := 0, 0, false
+	for i := 0; i < len(text); i++ {
+		switch b := text[i]; {
+		case quoted && b == '\\':
+			i++
+		case b == '"':
+			quoted = !quoted
+		case quoted:
+		case b == '{' || b == '[':
+			now++
+			deepest = max(deepest, now)
+		case b == '}' || b == ']':
+			now--
+		}
+	}
+	return deepest
+}
+
+// answer writes v as JSON. Without application/json in the content type the Node
+// SDK hands its caller an empty string.
+func (c *call) answer(status int, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	c.w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	c.w.WriteHeader(status)
+	c.w.Write(body) // a caller that has gone is no error of ours
+	return nil
+}
+
+// done answers without a body.
+func (c *call) done(status int) error {
+	c.w.WriteHeader(status)
+	return nil
+}
+
+// ifMatch gives the etag of If-Match without quotes, "*" for any, "" when there
+// is none. Azure's SDKs send abc, "abc", * and "*".
+func (c *call) ifMatch() string {
+	values := c.r.Header.Values("If-Match")
+	if len(values) == 0 {
+		return ""
+	}
+	tag := strings.TrimSpace(values[0])
+	if n := len(tag); n >= 2 && tag[0] == '"' && tag[n-1] == '"' {
+		tag = tag[1 : n-1]
+	}
+	if tag == "" {
+		return `""` // sent and empty: matches no record, and is not the same as none
+	}
+	return tag
+}
+
+// number reads a whole number from the query, in [1, most]; more is cut to most.
+func (c *call) number(name string, otherwise, most int) (int, error) {
+	text := c.r.URL.Query().Get(name)
+	if text == "" {
+		return otherwise, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, signet.Refuse(signet.RequestMalformed, "%s should be a whole number from 1, not %q.", name, signet.Clip(text)).At(name, "1 or more", text)
+	}
+	return min(n, most), nil
+}

@@ -1,0 +1,138 @@
+package api
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"strings"
+
+	"github.com/signet-iot/signet"
+)
+
+// ownerRights are what the policy iothubowner has: everything.
+const ownerRights = signet.RegistryRead | signet.RegistryWrite | signet.ServiceConnect | signet.DeviceConnect
+
+// policy lets in who holds a key of a shared access policy with the right, at
+// the hub whose host name was called.
+func policy(right signet.Rights) func(*call) error {
+	return func(c *call) (err error) {
+		if c.hub, err = c.Registry.HubByHost(c.r.Host); err != nil {
+			return err
+		}
+		return c.checkSAS(right)
+	}
+}
+
+// admin lets in the holder of the admin token; the hub is the one in the path.
+func admin(c *call) (err error) {
+	if err := c.checkBearer(); err != nil {
+		return err
+	}
+	if name, ok := c.args["hub"]; ok && c.dialect == management {
+		c.hub, err = c.Registry.HubByName(name)
+	}
+	return err
+}
+
+// owner lets in the admin, and at a hub of its own who holds a key of a policy
+// with every right. Azure's management API knows no shared access policies;
+// here an owner's connection string is enough to run one hub.
+func owner(c *call) error {
+	if !c.showsSAS() {
+		return admin(c)
+	}
+	name, inPath := c.args["hub"]
+	if inPath {
+		// No hub, no policy, no signature that fits: a name that is not there is
+		// refused as a wrong key is.
+		c.hub, _ = c.Registry.HubByName(name)
+	} else {
+		c.hub, _ = c.Registry.HubByHost(c.r.Host)
+	}
+	return c.checkSAS(ownerRights)
+}
+
+// operator lets in the admin, at any hub (named by ?hub= or by the host), and
+// who holds a key of a policy with ServiceConnect, at the hub whose host name
+// was called.
+func operator(c *call) (err error) {
+	if c.showsSAS() {
+		return policy(signet.ServiceConnect)(c)
+	}
+	if err := c.checkBearer(); err != nil {
+		return err
+	}
+	if name := c.r.URL.Query().Get("hub"); name != "" {
+		c.hub, err = c.Registry.HubByName(name)
+	} else {
+		c.hub, err = c.Registry.HubByHost(c.r.Host)
+	}
+	return err
+}
+
+func (c *call) showsSAS() bool {
+	return strings.HasPrefix(c.r.Header.Get("Authorization"), "SharedAccessSignature ")
+}
+
+// checkBearer compares the bearer token with the admin token in constant time.
+func (c *call) checkBearer() error {
+	scheme, token, _ := strings.Cut(c.r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		c.w.Header().Set("WWW-Authenticate", `Bearer realm="signet"`)
+		return signet.Refuse(signet.TokenNone, "This takes the admin token of the server.").
+			FixBy("Send Authorization: Bearer, and the token from the file admin.token in the server's data folder (signet: SIGNET_TOKEN or --token-file).")
+	}
+	secret := c.AdminToken()
+	want, have := sha256.Sum256([]byte(secret)), sha256.Sum256([]byte(token)) // of one length, whatever came
+	if secret == "" || subtle.ConstantTimeCompare(want[:], have[:]) != 1 {
+		c.w.Header().Set("WWW-Authenticate", `Bearer realm="signet", error="invalid_token"`)
+		return signet.Refuse(signet.TokenSignature, "The bearer token is not the admin token of the server.").
+			FixBy("Use the token from the file admin.token in the server's data folder.")
+	}
+	return nil
+}
+
+// checkSAS checks a SAS token of a policy of the call's hub. What the signature
+// does not cover is believed of no token, so it is checked first; a policy that
+// is not there and a wrong key are one answer.
+func (c *call) checkSAS(right signet.Rights) error {
+	c.w.Header().Set("WWW-Authenticate", "SharedAccessSignature")
+	text := c.r.Header.Get("Authorization")
+	if text == "" {
+		return signet.Refuse(signet.TokenNone, "The request has no Authorization header.").
+			FixBy("Send a SAS token of a shared access policy.")
+	}
+	token, err := signet.ParseSASToken(text)
+	if err != nil {
+		return err
+	}
+	var of signet.Policy
+	for _, p := range c.hub.Policies {
+		if strings.EqualFold(p.Name, token.Policy) {
+			of = p
+		}
+	}
+	if !token.SignedBy(of.PrimaryKey, of.SecondaryKey) {
+		return signet.Refuse(signet.TokenSignature, "The SAS token is not signed with a key of a shared access policy of this hub.")
+	}
+	resource := ""
+	if c.dialect == service {
+		resource = strings.Join(c.path, "/")
+	}
+	if !token.Covers(c.hub.HostName, resource) {
+		return signet.Refuse(signet.TokenAudience, "The SAS token is for %q.", signet.Clip(token.Resource)).
+			At("sr", c.hub.HostName, token.Resource)
+	}
+	c.expires = token.Expiry.Add(signet.SASClockSkew)
+	if !c.Now().Before(c.expires) {
+		const layout = "2006-01-02T15:04:05Z"
+		return signet.Refuse(signet.TokenExpired, "The SAS token expired at %s.", token.Expiry.Format(layout)).
+			At("se", "a time to come", token.Expiry.Format(layout))
+	}
+	if !of.Rights.Has(right) {
+		return signet.Refuse(signet.TokenRights, "The policy %q does not have the right %s.", of.Name, right).
+			At("rights", right.String(), of.Rights.String())
+	}
+	c.w.Header().Del("WWW-Authenticate")
+	return nil
+}

@@ -1,0 +1,187 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// azureError is how a code is told on Azure's wire: the HTTP status, and the
+// number and symbolic name of IoT Hub (ErrorCode.cs of the C# SDK; the page
+// "troubleshoot error codes").
+type azureError struct {
+	status, number int
+	name           string
+}
+
+// azureErrors translates codes. One that is not here is told as its family, the
+// part before the dot, is.
+var azureErrors = map[signet.Code]azureError{
+	"request":                {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.RequestAPIVersion: {http.StatusBadRequest, 400001, "InvalidProtocolVersion"},
+	signet.RequestNotFound:   {http.StatusNotFound, 404000, "GenericNotFound"},
+	signet.RequestMethod:     {http.StatusMethodNotAllowed, 405000, "GenericMethodNotAllowed"},
+
+	"limit":                   {http.StatusTooManyRequests, 429001, "ThrottlingException"},
+	signet.LimitRequestSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
+	signet.LimitMessageSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
+	signet.LimitCertificates:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+	signet.LimitChainBytes:    {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.LimitPathWork:      {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.LimitSubscriptions: {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+
+	// No difference between an unknown policy, a wrong key and a missing right.
+	"token":             {http.StatusUnauthorized, 401002, "IotHubUnauthorizedAccess"},
+	signet.TokenExpired: {http.StatusUnauthorized, 401003, "IotHubUnauthorized"},
+
+	"hub":            {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.HubExists: {http.StatusConflict, 409004, "GenericConflict"},
+	// The C# SDK numbers the name 401001; Node looks for it under 404.
+	signet.HubUnknown: {http.StatusNotFound, 404000, "IotHubNotFound"},
+
+	"identity":               {http.StatusUnauthorized, 401003, "IotHubUnauthorized"},
+	signet.IdentityUnknown:   {http.StatusNotFound, 404001, "DeviceNotFound"},
+	signet.IdentityExists:    {http.StatusConflict, 409001, "DeviceAlreadyExists"},
+	signet.IdentityMalformed: {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+
+	"upload":                  {http.StatusBadRequest, 400123, "GenericBadRequest"},
+	"cert":                    {http.StatusBadRequest, 400123, "GenericBadRequest"},
+	"chain":                   {http.StatusBadRequest, 400123, "GenericBadRequest"},
+	"anchor":                  {http.StatusBadRequest, 400123, "GenericBadRequest"},
+	"proof":                   {http.StatusBadRequest, 400053, "GenericBadRequest"},
+	signet.UploadDuplicate:    {http.StatusConflict, 409000, "GenericConflict"},
+	signet.CertificateUnknown: {http.StatusNotFound, 404008, "CertificateNotFound"},
+
+	"etag":            {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
+	signet.BulkFailed: {http.StatusBadRequest, 400013, "BulkRegistryOperationFailure"},
+
+	"session":          {http.StatusUnauthorized, 401003, "IotHubUnauthorized"},
+	"internal":         {http.StatusInternalServerError, 500001, "ServerError"},
+	signet.Unavailable: {http.StatusServiceUnavailable, 503001, "ServiceUnavailable"},
+}
+
+func azureErrorOf(code signet.Code) azureError {
+	if e, ok := azureErrors[code]; ok {
+		return e
+	}
+	family, _, _ := strings.Cut(string(code), ".")
+	if e, ok := azureErrors[signet.Code(family)]; ok {
+		return e
+	}
+	return azureErrors["internal"]
+}
+
+// serviceError is the error of the service API. Clients split Message at ";" and
+// ":"; the symbolic name must be there and in the header iothub-errorcode.
+type serviceError struct {
+	Message          string        `json:"Message"`
+	ExceptionMessage string        `json:"ExceptionMessage"`
+	Signet           *signet.Error `json:"signet"`
+}
+
+// managementError is Azure's ErrorDetails. Its code is a number, though the
+// models of the SDKs call it text.
+type managementError struct {
+	Code           int           `json:"code"`
+	HTTPStatusCode string        `json:"httpStatusCode"`
+	Message        string        `json:"message"`
+	Details        string        `json:"details"`
+	Signet         *signet.Error `json:"signet"`
+}
+
+type ownError struct {
+	Signet *signet.Error `json:"signet"`
+}
+
+// refuse answers an error, in the form of the API that was asked. A refusal of a
+// token, an upload or a proof is a verdict, and recorded; our own failure is
+// logged with its cause, and told without it.
+func (c *call) refuse(err error) {
+	e := *signet.AsError(err) // a copy: the original may be shared
+	if e.Code == signet.Internal && errors.Is(e.Cause, context.DeadlineExceeded) {
+		e.Code, e.Message, e.Fix = signet.Unavailable, signet.Unavailable.Info().Meaning, signet.Unavailable.Info().Fix
+	}
+	if e.TrackingID == "" {
+		e.TrackingID = signet.NewTrackingID()
+	}
+	azure := azureErrorOf(e.Code)
+	switch {
+	case isVerdict(e.Code):
+		e.TrackingID = c.Verdicts.Record(c.verdict(e))
+	case azure.status >= 500 && c.r.Context().Err() == nil:
+		c.Logger.Error("request failed", "method", c.r.Method, "path", signet.Clip(c.r.URL.Path), "hub", c.hub.Name,
+			"trackingId", e.TrackingID, "code", e.Code, "cause", e.Cause)
+	default:
+		c.Logger.Debug("request refused", "method", c.r.Method, "path", signet.Clip(c.r.URL.Path), "hub", c.hub.Name,
+			"trackingId", e.TrackingID, "code", e.Code, "message", e.Message)
+	}
+	e.Cause = nil
+
+	now := c.Now().UTC()
+	var body any
+	switch c.dialect {
+	case management:
+		c.w.Header().Set("X-Ms-Error-Code", fmt.Sprint(azure.number))
+		body = managementError{
+			Code:           azure.number,
+			HTTPStatusCode: strings.ReplaceAll(http.StatusText(azure.status), " ", ""),
+			Message: fmt.Sprintf("%s Correlation identifier: %s, timestamp: %s, errorcode: IH%d.",
+				e.Message, e.TrackingID, now.Format("2006-01-02 15:04:05Z"), azure.number),
+			Details: e.Fix,
+			Signet:  &e,
+		}
+	case own:
+		body = ownError{&e}
+	default:
+		c.w.Header().Set("Iothub-Errorcode", azure.name)
+		body = serviceError{
+			// A ";" in the sentence would cut it short at the client.
+			Message:          "ErrorCode:" + azure.name + ";" + strings.ReplaceAll(e.Message, ";", ","),
+			ExceptionMessage: fmt.Sprintf("Tracking ID:%s-G:0-TimeStamp:%s", e.TrackingID, now.Format("01/02/2006 15:04:05")),
+			Signet:           &e,
+		}
+	}
+	// A body that was not read to its end would be taken for the next request;
+	// net/http closes such a connection by itself.
+	if err := c.answer(azure.status, body); err != nil {
+		c.Logger.Error("an error could not be written", "error", err)
+	}
+}
+
+// isVerdict says whether a refusal is one that people will ask about.
+func isVerdict(code signet.Code) bool {
+	if code == signet.LimitCertificates {
+		return true
+	}
+	switch code.Info().Step {
+	case signet.StepToken, signet.StepUpload, signet.StepProof, signet.StepPath:
+		return true
+	}
+	return false
+}
+
+// verdict puts a refusal in its circumstances.
+func (c *call) verdict(e signet.Error) signet.Verdict {
+	v := signet.Verdict{Error: e, Door: signet.DoorService, Remote: c.remote(), Hub: c.hub.Name, Time: c.Now().UTC().Truncate(time.Millisecond)}
+	if c.dialect == management {
+		v.Door = signet.DoorManagement
+	}
+	if id := c.args["device"]; signet.ValidID(id) {
+		v.DeviceID = id
+	}
+	return v
+}
+
+// remote is the address of the peer, without the port.
+func (c *call) remote() string {
+	if peer, err := netip.ParseAddrPort(c.r.RemoteAddr); err == nil {
+		return peer.Addr().Unmap().String()
+	}
+	return ""
+}

@@ -1,0 +1,411 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"mime"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/pki"
+)
+
+// messageJSON is one line of GET /signet/messages.
+type messageJSON struct {
+	Position     string    `json:"position"`
+	EnqueuedTime time.Time `json:"enqueuedTime"`
+	DeviceID     string    `json:"deviceId"`
+	ModuleID     string    `json:"moduleId,omitempty"`
+	// SystemProperties are those that the device set (message-id, content-type …)
+	// and those that the hub stamped (iothub-connection-…).
+	SystemProperties map[string]*string `json:"systemProperties"`
+	// Properties has null for a property that came without a value.
+	Properties map[string]*string `json:"properties"`
+	// Body is as BodyEncoding says: "json", the value itself, when the content
+	// type is application/json and the body is; "utf-8", text; or "base64".
+	Body         any    `json:"body"`
+	BodyEncoding string `json:"bodyEncoding"`
+}
+
+func newMessageJSON(at signet.Position, m *signet.Message) messageJSON {
+	j := messageJSON{
+		Position: at.String(), EnqueuedTime: m.EnqueuedTime.UTC(), DeviceID: m.DeviceID, ModuleID: m.ModuleID,
+		SystemProperties: properties(m.System), Properties: properties(m.Properties),
+	}
+	enqueued := azureTime(m.EnqueuedTime)
+	for name, value := range map[string]*string{
+		"iothub-connection-device-id":          &m.DeviceID,
+		"iothub-connection-auth-method":        &m.AuthMethod,
+		"iothub-connection-auth-generation-id": &m.GenerationID,
+		"iothub-enqueuedtime":                  &enqueued,
+		"iothub-message-source":                &m.Source,
+	} {
+		j.SystemProperties[name] = value
+	}
+	if m.ModuleID != "" {
+		j.SystemProperties["iothub-connection-module-id"] = &m.ModuleID
+	}
+
+	kind, _, _ := mime.ParseMediaType(orEmpty(j.SystemProperties["content-type"]))
+	encoding := orEmpty(j.SystemProperties["content-encoding"])
+	switch text := utf8.Valid(m.Body) && (encoding == "" || strings.EqualFold(encoding, "utf-8")); {
+	case text && kind == "application/json" && json.Valid(m.Body):
+		j.Body, j.BodyEncoding = json.RawMessage(m.Body), "json"
+	case text:
+		j.Body, j.BodyEncoding = string(m.Body), "utf-8"
+	default:
+		j.Body, j.BodyEncoding = base64.StdEncoding.EncodeToString(m.Body), "base64"
+	}
+	return j
+}
+
+func properties(list []signet.Property) map[string]*string {
+	m := make(map[string]*string, len(list)+6)
+	for _, p := range list {
+		if p.Null {
+			m[p.Name] = nil
+		} else {
+			m[p.Name] = &p.Value
+		}
+	}
+	return m
+}
+
+// GET /signet/messages?device=ID&from=POSITION|TIME&follow=true streams telemetry,
+// one messageJSON a line, oldest first: all that is kept, or what comes after a
+// position, or at a time (RFC 3339) and later. With follow it goes on until the
+// caller leaves, the caller's token ends or the hub is deleted.
+func (c *call) readMessages() error {
+	q := c.r.URL.Query()
+	device := q.Get("device")
+	from, err := parseStart(q.Get("from"))
+	if err != nil {
+		return err
+	}
+	follow := q.Get("follow") == "true"
+
+	ctx := c.r.Context()
+	if !c.expires.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.expires.Sub(c.Now()))
+		defer cancel()
+	}
+	c.w.Header().Set("Content-Type", "application/x-ndjson")
+	out := newLines(c.w)
+	c.trace.Answered()
+	defer out.close()
+	// The answer has begun: an error from here can only cut it short.
+	err = c.Hub.Read(ctx, c.hub.Name, from, follow, func(at signet.Position, m *signet.Message) bool {
+		if device != "" && m.DeviceID != device {
+			return c.sameHub()
+		}
+		line, err := json.Marshal(newMessageJSON(at, m))
+		if err != nil {
+			c.Logger.Error("a message cannot be shown", "hub", c.hub.Name, "position", at, "error", err)
+			return true
+		}
+		return c.sameHub() && out.write(append(line, '\n')) == nil
+	})
+	if err != nil && ctx.Err() == nil {
+		c.Logger.Error("reading messages failed", "hub", c.hub.Name, "error", err)
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// sameHub says whether the caller's hub is still the one it was let in to, and
+// not a new one of that name.
+func (c *call) sameHub() bool {
+	now, err := c.Registry.HubByName(c.hub.Name)
+	return err == nil && now.Created.Equal(c.hub.Created)
+}
+
+func parseStart(text string) (hub.Start, error) {
+	if text == "" {
+		return hub.Start{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return hub.Start{Time: t}, nil
+	}
+	p, err := signet.ParsePosition(text)
+	if err != nil {
+		return hub.Start{}, signet.Refuse(signet.RequestMalformed, "%q is neither a position nor a time.", signet.Clip(text)).
+			At("from", "sequence.index, or a time as in 2026-01-31T12:00:00Z", text)
+	}
+	return hub.Start{After: p}, nil
+}
+
+// lines writes a stream that a person may be watching: a line is sent within a
+// moment, and many lines that come at once are sent together.
+type lines struct {
+	mu      sync.Mutex
+	w       http.ResponseWriter
+	control *http.ResponseController
+	waiting bool // something is written and not yet sent
+	stop    chan struct{}
+	stopped chan struct{}
+}
+
+const (
+	lineDelay    = 50 * time.Millisecond
+	writeTimeout = 30 * time.Second // for a reader that has stopped reading
+)
+
+func newLines(w http.ResponseWriter) *lines {
+	l := &lines{w: w, control: http.NewResponseController(w), stop: make(chan struct{}), stopped: make(chan struct{})}
+	// The server's time limits are for requests, not for streams.
+	l.control.SetReadDeadline(time.Time{})
+	l.extend()
+	w.WriteHeader(http.StatusOK)
+	l.control.Flush() // the caller sees that it is being served
+	go func() {
+		defer close(l.stopped)
+		tick := time.NewTicker(lineDelay)
+		defer tick.Stop()
+		for {
+			select {
+			case <-l.stop:
+				return
+			case <-tick.C:
+				l.flush()
+			}
+		}
+	}()
+	return l
+}
+
+func (l *lines) extend() { l.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }
+
+func (l *lines) write(line []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.waiting {
+		l.extend()
+	}
+	l.waiting = true
+	_, err := l.w.Write(line)
+	return err
+}
+
+func (l *lines) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.waiting {
+		l.extend()
+		l.control.Flush()
+		l.waiting = false
+	}
+}
+
+func (l *lines) close() {
+	close(l.stop)
+	<-l.stopped
+	l.extend() // for what net/http still has to send
+}
+
+// GET /signet/verdicts?device=ID&trackingId=ID&since=TIME&limit=N gives refusals,
+// the newest first: 100 unless told, 1000 at most. With unattributed=true it
+// gives the admin those that could be put to no hub.
+func (c *call) listVerdicts() error {
+	q := c.r.URL.Query()
+	limit, err := c.number("limit", 100, 1000)
+	if err != nil {
+		return err
+	}
+	query := authority.VerdictQuery{Hub: c.hub.Name, DeviceID: q.Get("device"), TrackingID: q.Get("trackingId"), Limit: limit}
+	if text := q.Get("since"); text != "" {
+		if query.Since, err = time.Parse(time.RFC3339, text); err != nil {
+			return signet.Refuse(signet.RequestMalformed, "%q is not a time.", signet.Clip(text)).At("since", "a time as in 2026-01-31T12:00:00Z", text)
+		}
+	}
+	if q.Get("unattributed") == "true" {
+		if c.showsSAS() {
+			return signet.Refuse(signet.TokenRights, "Refusals that belong to no hub are the admin's to read.")
+		}
+		query.Hub = ""
+	}
+	vs, err := c.Verdicts.List(c.r.Context(), query)
+	if err != nil {
+		return err
+	}
+	if vs == nil {
+		vs = []signet.Verdict{}
+	}
+	return c.answer(http.StatusOK, map[string]any{"verdicts": vs})
+}
+
+// explanationJSON is the answer of POST /signet/explain: the certification path,
+// leaf first and anchor last, or why there is none.
+type explanationJSON struct {
+	Accepted bool                     `json:"accepted"`
+	Path     []*signet.CertificateRef `json:"path,omitempty"`
+	Error    *signet.Error            `json:"error,omitempty"`
+}
+
+// POST /signet/explain {"chain":PEM,"deviceId":…,"moduleId":…,"at":TIME} says
+// whether a device with that chain would be let in: by the anchors of the hub as
+// they are, and, if a device is named, by its identity. Nothing is recorded.
+func (c *call) explain() error {
+	var body struct {
+		Chain    string    `json:"chain"`
+		DeviceID string    `json:"deviceId"`
+		ModuleID string    `json:"moduleId"`
+		At       time.Time `json:"at"`
+	}
+	if err := c.read(maxExplain, &body); err != nil {
+		return err
+	}
+	if body.At.IsZero() {
+		body.At = c.Now()
+	}
+	path, err := c.judge(body.Chain, body.DeviceID, body.ModuleID, body.At)
+	if e := signet.AsError(err); e != nil {
+		if e.Code == signet.Internal {
+			return err
+		}
+		return c.answer(http.StatusOK, explanationJSON{Error: e})
+	}
+	answer := explanationJSON{Accepted: true}
+	for n, cert := range path {
+		answer.Path = append(answer.Path, pki.Reference(cert, n))
+	}
+	return c.answer(http.StatusOK, answer)
+}
+
+func (c *call) judge(chainPEM, device, module string, at time.Time) ([]*x509.Certificate, error) {
+	chain, err := parseChain([]byte(chainPEM))
+	if err != nil {
+		return nil, err
+	}
+	if device == "" {
+		return c.Authority.Judge(c.hub.Name, chain, at)
+	}
+	i, err := c.Registry.Get(c.r.Context(), c.hub.Name, device, module)
+	if err != nil {
+		return nil, err
+	}
+	if i.Status != signet.Enabled {
+		return nil, signet.Refuse(signet.IdentityDisabled, "The device %q is disabled.", device).At("status", "enabled", string(i.Status))
+	}
+	switch i.Auth.Type {
+	case signet.AuthCA:
+		path, err := c.Authority.Judge(c.hub.Name, chain, at)
+		if err != nil {
+			return nil, err
+		}
+		return path, pki.CheckCommonName(path[0], i.Name())
+	case signet.AuthSelfSigned:
+		sha1, sha256 := pki.ThumbprintSHA1(chain[0].Raw), pki.ThumbprintSHA256(chain[0].Raw)
+		for _, known := range [...]string{i.Auth.PrimaryThumbprint, i.Auth.SecondaryThumbprint} {
+			if known != "" && (strings.EqualFold(known, sha1) || strings.EqualFold(known, sha256)) {
+				return chain[:1], pki.CheckSelfStanding(chain[0], at)
+			}
+		}
+		return nil, signet.Refuse(signet.IdentityThumbprint, "The certificate is not one that is registered for %q.", i.Name()).
+			Of(pki.Reference(chain[0], 0)).
+			At("thumbprint", "primary "+i.Auth.PrimaryThumbprint+" or secondary "+i.Auth.SecondaryThumbprint, "SHA-1 "+sha1+", SHA-256 "+sha256)
+	}
+	return nil, signet.Refuse(signet.IdentityAuthType, "The identity %q authenticates by %s, not by a certificate.", i.Name(), i.Auth.Type).
+		At("authentication.type", string(i.Auth.Type), "a certificate")
+}
+
+// parseChain reads the certificates of a PEM file, leaf first. Judging bounds
+// their number; the body's size bounds the work here.
+func parseChain(text []byte) ([]*x509.Certificate, error) {
+	var chain []*x509.Certificate
+	for {
+		var block *pem.Block
+		block, text = pem.Decode(text)
+		switch {
+		case block == nil && len(chain) > 0 && !bytes.Contains(text, []byte("-----BEGIN")):
+			return chain, nil
+		case block == nil:
+			return nil, signet.Refuse(signet.ChainMalformed, "The chain is not a PEM file of certificates.")
+		case strings.HasSuffix(block.Type, "PRIVATE KEY"):
+			return nil, signet.Refuse(signet.UploadPrivateKey, "The chain holds a private key.")
+		case block.Type != "CERTIFICATE":
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, signet.Refuse(signet.ChainMalformed, "Certificate %d of the chain cannot be read.", len(chain))
+		}
+		chain = append(chain, cert)
+	}
+}
+
+// hubJSON is a hub as its server's admin sees it.
+type hubJSON struct {
+	Name     string    `json:"name"`
+	HostName string    `json:"hostName"`
+	Created  time.Time `json:"created"`
+	// ConnectionString is the owner's; only of one hub asked for by name.
+	ConnectionString string `json:"connectionString,omitempty"`
+}
+
+func newHubJSON(h signet.Hub) hubJSON {
+	return hubJSON{Name: h.Name, HostName: h.HostName, Created: h.Created.UTC()}
+}
+
+func (c *call) answerHub(status int, h signet.Hub) error {
+	j := newHubJSON(h)
+	for _, p := range h.Policies {
+		if p.Rights.Has(ownerRights) {
+			j.ConnectionString = signet.ConnectionString{HostName: h.HostName, SharedAccessKeyName: p.Name, SharedAccessKey: p.PrimaryKey}.String()
+			break
+		}
+	}
+	return c.answer(status, j)
+}
+
+func (c *call) listHubs() error {
+	list := []hubJSON{}
+	for _, h := range c.Registry.Hubs() {
+		list = append(list, newHubJSON(h))
+	}
+	return c.answer(http.StatusOK, map[string]any{"hubs": list})
+}
+
+func (c *call) getHub() error {
+	h, err := c.Registry.HubByName(c.args["hub"])
+	if err != nil {
+		return err
+	}
+	return c.answerHub(http.StatusOK, h)
+}
+
+// PUT /signet/hubs/{name} {"hostName":…} makes a hub: 201, or 200 if there is that
+// very hub already.
+func (c *call) putHub() error {
+	var body struct {
+		HostName string `json:"hostName"`
+	}
+	if err := c.read(maxBody, &body); err != nil {
+		return err
+	}
+	if h, err := c.Registry.HubByName(c.args["hub"]); err == nil && h.HostName == signet.HostOnly(body.HostName) {
+		return c.answerHub(http.StatusOK, h)
+	}
+	h, err := c.Registry.CreateHub(c.r.Context(), c.args["hub"], body.HostName)
+	if err != nil {
+		return err
+	}
+	return c.answerHub(http.StatusCreated, h)
+}
+
+func (c *call) deleteHub() error {
+	if err := c.Registry.DeleteHub(c.r.Context(), c.args["hub"]); err != nil {
+		return err
+	}
+	return c.done(http.StatusNoContent)
+}
