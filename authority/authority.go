@@ -266,10 +266,7 @@ func (a *Authority) Register(ctx context.Context, hub, name, upload string, veri
 	} else {
 		err = a.store.ReplaceCA(ctx, c, old.ETag)
 	}
-	if err := outcome(err, name); err != nil {
-		return c, false, err
-	}
-	return c, created, a.effect(ctx, hub, old.Verified && !same)
+	return c, created, a.effect(ctx, hub, name, err, old.Verified && !same)
 }
 
 // GenerateCode gives out a new random verification code; an earlier one counts
@@ -317,10 +314,7 @@ func (a *Authority) Delete(ctx context.Context, hub, name, ifMatch string) error
 	if err != nil {
 		return err
 	}
-	if err := outcome(a.store.DeleteCA(ctx, hub, name, old.ETag), name); err != nil {
-		return err
-	}
-	return a.effect(ctx, hub, old.Verified)
+	return a.effect(ctx, hub, name, a.store.DeleteCA(ctx, hub, name, old.ETag), old.Verified)
 }
 
 // amend reads a record, lets change alter it, stores it if it is still the same
@@ -335,10 +329,7 @@ func (a *Authority) amend(ctx context.Context, hub, name, ifMatch string, change
 		return c, err
 	}
 	c.Updated, c.ETag = a.stamp(), signet.NewETag()
-	if err := outcome(a.store.ReplaceCA(ctx, c, etag), name); err != nil {
-		return c, err
-	}
-	return c, a.effect(ctx, hub, false)
+	return c, a.effect(ctx, hub, name, a.store.ReplaceCA(ctx, c, etag), false)
 }
 
 // current reads a record that the caller means to change.
@@ -355,20 +346,27 @@ func (a *Authority) current(ctx context.Context, hub, name, ifMatch string) (sig
 	return c, nil
 }
 
-// effect brings what is now stored into force, then, if an anchor went, has the
-// sessions ended that rested on it.
-func (a *Authority) effect(ctx context.Context, hub string, anchorGone bool) error {
+// effect brings the outcome of a write into force, then, if an anchor went, has
+// the sessions ended that rested on it. A write that failed for a reason of the
+// machine may have been kept all the same: then too, what is in force is read
+// from the store.
+func (a *Authority) effect(ctx context.Context, hub, name string, written error, anchorGone bool) error {
+	switch {
+	case errors.Is(written, signet.ErrStale), errors.Is(written, signet.ErrExists):
+		return stale(name)
+	case errors.Is(written, signet.ErrNotFound):
+		return unknown(name)
+	}
 	if err := a.reload(ctx, hub); err != nil {
-		// Stored but not in force. Trust may only shrink by mistake, so the hub
-		// trusts nobody until the store can be read again.
+		// Trust may only shrink by mistake: until the store can be read again, the
+		// hub trusts nobody.
 		a.distrustAll(hub)
-		a.changed(signet.Change{Hub: hub, Anchors: true})
-		return err
+		written, anchorGone = errors.Join(written, err), true
 	}
 	if anchorGone {
 		a.changed(signet.Change{Hub: hub, Anchors: true})
 	}
-	return nil
+	return written
 }
 
 func (a *Authority) distrustAll(hub string) {
@@ -381,17 +379,6 @@ func (a *Authority) distrustAll(hub string) {
 
 // stamp is now as the store keeps it: UTC, to the millisecond.
 func (a *Authority) stamp() time.Time { return a.now().UTC().Truncate(time.Millisecond) }
-
-// outcome says in words what the store said.
-func outcome(err error, name string) error {
-	switch {
-	case errors.Is(err, signet.ErrStale), errors.Is(err, signet.ErrExists):
-		return stale(name)
-	case errors.Is(err, signet.ErrNotFound):
-		return unknown(name)
-	}
-	return err
-}
 
 func unknown(name string) error {
 	return signet.Refuse(signet.CertificateUnknown, "No certificate is registered as %q.", signet.Clip(name))

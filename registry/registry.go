@@ -225,9 +225,9 @@ func (r *Registry) Replace(ctx context.Context, i signet.Identity, ifMatch strin
 		if errors.Is(err, signet.ErrNotFound) {
 			return i, unknown(i.DeviceID, i.ModuleID)
 		}
-		if err == nil {
-			r.changed(signet.Change{Hub: i.Hub, DeviceID: i.DeviceID, ModuleID: i.ModuleID})
-		}
+		// A write that failed for a reason of the machine may have been kept: then
+		// too, the sessions are looked at again.
+		r.changed(signet.Change{Hub: i.Hub, DeviceID: i.DeviceID, ModuleID: i.ModuleID})
 		return i, err
 	}
 }
@@ -238,16 +238,15 @@ func (r *Registry) Delete(ctx context.Context, hub, device, module, ifMatch stri
 	if ifMatch == "" {
 		return signet.Refuse(signet.ETagMissing, "Deleting an identity needs If-Match.")
 	}
-	switch err := r.store.DeleteIdentity(ctx, hub, device, module, ifMatch); {
-	case errors.Is(err, signet.ErrNotFound):
+	err := r.store.DeleteIdentity(ctx, hub, device, module, ifMatch)
+	if errors.Is(err, signet.ErrNotFound) {
 		return unknown(device, module)
-	case errors.Is(err, signet.ErrStale):
+	}
+	if errors.Is(err, signet.ErrStale) {
 		return stale(signet.IdentityName(device, module))
-	case err != nil:
-		return err
 	}
 	r.changed(signet.Change{Hub: hub, DeviceID: device, ModuleID: module})
-	return nil
+	return err
 }
 
 // stamp is now as the store keeps it: UTC, to the millisecond.

@@ -1,0 +1,459 @@
+package hub_test
+
+import (
+	"context"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/internal/hubtest"
+	"github.com/signet-iot/signet/internal/memstore"
+	"github.com/signet-iot/signet/registry"
+)
+
+// messages keeps what is appended, or fails.
+type messages struct {
+	mu   sync.Mutex
+	kept []*signet.Message
+	err  error
+}
+
+func (m *messages) Append(_ context.Context, msg *signet.Message, done func(error)) {
+	m.mu.Lock()
+	if m.err == nil {
+		m.kept = append(m.kept, msg)
+	}
+	m.mu.Unlock()
+	done(m.err)
+}
+
+func (m *messages) Read(context.Context, string, hub.Start, bool, func(signet.Position, *signet.Message) bool) error {
+	return nil
+}
+func (m *messages) Forget(context.Context, string) error { return nil }
+
+// house is everything behind the doors, on a fake store and a fake clock.
+type house struct {
+	t         *testing.T
+	store     *memstore.Store
+	authority *authority.Authority
+	registry  *registry.Registry
+	verdicts  *authority.VerdictLog
+	messages  *messages
+	hub       *hub.Hub
+	now       time.Time
+}
+
+func newHouse(t *testing.T) *house {
+	h := &house{t: t, store: memstore.New(), messages: &messages{}, now: time.Now().UTC()}
+	clock := func() time.Time { return h.now }
+	changed := func(c signet.Change) {
+		if h.hub != nil {
+			h.hub.Apply(c)
+		}
+	}
+	h.authority = authority.New(h.store, authority.Options{Now: clock, Changed: changed})
+	h.registry = registry.New(h.store, registry.Options{Now: clock, Changed: changed})
+	h.verdicts = authority.NewVerdictLog(h.store, authority.VerdictOptions{Now: clock})
+	t.Cleanup(h.verdicts.Close)
+	h.hub = hub.New(hub.Options{Authority: h.authority, Registry: h.registry, Verdicts: h.verdicts, Messages: h.messages, Now: clock})
+	for _, name := range []string{"first", "second"} {
+		if _, err := h.registry.CreateHub(t.Context(), name, name+".test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return h
+}
+
+func (h *house) trust(tenant string, ca *hubtest.CA) signet.CACertificate {
+	h.t.Helper()
+	c, _, err := h.authority.Register(h.t.Context(), tenant, ca.Cert.Subject.CommonName, hubtest.PEM(ca.Cert.Raw), true, "")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return c
+}
+
+func (h *house) device(i signet.Identity) signet.Identity {
+	h.t.Helper()
+	if i.Hub == "" {
+		i.Hub = "first"
+	}
+	i, err := h.registry.Create(h.t.Context(), i)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return i
+}
+
+func (h *house) connect(c hub.Credentials) (*hub.Session, error) {
+	if c.Host == "" {
+		c.Host = "first.test"
+	}
+	c.Door = signet.DoorMQTT
+	return h.hub.Connect(h.t.Context(), c, func() {})
+}
+
+func presented(t *testing.T, pair tls.Certificate) []*x509.Certificate {
+	t.Helper()
+	var chain []*x509.Certificate
+	for _, der := range pair.Certificate {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain = append(chain, c)
+	}
+	return chain
+}
+
+var byCA = signet.Authentication{Type: signet.AuthCA}
+
+// TestConnect is the table of who gets in, and what everyone else is told.
+func TestConnect(t *testing.T) {
+	h := newHouse(t)
+	root, stranger := hubtest.NewCA(t, "Acme Root"), hubtest.NewCA(t, "Stranger")
+	line := root.Intermediate(t, "Factory").Intermediate(t, "Line")
+	h.trust("first", root)
+	self := root.Device(t, "thumb")
+	sha1Sum := sha1.Sum(self.Certificate[0])
+
+	h.device(signet.Identity{DeviceID: "press-17", Auth: byCA})
+	h.device(signet.Identity{DeviceID: "press-17", ModuleID: "arm", Auth: byCA})
+	h.device(signet.Identity{DeviceID: "off", Auth: byCA, Status: signet.Disabled, StatusReason: "stolen"})
+	h.device(signet.Identity{DeviceID: "off", ModuleID: "arm", Auth: byCA})
+	h.device(signet.Identity{DeviceID: "press-17", Hub: "second", Auth: byCA})
+	h.device(signet.Identity{DeviceID: "thumb", Auth: signet.Authentication{Type: signet.AuthSelfSigned, SecondaryThumbprint: hex.EncodeToString(sha1Sum[:])}})
+	keyed := h.device(signet.Identity{DeviceID: "keyed"})
+	tenant, _ := h.registry.HubByName("first")
+	token := func(resource, policy, key string, expiry time.Duration) string {
+		text, err := signet.SignSAS(resource, policy, key, h.now.Add(expiry))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	policy := func(name string) string {
+		for _, p := range tenant.Policies {
+			if p.Name == name {
+				return p.SecondaryKey
+			}
+		}
+		t.Fatal("no policy", name)
+		return ""
+	}
+	leaf := func(id string) []*x509.Certificate { return presented(t, line.Device(t, id)) }
+	expired := func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = h.now.Add(-48*time.Hour), h.now.Add(-time.Second)
+	}
+
+	for name, c := range map[string]struct {
+		hub.Credentials
+		want signet.Code // "" gets in
+	}{
+		"a chain to a verified CA":          {hub.Credentials{DeviceID: "press-17", Chain: leaf("press-17")}, ""},
+		"a module's chain":                  {hub.Credentials{DeviceID: "press-17", ModuleID: "arm", Chain: leaf("press-17/arm")}, ""},
+		"the host in capitals, a port":      {hub.Credentials{Host: "FIRST.test:8883", DeviceID: "press-17", Chain: leaf("press-17")}, ""},
+		"another hub's anchor":              {hub.Credentials{Host: "second.test", DeviceID: "press-17", Chain: leaf("press-17")}, signet.ChainIssuerMissing},
+		"no such hub":                       {hub.Credentials{Host: "third.test", DeviceID: "press-17", Chain: leaf("press-17")}, signet.HubUnknown},
+		"no such device":                    {hub.Credentials{DeviceID: "press-18", Chain: leaf("press-18")}, signet.IdentityUnknown},
+		"the ID in another case":            {hub.Credentials{DeviceID: "PRESS-17", Chain: leaf("PRESS-17")}, signet.IdentityUnknown},
+		"another device's certificate":      {hub.Credentials{DeviceID: "press-17", Chain: leaf("press-18")}, signet.IdentityCNMismatch},
+		"the CN in another case":            {hub.Credentials{DeviceID: "press-17", Chain: leaf("Press-17")}, signet.IdentityCNMismatch},
+		"the CN with a blank":               {hub.Credentials{DeviceID: "press-17", Chain: leaf("press-17 ")}, signet.IdentityCNMismatch},
+		"the device's for its module":       {hub.Credentials{DeviceID: "press-17", ModuleID: "arm", Chain: leaf("press-17")}, signet.IdentityCNMismatch},
+		"a disabled device":                 {hub.Credentials{DeviceID: "off", Chain: leaf("off")}, signet.IdentityDisabled},
+		"a module of a disabled device":     {hub.Credentials{DeviceID: "off", ModuleID: "arm", Chain: leaf("off/arm")}, signet.IdentityDisabled},
+		"nothing":                           {hub.Credentials{DeviceID: "press-17"}, signet.ChainNone},
+		"a token for a CA device":           {hub.Credentials{DeviceID: "press-17", Token: token("first.test/devices/press-17", "", keyed.Auth.PrimaryKey, time.Hour)}, signet.IdentityAuthType},
+		"a stranger's chain":                {hub.Credentials{DeviceID: "press-17", Chain: presented(t, stranger.Intermediate(t, "Factory").Device(t, "press-17"))}, signet.ChainIssuerMissing},
+		"an expired leaf":                   {hub.Credentials{DeviceID: "press-17", Chain: presented(t, line.Device(t, "press-17", expired))}, signet.CertExpired},
+		"the CA as the device":              {hub.Credentials{DeviceID: "press-17", Chain: []*x509.Certificate{root.Cert}}, signet.CertIsCAAnchor},
+		"an ID that cannot be":              {hub.Credentials{DeviceID: "a/b#", Chain: leaf("a")}, signet.RequestMalformed},
+		"a known thumbprint":                {hub.Credentials{DeviceID: "thumb", Chain: presented(t, self)}, ""},
+		"another thumbprint, a good chain":  {hub.Credentials{DeviceID: "thumb", Chain: leaf("thumb")}, signet.IdentityThumbprint},
+		"a certificate for a keyed device":  {hub.Credentials{DeviceID: "keyed", Chain: leaf("keyed")}, signet.IdentityAuthType},
+		"a device's token":                  {hub.Credentials{DeviceID: "keyed", Token: token("first.test/devices/keyed", "", keyed.Auth.SecondaryKey, time.Hour)}, ""},
+		"a policy's token":                  {hub.Credentials{DeviceID: "keyed", Token: token("first.test", "device", policy("device"), time.Hour)}, ""},
+		"a policy that may not connect":     {hub.Credentials{DeviceID: "keyed", Token: token("first.test", "service", policy("service"), time.Hour)}, signet.TokenSignature},
+		"no such policy":                    {hub.Credentials{DeviceID: "keyed", Token: token("first.test", "nobody", policy("device"), time.Hour)}, signet.TokenSignature},
+		"a token just expired, within skew": {hub.Credentials{DeviceID: "keyed", Token: token("first.test/devices/keyed", "", keyed.Auth.PrimaryKey, -time.Minute)}, ""},
+		"an expired token":                  {hub.Credentials{DeviceID: "keyed", Token: token("first.test/devices/keyed", "", keyed.Auth.PrimaryKey, -time.Hour)}, signet.TokenExpired},
+		"another device's token":            {hub.Credentials{DeviceID: "keyed", Token: token("first.test/devices/other", "", keyed.Auth.PrimaryKey, time.Hour)}, signet.TokenAudience},
+		"another hub's token":               {hub.Credentials{DeviceID: "keyed", Token: token("second.test/devices/keyed", "", keyed.Auth.PrimaryKey, time.Hour)}, signet.TokenAudience},
+		"a token by another key":            {hub.Credentials{DeviceID: "keyed", Token: token("first.test/devices/keyed", "", policy("device"), time.Hour)}, signet.TokenSignature},
+		"rubbish for a token":               {hub.Credentials{DeviceID: "keyed", Token: "rubbish"}, signet.TokenMalformed},
+	} {
+		s, err := h.connect(c.Credentials)
+		if got := signet.CodeOf(err); got != c.want {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+			continue
+		}
+		if err == nil {
+			if p := s.Principal(); p.Hub != "first" || p.DeviceID != c.DeviceID || p.ModuleID != c.ModuleID {
+				t.Errorf("%s: %+v", name, p)
+			}
+			s.Close()
+			continue
+		}
+		// The refusal leads to its verdict.
+		e := signet.AsError(err)
+		tenant := "first"
+		if c.Host == "second.test" {
+			tenant = "second"
+		} else if c.want == signet.HubUnknown {
+			tenant = ""
+		}
+		vs, err := h.verdicts.List(t.Context(), authority.VerdictQuery{Hub: tenant, TrackingID: e.TrackingID, Limit: 1})
+		if err != nil || len(vs) != 1 || vs[0].Code != c.want {
+			t.Errorf("%s: verdicts %+v %v", name, vs, err)
+		}
+	}
+	if n := h.hub.Sessions(""); n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
+
+// TestCut: what a session rests on goes, and the session with it, before the
+// caller of the change is answered.
+func TestCut(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*house, signet.CACertificate, signet.Identity) error
+		want   signet.Code
+	}{
+		"the CA is deleted": {func(h *house, ca signet.CACertificate, _ signet.Identity) error {
+			return h.authority.Delete(h.t.Context(), "first", ca.Name, ca.ETag)
+		}, signet.ChainUntrusted},
+		"the device is disabled": {func(h *house, _ signet.CACertificate, i signet.Identity) error {
+			i.Status = signet.Disabled
+			_, err := h.registry.Replace(h.t.Context(), i, i.ETag)
+			return err
+		}, signet.IdentityDisabled},
+		"the device is deleted": {func(h *house, _ signet.CACertificate, i signet.Identity) error {
+			return h.registry.Delete(h.t.Context(), "first", i.DeviceID, "", "*")
+		}, signet.IdentityUnknown},
+		"the type is changed": {func(h *house, _ signet.CACertificate, i signet.Identity) error {
+			i.Auth = signet.Authentication{Type: signet.AuthSAS}
+			_, err := h.registry.Replace(h.t.Context(), i, "*")
+			return err
+		}, signet.IdentityAuthType},
+		"the hub is deleted": {func(h *house, _ signet.CACertificate, _ signet.Identity) error {
+			return h.registry.DeleteHub(h.t.Context(), "first")
+		}, signet.HubUnknown},
+		"nothing that matters": {func(h *house, _ signet.CACertificate, i signet.Identity) error {
+			i.StatusReason = "inspected"
+			_, err := h.registry.Replace(h.t.Context(), i, "*")
+			return err
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			root := hubtest.NewCA(t, "Root")
+			ca := h.trust("first", root)
+			i := h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+			bystander := h.device(signet.Identity{DeviceID: "bystander"})
+			var woken atomic.Int32
+			s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}, func() { woken.Add(1) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, _ := signet.SignSAS("first.test/devices/bystander", "", bystander.Auth.PrimaryKey, h.now.Add(time.Hour))
+			other, err := h.connect(hub.Credentials{DeviceID: "bystander", Token: text})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.change(h, ca, i); err != nil {
+				t.Fatal(err)
+			}
+			if got := signet.CodeOf(s.Ended()); got != c.want || (woken.Load() == 1) != (c.want != "") {
+				t.Errorf("ended with %v, woken %d times", s.Ended(), woken.Load())
+			}
+			if other.Ended() != nil && c.want != signet.HubUnknown {
+				t.Errorf("the bystander ended: %v", other.Ended())
+			}
+			if c.want != "" {
+				s.Send(t.Context(), &signet.Message{}, func(err error) {
+					if err == nil {
+						t.Error("a session that has ended took a message")
+					}
+				})
+			}
+		})
+	}
+}
+
+// TestNewKeys: a session by token ends with the keys that signed it; one by
+// thumbprint with the thumbprint, of either kind.
+func TestNewKeys(t *testing.T) {
+	h := newHouse(t)
+	keyed := h.device(signet.Identity{DeviceID: "keyed"})
+	text, _ := signet.SignSAS("first.test/devices/keyed", "", keyed.Auth.PrimaryKey, h.now.Add(time.Hour))
+	s, err := h.connect(hub.Credentials{DeviceID: "keyed", Token: text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Expires().Before(h.now.Add(time.Hour)) {
+		t.Errorf("expires %v", s.Expires())
+	}
+	keyed.StatusReason = "seen"
+	if _, err := h.registry.Replace(t.Context(), keyed, "*"); err != nil || s.Ended() != nil {
+		t.Fatal(err, s.Ended())
+	}
+	keyed.Auth.PrimaryKey, keyed.Auth.SecondaryKey = "", ""
+	if _, err := h.registry.Replace(t.Context(), keyed, "*"); err != nil || signet.CodeOf(s.Ended()) != signet.TokenSignature {
+		t.Fatal(err, s.Ended())
+	}
+
+	ca := hubtest.NewCA(t, "Self")
+	for _, sha1Kind := range []bool{true, false} {
+		pair := ca.Device(t, fmt.Sprint("thumb-", sha1Kind))
+		thumbprint := fmt.Sprintf("%X", sha1.Sum(pair.Certificate[0]))
+		if !sha1Kind {
+			thumbprint = hex.EncodeToString(sha256Of(pair.Certificate[0]))
+		}
+		i := h.device(signet.Identity{DeviceID: fmt.Sprint("thumb-", sha1Kind), Auth: signet.Authentication{Type: signet.AuthSelfSigned, PrimaryThumbprint: thumbprint}})
+		s, err := h.connect(hub.Credentials{DeviceID: i.DeviceID, Chain: presented(t, pair)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		i.StatusReason = "seen"
+		if _, err := h.registry.Replace(t.Context(), i, "*"); err != nil || s.Ended() != nil {
+			t.Fatal(err, s.Ended())
+		}
+		i.Auth.PrimaryThumbprint = thumbprint[:len(thumbprint)-2] + "00"
+		if _, err := h.registry.Replace(t.Context(), i, "*"); err != nil || signet.CodeOf(s.Ended()) != signet.IdentityThumbprint {
+			t.Fatal(err, s.Ended())
+		}
+	}
+}
+
+func TestTakeOver(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	h.trust("first", root)
+	h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	chain := presented(t, root.Device(t, "d"))
+	first, err := h.connect(hub.Credentials{DeviceID: "d", Chain: chain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := h.connect(hub.Credentials{DeviceID: "d", Chain: chain})
+	if err != nil || signet.CodeOf(first.Ended()) != signet.SessionTakenOver || second.Ended() != nil {
+		t.Fatal(err, first.Ended(), second.Ended())
+	}
+	first.Close() // too late, and no harm to the second
+	if !h.hub.Connected("first", "d", "") || h.hub.Sessions("first") != 1 {
+		t.Error("the second is not connected")
+	}
+	// A refused attempt does not oust it.
+	if _, err := h.connect(hub.Credentials{DeviceID: "d", Chain: presented(t, root.Device(t, "e"))}); err == nil || second.Ended() != nil {
+		t.Error(err, second.Ended())
+	}
+	second.Close()
+	if h.hub.Connected("first", "d", "") {
+		t.Error("still connected")
+	}
+}
+
+func TestSend(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	h.trust("first", root)
+	i := h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	s, err := h.connect(hub.Credentials{DeviceID: "d", Chain: presented(t, root.Device(t, "d"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(m *signet.Message) (err error) {
+		s.Send(t.Context(), m, func(e error) { err = e })
+		return err
+	}
+	// What a door hands over cannot claim to be from elsewhere.
+	if err := send(&signet.Message{Hub: "second", DeviceID: "e", AuthMethod: "none", Body: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	m := h.messages.kept[0]
+	if m.Hub != "first" || m.DeviceID != "d" || m.GenerationID != i.GenerationID || m.Source != signet.SourceTelemetry ||
+		m.AuthMethod != `{"scope":"device","type":"x509Certificate","issuer":"external","acceptingIpFilterRule":null}` {
+		t.Errorf("%+v", m)
+	}
+	if err := send(&signet.Message{Body: make([]byte, signet.MaxMessageSize)}); err != nil {
+		t.Error(err)
+	}
+	if err := send(&signet.Message{Body: make([]byte, signet.MaxMessageSize+1)}); signet.CodeOf(err) != signet.LimitMessageSize {
+		t.Error(err)
+	}
+	h.messages.err = errors.New("disk full")
+	if err := send(&signet.Message{}); err == nil {
+		t.Error("acknowledged, and not kept")
+	}
+}
+
+// TestConnectRacesChange: whatever the order in which a connect and the removal
+// of its CA or its identity run, no session survives that should not be.
+func TestConnectRacesChange(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	for n := range 200 {
+		ca := h.trust("first", root)
+		i := h.device(signet.Identity{DeviceID: fmt.Sprint("d", n), Auth: byCA})
+		chain := presented(t, root.Device(t, i.DeviceID))
+		var s *hub.Session
+		var wg sync.WaitGroup
+		wg.Go(func() { s, _ = h.connect(hub.Credentials{DeviceID: i.DeviceID, Chain: chain}) })
+		wg.Go(func() {
+			if n%2 == 0 {
+				h.authority.Delete(context.Background(), "first", ca.Name, "*")
+			} else {
+				h.registry.Delete(context.Background(), "first", i.DeviceID, "", "*")
+			}
+		})
+		wg.Wait()
+		if s != nil && s.Ended() == nil {
+			t.Fatalf("round %d: a session survived", n)
+		}
+		h.authority.Delete(context.Background(), "first", ca.Name, "*")
+	}
+}
+
+// TestStoreFault: a store that cannot be read lets nobody in, and does not keep
+// anybody in whose identity has changed.
+func TestStoreFault(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	h.trust("first", root)
+	i := h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	s, err := h.connect(hub.Credentials{DeviceID: "d", Chain: presented(t, root.Device(t, "d"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.store.Before = func(operation string) error {
+		if operation == "Identity" {
+			return memstore.ErrFault
+		}
+		return nil
+	}
+	if _, err := h.connect(hub.Credentials{DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}); signet.CodeOf(err) != signet.Internal {
+		t.Error(err)
+	}
+	h.hub.Apply(signet.Change{Hub: "first", DeviceID: i.DeviceID})
+	if s.Ended() == nil {
+		t.Error("a session whose identity cannot be read lives on")
+	}
+}
+
+func sha256Of(der []byte) []byte {
+	sum := sha256.Sum256(der)
+	return sum[:]
+}

@@ -1,0 +1,298 @@
+// Package memstore is the fake of the keepers' stores: in memory, and able to
+// fail before or after a write has been kept.
+package memstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/registry"
+)
+
+// Store serves registry.Store, authority.Store and authority.VerdictStore.
+type Store struct {
+	// Before and After are asked at each operation, by the method's name; what
+	// they return is what the caller gets. Before keeps the write from
+	// happening; After lets it happen: the outcome that a caller cannot know.
+	Before, After func(operation string) error
+
+	mu         sync.Mutex
+	hubs       map[string]signet.Hub
+	identities map[[3]string]signet.Identity
+	cas        map[[2]string]signet.CACertificate
+	verdicts   map[string]signet.Verdict
+}
+
+var (
+	_ registry.Store         = (*Store)(nil)
+	_ authority.Store        = (*Store)(nil)
+	_ authority.VerdictStore = (*Store)(nil)
+)
+
+// ErrFault is a failure of the machine, for Before and After.
+var ErrFault = errors.New("the disk is on fire")
+
+// New makes an empty Store.
+func New() *Store {
+	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{},
+		cas: map[[2]string]signet.CACertificate{}, verdicts: map[string]signet.Verdict{}}
+}
+
+// do runs one operation between its faults.
+func (s *Store) do(operation string, f func() error) error {
+	if s.Before != nil {
+		if err := s.Before(operation); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	err := f()
+	s.mu.Unlock()
+	if err == nil && s.After != nil {
+		return s.After(operation)
+	}
+	return err
+}
+
+func sorted[K comparable, V any](m map[K]V, keep func(V) bool, by func(a, b V) int) []V {
+	var vs []V
+	for _, v := range m {
+		if keep(v) {
+			vs = append(vs, v)
+		}
+	}
+	slices.SortFunc(vs, by)
+	return vs
+}
+
+// Hubs lists the hubs by name.
+func (s *Store) Hubs(context.Context) (hs []signet.Hub, err error) {
+	err = s.do("Hubs", func() error {
+		hs = sorted(s.hubs, func(signet.Hub) bool { return true }, func(a, b signet.Hub) int { return cmp.Compare(a.Name, b.Name) })
+		return nil
+	})
+	return hs, err
+}
+
+// CreateHub adds a hub.
+func (s *Store) CreateHub(_ context.Context, h signet.Hub) error {
+	return s.do("CreateHub", func() error {
+		for _, other := range s.hubs {
+			if other.Name == h.Name || other.HostName == h.HostName {
+				return signet.ErrExists
+			}
+		}
+		s.hubs[h.Name] = h
+		return nil
+	})
+}
+
+// DeleteHub removes a hub and all that is its own.
+func (s *Store) DeleteHub(_ context.Context, name string) error {
+	return s.do("DeleteHub", func() error {
+		if _, ok := s.hubs[name]; !ok {
+			return signet.ErrNotFound
+		}
+		delete(s.hubs, name)
+		for k := range s.identities {
+			if k[0] == name {
+				delete(s.identities, k)
+			}
+		}
+		for k := range s.cas {
+			if k[0] == name {
+				delete(s.cas, k)
+			}
+		}
+		return nil
+	})
+}
+
+// Identity reads one.
+func (s *Store) Identity(_ context.Context, hub, device, module string) (i signet.Identity, err error) {
+	err = s.do("Identity", func() error {
+		var ok bool
+		if i, ok = s.identities[[3]string{hub, device, module}]; !ok {
+			return signet.ErrNotFound
+		}
+		return nil
+	})
+	return i, err
+}
+
+// Identities lists devices.
+func (s *Store) Identities(_ context.Context, hub, after string, limit int) (is []signet.Identity, err error) {
+	err = s.do("Identities", func() error {
+		is = sorted(s.identities, func(i signet.Identity) bool { return i.Hub == hub && i.ModuleID == "" && i.DeviceID > after },
+			func(a, b signet.Identity) int { return cmp.Compare(a.DeviceID, b.DeviceID) })
+		is = is[:min(limit, len(is))]
+		return nil
+	})
+	return is, err
+}
+
+// CreateIdentity adds one.
+func (s *Store) CreateIdentity(_ context.Context, i signet.Identity) error {
+	return s.do("CreateIdentity", func() error {
+		key := [3]string{i.Hub, i.DeviceID, i.ModuleID}
+		if _, ok := s.identities[key]; ok {
+			return signet.ErrExists
+		}
+		s.identities[key] = i
+		return nil
+	})
+}
+
+// ReplaceIdentity replaces one.
+func (s *Store) ReplaceIdentity(_ context.Context, i signet.Identity, etag string) error {
+	return s.do("ReplaceIdentity", func() error {
+		key := [3]string{i.Hub, i.DeviceID, i.ModuleID}
+		old, ok := s.identities[key]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		if etag != "*" && etag != old.ETag {
+			return signet.ErrStale
+		}
+		s.identities[key] = i
+		return nil
+	})
+}
+
+// DeleteIdentity removes one, and a device's modules.
+func (s *Store) DeleteIdentity(_ context.Context, hub, device, module, etag string) error {
+	return s.do("DeleteIdentity", func() error {
+		old, ok := s.identities[[3]string{hub, device, module}]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		if etag != "*" && etag != old.ETag {
+			return signet.ErrStale
+		}
+		for k := range s.identities {
+			if k[0] == hub && k[1] == device && (module == "" || k[2] == module) {
+				delete(s.identities, k)
+			}
+		}
+		return nil
+	})
+}
+
+// CountDevices counts.
+func (s *Store) CountDevices(_ context.Context, hub string) (total, enabled int64, err error) {
+	err = s.do("CountDevices", func() error {
+		for k, i := range s.identities {
+			if k[0] == hub && k[2] == "" {
+				total++
+				if i.Status == signet.Enabled {
+					enabled++
+				}
+			}
+		}
+		return nil
+	})
+	return total, enabled, err
+}
+
+// CAs lists certificates.
+func (s *Store) CAs(_ context.Context, hub string) (cs []signet.CACertificate, err error) {
+	err = s.do("CAs", func() error {
+		cs = sorted(s.cas, func(c signet.CACertificate) bool { return hub == "" || c.Hub == hub },
+			func(a, b signet.CACertificate) int { return cmp.Compare(a.Name, b.Name) })
+		return nil
+	})
+	return cs, err
+}
+
+// CA reads one certificate.
+func (s *Store) CA(_ context.Context, hub, name string) (c signet.CACertificate, err error) {
+	err = s.do("CA", func() error {
+		var ok bool
+		if c, ok = s.cas[caKey(hub, name)]; !ok {
+			return signet.ErrNotFound
+		}
+		return nil
+	})
+	return c, err
+}
+
+func caKey(hub, name string) [2]string { return [2]string{hub, strings.ToLower(name)} }
+
+// CreateCA adds a certificate.
+func (s *Store) CreateCA(_ context.Context, c signet.CACertificate) error {
+	return s.do("CreateCA", func() error {
+		if _, ok := s.cas[caKey(c.Hub, c.Name)]; ok {
+			return signet.ErrExists
+		}
+		s.cas[caKey(c.Hub, c.Name)] = c
+		return nil
+	})
+}
+
+// ReplaceCA replaces a certificate.
+func (s *Store) ReplaceCA(_ context.Context, c signet.CACertificate, etag string) error {
+	return s.do("ReplaceCA", func() error {
+		old, ok := s.cas[caKey(c.Hub, c.Name)]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		if etag != old.ETag {
+			return signet.ErrStale
+		}
+		s.cas[caKey(c.Hub, c.Name)] = c
+		return nil
+	})
+}
+
+// DeleteCA removes a certificate.
+func (s *Store) DeleteCA(_ context.Context, hub, name, etag string) error {
+	return s.do("DeleteCA", func() error {
+		old, ok := s.cas[caKey(hub, name)]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		if etag != old.ETag {
+			return signet.ErrStale
+		}
+		delete(s.cas, caKey(hub, name))
+		return nil
+	})
+}
+
+// SaveVerdicts adds or replaces verdicts.
+func (s *Store) SaveVerdicts(_ context.Context, vs []signet.Verdict, keep int) error {
+	return s.do("SaveVerdicts", func() error {
+		hubs := map[string]bool{}
+		for _, v := range vs {
+			s.verdicts[v.TrackingID] = v
+			hubs[v.Hub] = true
+		}
+		for hub := range hubs {
+			of := sorted(s.verdicts, func(v signet.Verdict) bool { return v.Hub == hub },
+				func(a, b signet.Verdict) int { return b.Time.Compare(a.Time) })
+			for _, v := range of[min(keep, len(of)):] {
+				delete(s.verdicts, v.TrackingID)
+			}
+		}
+		return nil
+	})
+}
+
+// Verdicts lists verdicts, newest first.
+func (s *Store) Verdicts(_ context.Context, q authority.VerdictQuery) (vs []signet.Verdict, err error) {
+	err = s.do("Verdicts", func() error {
+		vs = sorted(s.verdicts, func(v signet.Verdict) bool {
+			return v.Hub == q.Hub && (q.DeviceID == "" || v.DeviceID == q.DeviceID) &&
+				(q.TrackingID == "" || v.TrackingID == q.TrackingID) && !v.LastTime.Before(q.Since)
+		}, func(a, b signet.Verdict) int { return b.LastTime.Compare(a.LastTime) })
+		vs = vs[:min(q.Limit, len(vs))]
+		return nil
+	})
+	return vs, err
+}
