@@ -1,0 +1,178 @@
+package store_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+// TestMain stops the PostgreSQL that the tests have started.
+func TestMain(m *testing.M) {
+	if helper := os.Getenv("SIGNET_STORE_HELPER"); helper != "" {
+		helpers[helper]()
+		return
+	}
+	code := m.Run()
+	if stopPostgres != nil {
+		stopPostgres()
+	}
+	os.Exit(code)
+}
+
+var (
+	stopPostgres  func()
+	startedServer = sync.OnceValues(func() (string, error) {
+		server, stop, err := startPostgres()
+		stopPostgres = stop
+		return server, err
+	})
+	databases atomic.Int64
+)
+
+// postgresURL gives the URL of a new, empty database, at the server of
+// SIGNET_TEST_POSTGRES or else one made from the binaries on this machine.
+func postgresURL(t testing.TB) string {
+	t.Helper()
+	server := os.Getenv("SIGNET_TEST_POSTGRES")
+	if server == "" {
+		if postgresBinary("initdb") == "" {
+			t.Skip("no PostgreSQL: install the package postgresql, or set SIGNET_TEST_POSTGRES to the URL of a server")
+		}
+		var err error
+		if server, err = startedServer(); err != nil {
+			t.Fatalf("start PostgreSQL: %v", err)
+		}
+	}
+	admin, err := sql.Open("pgx", server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	name := fmt.Sprintf("signet_test_%d_%d", os.Getpid(), databases.Add(1))
+	// An order other than that of bytes, as databases of the field have it.
+	_, err = admin.Exec(`CREATE DATABASE ` + name + ` TEMPLATE template0 ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en' LOCALE 'C'`)
+	if err != nil {
+		if _, err = admin.Exec(`CREATE DATABASE ` + name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		admin, err := sql.Open("pgx", server)
+		if err != nil {
+			return
+		}
+		defer admin.Close()
+		if _, err := admin.Exec(`DROP DATABASE ` + name + ` WITH (FORCE)`); err != nil {
+			t.Errorf("drop the database of the test: %v", err)
+		}
+	})
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + name
+	return u.String()
+}
+
+func postgresBinary(name string) string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if len(found) > 0 {
+		return found[len(found)-1]
+	}
+	path, _ := exec.LookPath(name)
+	return path
+}
+
+// startPostgres makes a server in a temporary folder, reached by a Unix socket
+// there. It ends with this process, however that ends.
+func startPostgres() (server string, stop func(), err error) {
+	dir, err := os.MkdirTemp("", "signet-pg")
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(dir)
+		}
+	}()
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT}
+	if os.Getuid() == 0 { // PostgreSQL does not run as root
+		account, err := user.Lookup("postgres")
+		if err != nil {
+			if account, err = user.Lookup("nobody"); err != nil {
+				return "", nil, err
+			}
+		}
+		uid, _ := strconv.Atoi(account.Uid)
+		gid, _ := strconv.Atoi(account.Gid)
+		if err := os.Chown(dir, uid, gid); err != nil {
+			return "", nil, err
+		}
+		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	data := filepath.Join(dir, "data")
+	initdb := exec.Command(postgresBinary("initdb"), "-D", data, "-U", "signet", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	initdb.Dir, initdb.SysProcAttr = dir, attr
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+
+	postgres := exec.Command(postgresBinary("postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "lc_messages=C", "-F")
+	postgres.Dir, postgres.SysProcAttr = dir, attr
+	stderr, err := postgres.StderrPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	started, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		// Pdeathsig follows the thread that started the process.
+		runtime.LockOSThread()
+		defer close(ended)
+		if err := postgres.Start(); err != nil {
+			started <- err
+			return
+		}
+		ready, said := false, ""
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			if said += lines.Text() + "\n"; !ready && strings.Contains(lines.Text(), "ready to accept connections") {
+				ready = true
+				started <- nil
+			}
+			said = said[max(0, len(said)-4096):]
+		}
+		if err := postgres.Wait(); !ready {
+			started <- fmt.Errorf("postgres: %w\n%s", err, said)
+		}
+	}()
+	if err := <-started; err != nil {
+		return "", nil, err
+	}
+	return "postgres://signet@/postgres?host=" + url.QueryEscape(dir), func() {
+		_ = postgres.Process.Signal(syscall.SIGQUIT)
+		<-ended
+		_ = os.RemoveAll(dir)
+	}, nil
+}
+
+var background = context.Background()
+
+func openSQL(t testing.TB, driver, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, dsn)
+	ok(t, err)
+	t.Cleanup(func() { db.Close() })
+	return db
+}

@@ -1,0 +1,610 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/store"
+)
+
+// database is a kind of database at which the promises of the store are tried.
+type database struct {
+	name, driver string
+	dsn          func(testing.TB) string // of a new one
+	open         func(ctx context.Context, dsn string, o store.Options) (*store.Store, error)
+}
+
+var kinds = []database{
+	{"SQLite", "sqlite", func(t testing.TB) string { return filepath.Join(t.TempDir(), "signet #1?.db") }, store.OpenSQLite},
+	{"PostgreSQL", "pgx", postgresURL, store.OpenPostgres},
+}
+
+var quiet = store.Options{Logger: slog.New(slog.DiscardHandler)}
+
+// each runs f with an empty database of each kind.
+func each(t *testing.T, f func(t *testing.T, db database, dsn string)) {
+	for _, db := range kinds {
+		t.Run(db.name, func(t *testing.T) { f(t, db, db.dsn(t)) })
+	}
+}
+
+func (db database) mustOpen(t testing.TB, dsn string) *store.Store {
+	t.Helper()
+	s, err := db.open(t.Context(), dsn, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// The promises of registry.Store, authority.Store and authority.VerdictStore.
+// Each begins with the empty hubs "east" and "west".
+var promises = []struct {
+	name string
+	keep func(t *testing.T, s *store.Store)
+}{
+	{"a hub comes back as it went in, hubs by name", func(t *testing.T, s *store.Store) {
+		want := signet.Hub{Name: "centre", HostName: "centre.example.com", Created: at(5), Policies: []signet.Policy{
+			{Name: "service", PrimaryKey: "cA==", SecondaryKey: "cQ==", Rights: signet.ServiceConnect},
+			{Name: "iothubowner", PrimaryKey: "cg==", Rights: signet.RegistryRead | signet.RegistryWrite},
+		}}
+		ok(t, s.CreateHub(t.Context(), want))
+		hubs, err := s.Hubs(t.Context())
+		ok(t, err)
+		same(t, hubs, []signet.Hub{want, hub("east"), hub("west")})
+	}},
+	{"neither name nor host name of a hub is given twice", func(t *testing.T, s *store.Store) {
+		fails(t, s.CreateHub(t.Context(), signet.Hub{Name: "east", HostName: "other"}), signet.ErrExists)
+		fails(t, s.CreateHub(t.Context(), signet.Hub{Name: "other", HostName: "east.example.com",
+			Policies: []signet.Policy{{Name: "service"}}}), signet.ErrExists)
+		hubs, err := s.Hubs(t.Context())
+		ok(t, err)
+		same(t, hubs, []signet.Hub{hub("east"), hub("west")})
+	}},
+	{"an identity comes back as it went in", func(t *testing.T, s *store.Store) {
+		want := signet.Identity{Hub: "east", DeviceID: "a-:.%_*?!(),=@;$'Z", GenerationID: "638", ETag: "e1",
+			Status: signet.Disabled, StatusReason: "zurück; ‘DROP TABLE’ \" 漢", StatusUpdatedTime: at(2),
+			CreatedTime: at(1), EdgeDevice: true,
+			Auth: signet.Authentication{Type: signet.AuthSelfSigned, PrimaryThumbprint: "AA", SecondaryThumbprint: "bb"}}
+		module := signet.Identity{Hub: "east", DeviceID: want.DeviceID, ModuleID: "m", ETag: "e2", Status: signet.Enabled,
+			Auth: signet.Authentication{Type: signet.AuthSAS, PrimaryKey: "cA==", SecondaryKey: "cQ=="}} // both times are zero
+		for _, i := range []signet.Identity{want, module} {
+			ok(t, s.CreateIdentity(t.Context(), i))
+			got, err := s.Identity(t.Context(), i.Hub, i.DeviceID, i.ModuleID)
+			ok(t, err)
+			same(t, got, i)
+			i.StatusReason, i.ETag, i.EdgeDevice, i.Auth = "", "e3", !i.EdgeDevice, signet.Authentication{Type: signet.AuthCA}
+			i.GenerationID, i.Status, i.CreatedTime, i.StatusUpdatedTime = "639", signet.Enabled, at(3), at(4)
+			ok(t, s.ReplaceIdentity(t.Context(), i, "*"))
+			got, err = s.Identity(t.Context(), i.Hub, i.DeviceID, i.ModuleID)
+			ok(t, err)
+			same(t, got, i)
+		}
+	}},
+	{"an identity is created once, and per hub; IDs differ by case", func(t *testing.T, s *store.Store) {
+		ok(t, s.CreateIdentity(t.Context(), device("east", "d")))
+		fails(t, s.CreateIdentity(t.Context(), device("east", "d")), signet.ErrExists)
+		_, err := s.Identity(t.Context(), "west", "d", "")
+		fails(t, err, signet.ErrNotFound)
+		ok(t, s.CreateIdentity(t.Context(), device("west", "d")))
+		ok(t, s.CreateIdentity(t.Context(), device("east", "D")))
+		_, err = s.Identity(t.Context(), "east", "d", "m")
+		fails(t, err, signet.ErrNotFound)
+	}},
+	{"an identity needs its hub, a module its device", func(t *testing.T, s *store.Store) {
+		fails(t, s.CreateIdentity(t.Context(), device("north", "d")), signet.ErrNotFound)
+		fails(t, s.CreateIdentity(t.Context(), module("east", "d", "m")), signet.ErrNotFound)
+		ok(t, s.CreateIdentity(t.Context(), device("west", "d")))
+		fails(t, s.CreateIdentity(t.Context(), module("east", "d", "m")), signet.ErrNotFound)
+	}},
+	{"an identity is replaced if its ETag is the one given", func(t *testing.T, s *store.Store) {
+		old := device("east", "d")
+		fails(t, s.ReplaceIdentity(t.Context(), old, old.ETag), signet.ErrNotFound)
+		fails(t, s.ReplaceIdentity(t.Context(), old, "*"), signet.ErrNotFound)
+		ok(t, s.CreateIdentity(t.Context(), old))
+		newer := old
+		newer.ETag, newer.StatusReason = "e2", "newer"
+		for _, etag := range []string{"e2", "", "E1", "%", "e1\x00", "\xff"} {
+			fails(t, s.ReplaceIdentity(t.Context(), newer, etag), signet.ErrStale)
+		}
+		ok(t, s.ReplaceIdentity(t.Context(), newer, old.ETag))
+		fails(t, s.ReplaceIdentity(t.Context(), old, old.ETag), signet.ErrStale)
+		got, err := s.Identity(t.Context(), "east", "d", "")
+		ok(t, err)
+		same(t, got, newer)
+	}},
+	{"an identity is deleted if its ETag is the one given, a device with its modules", func(t *testing.T, s *store.Store) {
+		for _, h := range []string{"east", "west"} {
+			ok(t, s.CreateIdentity(t.Context(), device(h, "d")))
+			ok(t, s.CreateIdentity(t.Context(), module(h, "d", "m1")))
+			ok(t, s.CreateIdentity(t.Context(), module(h, "d", "m2")))
+		}
+		fails(t, s.DeleteIdentity(t.Context(), "east", "other", "", "*"), signet.ErrNotFound)
+		fails(t, s.DeleteIdentity(t.Context(), "east", "d", "", "e9"), signet.ErrStale)
+		fails(t, s.DeleteIdentity(t.Context(), "east", "d", "", ""), signet.ErrStale)
+		ok(t, s.DeleteIdentity(t.Context(), "east", "d", "m1", "e1"))
+		_, err := s.Identity(t.Context(), "east", "d", "m2")
+		ok(t, err)
+		ok(t, s.DeleteIdentity(t.Context(), "east", "d", "", "*"))
+		_, err = s.Identity(t.Context(), "east", "d", "m2")
+		fails(t, err, signet.ErrNotFound)
+		_, err = s.Identity(t.Context(), "west", "d", "m2")
+		ok(t, err)
+		ok(t, s.CreateIdentity(t.Context(), device("east", "d")))
+		_, err = s.Identity(t.Context(), "east", "d", "m2")
+		fails(t, err, signet.ErrNotFound)
+	}},
+	{"devices are listed in byte order, page by page", func(t *testing.T, s *store.Store) {
+		ids := []string{"b", "a", "B", "a.b", "a-b", "ab", "A", "10", "2", "_", "é"}
+		for _, id := range ids {
+			ok(t, s.CreateIdentity(t.Context(), device("east", id)))
+			ok(t, s.CreateIdentity(t.Context(), module("east", id, "m")))
+			ok(t, s.CreateIdentity(t.Context(), device("west", id+"-west")))
+		}
+		slices.Sort(ids)
+		var got []string
+		for after := ""; ; {
+			page, err := s.Identities(t.Context(), "east", after, 3)
+			ok(t, err)
+			if len(page) == 0 {
+				break
+			}
+			for _, i := range page {
+				got = append(got, i.Name())
+				after = i.DeviceID
+			}
+		}
+		same(t, got, ids)
+		page, err := s.Identities(t.Context(), "east", "", 0)
+		ok(t, err)
+		same(t, len(page), 0)
+	}},
+	{"devices are counted, modules are not", func(t *testing.T, s *store.Store) {
+		for _, id := range []string{"1", "2", "3"} {
+			i := device("east", id)
+			if id == "2" {
+				i.Status = signet.Disabled
+			}
+			ok(t, s.CreateIdentity(t.Context(), i))
+			ok(t, s.CreateIdentity(t.Context(), module("east", id, "m")))
+		}
+		for h, want := range map[string][2]int64{"east": {3, 2}, "west": {0, 0}, "north": {0, 0}} {
+			total, enabled, err := s.CountDevices(t.Context(), h)
+			ok(t, err)
+			same(t, [2]int64{total, enabled}, want)
+		}
+	}},
+	{"a CA certificate comes back as it went in, found in any case", func(t *testing.T, s *store.Store) {
+		want := ca("east", "Root.1")
+		ok(t, s.CreateCA(t.Context(), want))
+		fails(t, s.CreateCA(t.Context(), ca("east", "ROOT.1")), signet.ErrExists)
+		fails(t, s.CreateCA(t.Context(), ca("north", "root.1")), signet.ErrNotFound)
+		got, err := s.CA(t.Context(), "east", "rOOT.1")
+		ok(t, err)
+		same(t, got, want)
+		_, err = s.CA(t.Context(), "west", "Root.1")
+		fails(t, err, signet.ErrNotFound)
+
+		newer := want
+		newer.Name, newer.ETag, newer.Verified, newer.VerificationCode = "root.1", "e2", false, ""
+		newer.DER, newer.Subject, newer.Thumbprint = []byte{0x30, 9}, "CN=newer", "CC"
+		newer.NotBefore, newer.NotAfter, newer.Updated = at(20), at(21), at(22)
+		fails(t, s.ReplaceCA(t.Context(), newer, "e2"), signet.ErrStale)
+		ok(t, s.ReplaceCA(t.Context(), newer, "e1"))
+		got, err = s.CA(t.Context(), "east", "Root.1")
+		ok(t, err)
+		newer.Name = "Root.1" // as first given
+		same(t, got, newer)
+	}},
+	{"a CA certificate is deleted if its ETag is the one given", func(t *testing.T, s *store.Store) {
+		c := ca("east", "Root")
+		fails(t, s.DeleteCA(t.Context(), "east", "Root", "e1"), signet.ErrNotFound)
+		fails(t, s.ReplaceCA(t.Context(), c, "e1"), signet.ErrNotFound)
+		ok(t, s.CreateCA(t.Context(), c))
+		fails(t, s.DeleteCA(t.Context(), "east", "Root", "e2"), signet.ErrStale)
+		fails(t, s.DeleteCA(t.Context(), "west", "Root", "e1"), signet.ErrNotFound)
+		ok(t, s.DeleteCA(t.Context(), "east", "ROOT", "e1"))
+		fails(t, s.DeleteCA(t.Context(), "east", "Root", "e1"), signet.ErrNotFound)
+	}},
+	{"CA certificates are listed by name, of one hub or of all", func(t *testing.T, s *store.Store) {
+		for _, c := range []signet.CACertificate{ca("west", "b"), ca("east", "b"), ca("west", "A"), ca("east", "C")} {
+			ok(t, s.CreateCA(t.Context(), c))
+		}
+		for h, want := range map[string]string{"": "east/b east/C west/A west/b", "west": "west/A west/b", "north": ""} {
+			all, err := s.CAs(t.Context(), h)
+			ok(t, err)
+			var got []string
+			for _, c := range all {
+				got = append(got, c.Hub+"/"+c.Name)
+			}
+			same(t, strings.Join(got, " "), want)
+		}
+	}},
+	{"verdicts are listed newest first, and found by hub, device, time and tracking ID", func(t *testing.T, s *store.Store) {
+		all := []signet.Verdict{verdict("east", "d1", "T1", 1), verdict("east", "d2", "T2", 2), verdict("east", "d1", "T3", 3),
+			verdict("east", "d1", "T4", 3), verdict("west", "d1", "T5", 4), verdict("", "d1", "T6", 5)}
+		ok(t, s.SaveVerdicts(t.Context(), all, 100))
+		ok(t, s.SaveVerdicts(t.Context(), nil, 100))
+		for _, c := range []struct {
+			query authority.VerdictQuery
+			want  string
+		}{
+			{authority.VerdictQuery{Hub: "east", Limit: 9}, "T4 T3 T2 T1"},
+			{authority.VerdictQuery{Hub: "east", Limit: 2}, "T4 T3"},
+			{authority.VerdictQuery{Hub: "east"}, ""},
+			{authority.VerdictQuery{Hub: "", Limit: 9}, "T6"},
+			{authority.VerdictQuery{Hub: "east", DeviceID: "d1", Limit: 9}, "T4 T3 T1"},
+			{authority.VerdictQuery{Hub: "east", DeviceID: "d1", Since: at(2), Limit: 9}, "T4 T3"},
+			{authority.VerdictQuery{Hub: "east", Since: at(2), Limit: 9}, "T4 T3 T2"},
+			{authority.VerdictQuery{Hub: "east", TrackingID: "T2", Limit: 9}, "T2"},
+			{authority.VerdictQuery{Hub: "east", DeviceID: "d1", TrackingID: "T2", Limit: 9}, ""},
+			{authority.VerdictQuery{Hub: "west", TrackingID: "T2", Limit: 9}, ""},
+		} {
+			same(t, fmt.Sprint(c.query, trackingIDs(t, s, c.query)), fmt.Sprint(c.query, c.want))
+		}
+	}},
+	{"a verdict comes back as it went in, and is replaced by one of the same tracking ID", func(t *testing.T, s *store.Store) {
+		v := verdict("east", "d", "T1", 1)
+		v.Error = *signet.Refuse(signet.CertExpired, "It is over.").At("notAfter", "later", "\"<&>\"").
+			Of(&signet.CertificateRef{Index: 1, Subject: "CN=x", Serial: "01", NotAfter: at(0)})
+		v.TrackingID, v.Step, v.Door, v.Remote, v.ModuleID = "T1", signet.StepPath, signet.DoorMQTT, "192.0.2.1", "m"
+		v.Chain = []string{"aa", "bb"}
+		for range 2 {
+			v.Count++
+			v.LastTime = v.LastTime.Add(time.Millisecond)
+			ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{v}, 100))
+			got, err := s.Verdicts(t.Context(), authority.VerdictQuery{Hub: "east", Limit: 9})
+			ok(t, err)
+			same(t, got, []signet.Verdict{v})
+		}
+	}},
+	{"of each hub only the newest verdicts are kept", func(t *testing.T, s *store.Store) {
+		for n := range 20 {
+			ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{
+				verdict("east", "d", fmt.Sprintf("E%02d", n), n), verdict("", "d", fmt.Sprintf("N%02d", n), 100-n)}, 3))
+		}
+		ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{verdict("west", "d", "W", 0)}, 3))
+		same(t, trackingIDs(t, s, authority.VerdictQuery{Hub: "east", Limit: 9}), "E19 E18 E17")
+		same(t, trackingIDs(t, s, authority.VerdictQuery{Hub: "", Limit: 9}), "N00 N01 N02")
+		same(t, trackingIDs(t, s, authority.VerdictQuery{Hub: "west", Limit: 9}), "W")
+	}},
+	{"with a hub goes all that bears its name, and nothing comes after", func(t *testing.T, s *store.Store) {
+		for _, h := range []string{"east", "west"} {
+			ok(t, s.CreateIdentity(t.Context(), device(h, "d")))
+			ok(t, s.CreateIdentity(t.Context(), module(h, "d", "m")))
+			ok(t, s.CreateCA(t.Context(), ca(h, "Root")))
+			ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{verdict(h, "d", "T", 1)}, 9))
+		}
+		ok(t, s.DeleteHub(t.Context(), "east"))
+		fails(t, s.DeleteHub(t.Context(), "east"), signet.ErrNotFound)
+		ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{verdict("east", "d", "Late", 2), verdict("west", "d", "T2", 2)}, 9))
+		ok(t, s.CreateHub(t.Context(), hub("east")))
+		for h, want := range map[string]string{"east": "0 0 0 ", "west": "1 1 1 T2 T"} {
+			total, _, err := s.CountDevices(t.Context(), h)
+			ok(t, err)
+			modules := 0
+			if _, err := s.Identity(t.Context(), h, "d", "m"); err == nil {
+				modules = 1
+			}
+			cas, err := s.CAs(t.Context(), h)
+			ok(t, err)
+			same(t, fmt.Sprint(total, modules, len(cas), " ", trackingIDs(t, s, authority.VerdictQuery{Hub: h, Limit: 9})), want)
+		}
+	}},
+	{"text that not every database holds is refused, and is nobody's key", func(t *testing.T, s *store.Store) {
+		for _, bad := range []string{"a\x00b", "a\xffb"} {
+			i, c := device("east", "d"), ca("east", "Root")
+			i.StatusReason, c.Subject = bad, bad
+			for _, err := range []error{
+				s.CreateIdentity(t.Context(), i), s.ReplaceIdentity(t.Context(), i, "*"), s.CreateIdentity(t.Context(), device("east", bad)),
+				s.CreateCA(t.Context(), c), s.ReplaceCA(t.Context(), c, "e1"), s.CreateHub(t.Context(), signet.Hub{Name: "n", HostName: bad}),
+			} {
+				same(t, signet.CodeOf(err), signet.RequestMalformed)
+			}
+			_, err := s.Identity(t.Context(), "east", bad, "")
+			fails(t, err, signet.ErrNotFound)
+			_, err = s.CA(t.Context(), "east", bad)
+			fails(t, err, signet.ErrNotFound)
+			fails(t, s.DeleteIdentity(t.Context(), "east", "d", bad, "*"), signet.ErrNotFound)
+			fails(t, s.DeleteCA(t.Context(), "east", bad, "e1"), signet.ErrNotFound)
+			fails(t, s.DeleteHub(t.Context(), bad), signet.ErrNotFound)
+			_, err = s.CAs(t.Context(), bad)
+			ok(t, err)
+			_, _, err = s.CountDevices(t.Context(), bad)
+			ok(t, err)
+			// A verdict tells of strangers, and must not be lost by what they wrote.
+			v := verdict("", bad, "T-"+bad, 1)
+			v.Actual = bad
+			ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{v}, 9))
+			got, err := s.Verdicts(t.Context(), authority.VerdictQuery{DeviceID: bad, TrackingID: "T-" + bad, Limit: 1})
+			ok(t, err)
+			same(t, len(got), 1)
+		}
+	}},
+	{"of many that create one identity, one does", func(t *testing.T, s *store.Store) {
+		var errs []error
+		for _, err := range together(16, func(int) error { return s.CreateIdentity(t.Context(), device("east", "d")) }) {
+			if err != nil {
+				errs = append(errs, err)
+				fails(t, err, signet.ErrExists)
+			}
+		}
+		same(t, len(errs), 15)
+	}},
+	{"of many that replace by one ETag, one does", func(t *testing.T, s *store.Store) {
+		ok(t, s.CreateIdentity(t.Context(), device("east", "d")))
+		ok(t, s.CreateCA(t.Context(), ca("east", "Root")))
+		for name, replace := range map[string]func(etag string) error{
+			"identity": func(etag string) error {
+				i := device("east", "d")
+				i.ETag = etag
+				return s.ReplaceIdentity(t.Context(), i, "e1")
+			},
+			"certificate": func(etag string) error {
+				c := ca("east", "root")
+				c.ETag = etag
+				return s.ReplaceCA(t.Context(), c, "e1")
+			},
+		} {
+			won := 0
+			for _, err := range together(16, func(n int) error { return replace(fmt.Sprintf("n%d", n)) }) {
+				if err == nil {
+					won++
+				} else {
+					fails(t, err, signet.ErrStale)
+				}
+			}
+			same(t, fmt.Sprint(name, won), fmt.Sprint(name, 1))
+		}
+	}},
+	{"a device that goes while modules come leaves none behind", func(t *testing.T, s *store.Store) {
+		for round := range 10 {
+			id := fmt.Sprintf("d%d", round)
+			ok(t, s.CreateIdentity(t.Context(), device("east", id)))
+			for n, err := range together(8, func(n int) error {
+				if n == 4 {
+					return s.DeleteIdentity(t.Context(), "east", id, "", "*")
+				}
+				return s.CreateIdentity(t.Context(), module("east", id, fmt.Sprintf("m%d", n)))
+			}) {
+				if n == 4 || !errors.Is(err, signet.ErrNotFound) {
+					ok(t, err)
+				}
+				_, err = s.Identity(t.Context(), "east", id, fmt.Sprintf("m%d", n))
+				fails(t, err, signet.ErrNotFound)
+			}
+		}
+	}},
+	{"a hub that goes while all kinds of things come leaves nothing behind", func(t *testing.T, s *store.Store) {
+		for range 10 {
+			errs := together(10, func(n int) error {
+				id := fmt.Sprintf("d%d", n)
+				switch n % 5 {
+				case 0:
+					return s.CreateIdentity(t.Context(), device("east", id))
+				case 1:
+					return s.CreateCA(t.Context(), ca("east", id))
+				case 2:
+					return s.SaveVerdicts(t.Context(), []signet.Verdict{verdict("east", id, id, 1), verdict("west", id, id, 1)}, 9)
+				case 3:
+					return s.CreateIdentity(t.Context(), module("east", fmt.Sprintf("d%d", n-3), "m"))
+				}
+				return s.DeleteHub(t.Context(), "east")
+			})
+			for _, err := range errs {
+				if !errors.Is(err, signet.ErrNotFound) {
+					ok(t, err)
+				}
+			}
+			ok(t, s.CreateHub(t.Context(), hub("east")))
+			total, _, err := s.CountDevices(t.Context(), "east")
+			ok(t, err)
+			cas, err := s.CAs(t.Context(), "east")
+			ok(t, err)
+			same(t, fmt.Sprint(total, len(cas), trackingIDs(t, s, authority.VerdictQuery{Hub: "east", Limit: 9})), "0 0")
+		}
+	}},
+	{"a caller who has given up changes nothing", func(t *testing.T, s *store.Store) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		fails(t, s.CreateIdentity(ctx, device("east", "d")), context.Canceled)
+		_, err := s.Identity(ctx, "east", "d", "")
+		fails(t, err, context.Canceled)
+		_, err = s.Identity(t.Context(), "east", "d", "")
+		fails(t, err, signet.ErrNotFound)
+	}},
+}
+
+func TestPromises(t *testing.T) {
+	for _, db := range kinds {
+		t.Run(db.name, func(t *testing.T) {
+			for _, p := range promises {
+				t.Run(p.name, func(t *testing.T) {
+					s := db.mustOpen(t, db.dsn(t))
+					for _, h := range []string{"west", "east"} {
+						ok(t, s.CreateHub(t.Context(), hub(h)))
+					}
+					p.keep(t, s)
+					ok(t, s.Ping(t.Context()))
+				})
+			}
+		})
+	}
+}
+
+func TestReopen(t *testing.T) {
+	each(t, func(t *testing.T, db database, dsn string) {
+		s := db.mustOpen(t, dsn)
+		ok(t, s.CreateHub(t.Context(), hub("east")))
+		ok(t, s.CreateIdentity(t.Context(), device("east", "d")))
+		ok(t, s.Close())
+		ok(t, s.Close())
+		for _, err := range []error{s.Ping(t.Context()), s.CreateIdentity(t.Context(), device("east", "late"))} {
+			if err == nil {
+				t.Error("a closed store answers")
+			}
+		}
+		s = db.mustOpen(t, dsn)
+		got, err := s.Identity(t.Context(), "east", "d", "")
+		ok(t, err)
+		same(t, got, device("east", "d"))
+		_, err = s.Identity(t.Context(), "east", "late", "")
+		fails(t, err, signet.ErrNotFound)
+	})
+}
+
+// Close answers everyone who has asked, with success only for what is on disk.
+func TestCloseUnderLoad(t *testing.T) {
+	each(t, func(t *testing.T, db database, dsn string) {
+		s := db.mustOpen(t, dsn)
+		ok(t, s.CreateHub(t.Context(), hub("east")))
+		errs := together(50, func(n int) error {
+			if n == 25 {
+				return s.Close()
+			}
+			return s.CreateIdentity(t.Context(), device("east", fmt.Sprintf("d%02d", n)))
+		})
+		ok(t, errs[25])
+		s = db.mustOpen(t, dsn)
+		for n, err := range errs {
+			if _, lost := s.Identity(t.Context(), "east", fmt.Sprintf("d%02d", n), ""); n != 25 && err == nil {
+				ok(t, lost)
+			}
+		}
+	})
+}
+
+func TestNewerSchema(t *testing.T) {
+	each(t, func(t *testing.T, db database, dsn string) {
+		ok(t, db.mustOpen(t, dsn).Close())
+		target := dsn
+		if db.driver == "sqlite" {
+			target = sqliteURL(dsn)
+		}
+		behind := openSQL(t, db.driver, target)
+		for _, statement := range []string{`UPDATE schema_version SET version = 99`, `DROP TABLE verdict`} {
+			_, err := behind.Exec(statement)
+			ok(t, err)
+		}
+		_, err := db.open(t.Context(), dsn, quiet)
+		same(t, signet.CodeOf(err), signet.Unavailable)
+		if err == nil || !strings.Contains(err.Error(), "version 99;") || !strings.Contains(err.Error(), "up to version 1.") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("not one line with both versions: %v", err)
+		}
+		_, err = behind.Exec(`CREATE TABLE verdict (x TEXT)`) // it was not made again
+		ok(t, err)
+	})
+}
+
+// Servers that start together on a new database make its tables once.
+func TestOpenTogether(t *testing.T) {
+	dsn := postgresURL(t)
+	for _, err := range together(4, func(int) error {
+		s, err := store.OpenPostgres(t.Context(), dsn, quiet)
+		if err != nil {
+			return err
+		}
+		return errors.Join(s.Ping(t.Context()), s.Close())
+	}) {
+		ok(t, err)
+	}
+}
+
+func TestPasswordStaysSecret(t *testing.T) {
+	for _, url := range []string{
+		"postgres://signet:s3cret@127.0.0.1:1/signet?connect_timeout=1", "postgres://signet:s3cret@127.0.0.1:port/signet",
+		"host=127.0.0.1 port=1 password=s3cret sslmode=nonsense", "postgres://signet:s3cret@%zz/signet",
+	} {
+		_, err := store.OpenPostgres(t.Context(), url, quiet)
+		if err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// together runs f(0) … f(n-1) at the same time and gives what they return.
+func together(n int, f func(int) error) []error {
+	errs, start := make([]error, n), make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			<-start
+			errs[i] = f(i)
+		})
+	}
+	close(start)
+	wg.Wait()
+	return errs
+}
+
+func ok(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fails(t testing.TB, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+func same(t testing.TB, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// at is a moment, the finest that is stored: n seconds and a microsecond after
+// one in 2026.
+func at(n int) time.Time {
+	return time.Date(2026, 3, 1, 12, 0, 0, 1000, time.UTC).Add(time.Duration(n) * time.Second)
+}
+
+func hub(name string) signet.Hub {
+	return signet.Hub{Name: name, HostName: name + ".example.com", Created: at(0)}
+}
+
+func device(hub, id string) signet.Identity { return module(hub, id, "") }
+
+func module(hub, device, id string) signet.Identity {
+	return signet.Identity{Hub: hub, DeviceID: device, ModuleID: id, GenerationID: "1", ETag: "e1", Status: signet.Enabled,
+		CreatedTime: at(0), Auth: signet.Authentication{Type: signet.AuthCA}}
+}
+
+func ca(hub, name string) signet.CACertificate {
+	return signet.CACertificate{Hub: hub, Name: name, DER: []byte{0x30, 0x00, 0xff}, Subject: "CN=" + name, Thumbprint: "AB",
+		NotBefore: at(-9), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), Verified: true,
+		VerificationCode: "C0DE", ETag: "e1", Created: at(1), Updated: at(2)}
+}
+
+func verdict(hub, device, id string, second int) signet.Verdict {
+	return signet.Verdict{Error: signet.Error{Code: signet.IdentityUnknown, Message: "Who?", TrackingID: id},
+		Time: at(second), LastTime: at(second), Hub: hub, DeviceID: device, Count: 1}
+}
+
+func trackingIDs(t testing.TB, s *store.Store, q authority.VerdictQuery) string {
+	t.Helper()
+	vs, err := s.Verdicts(t.Context(), q)
+	ok(t, err)
+	var ids []string
+	for _, v := range vs {
+		ids = append(ids, v.TrackingID)
+	}
+	return strings.Join(ids, " ")
+}
