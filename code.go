@@ -32,6 +32,7 @@ const (
 	ChainMalformed     Code = "chain.malformed"
 	ChainIssuerMissing Code = "chain.issuer-missing"
 	ChainUntrusted     Code = "chain.untrusted"
+	ChainPossession    Code = "chain.possession"
 
 	AnchorUnverified Code = "anchor.unverified"
 	AnchorExpired    Code = "anchor.expired"
@@ -147,6 +148,7 @@ var Codes = []CodeInfo{
 	{ChainNone, StepChain, "The identity asks for a certificate and the device presented none.", "Configure the device's certificate and key; check that the TLS stack sends them."},
 	{ChainTooLong, StepChain, "The device presented more certificates than a path may have.", "Send the leaf and the intermediates below the registered CA, at most 10 certificates."},
 	{ChainMalformed, StepChain, "What was presented is not a chain of X.509 certificates.", "Re-create the chain file: PEM, leaf first, nothing else in it."},
+	{ChainPossession, StepChain, "The device did not prove that it holds the key of the certificate that it presented.", "Give the device the certificate and the key that belong together."},
 	{ChainIssuerMissing, StepChain, "The certificate of an issuer is missing between the device and any registered CA.", "Send the leaf together with every intermediate up to the registered CA."},
 	{ChainUntrusted, StepChain, "The chain is complete and ends in a CA that this hub does not know.", "Register and verify the root, or one of the intermediates, at this hub."},
 	{AnchorUnverified, StepChain, "The chain ends in a CA that is registered and not yet verified.", "Finish the proof of possession: generate a code, sign it with the CA, verify."},
