@@ -21,7 +21,7 @@ test: build
 	$(GO) test -race -timeout 20m ./...
 
 bench: build
-	test/bench/run
+	$(GO) run ./test/bench -signet bin/signet
 
 lint:
 	$(GO) vet ./...

@@ -1,0 +1,276 @@
+// Package crash_test kills a running server, really and again and again, in the
+// middle of a load, and holds it to its word: what was acknowledged is there.
+package crash_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/internal/hubtest"
+	"github.com/signet-iot/signet/server"
+	"github.com/signet-iot/signet/wire/mqtt"
+)
+
+const (
+	devices = 8
+	rounds  = 5
+	window  = 16 // publishes that a device has under way
+)
+
+// TestMain is also the server that is killed: the test runs itself again.
+func TestMain(m *testing.M) {
+	if data := os.Getenv("SIGNET_CRASH_DATA"); data != "" {
+		serve(data)
+	}
+	os.Exit(m.Run())
+}
+
+func config(data string) server.Config {
+	cfg := server.DefaultConfig()
+	cfg.Data, cfg.MQTT, cfg.HTTPS, cfg.Admin = data, "127.0.0.1:0", "127.0.0.1:0", "off"
+	return cfg
+}
+
+func serve(data string) {
+	ctx := context.Background()
+	s, err := server.Start(ctx, config(data))
+	if err == nil {
+		err = settle(ctx, s, os.Getenv("SIGNET_CRASH_CA"))
+	}
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	fmt.Printf("ready %s %s\n", s.MQTTAddr(), s.HTTPSAddr())
+	select {}
+}
+
+// settle makes what the load needs, at the first start.
+func settle(ctx context.Context, s *server.Server, caFile string) error {
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return err
+	}
+	if _, _, err := s.Authority().Register(ctx, "hub", "acme", string(pem), true, ""); err != nil {
+		return err
+	}
+	for n := range devices {
+		_, err := s.Registry().Create(ctx, signet.Identity{Hub: "hub", DeviceID: name(n), Auth: signet.Authentication{Type: signet.AuthCA}})
+		if err != nil && signet.CodeOf(err) != signet.IdentityExists {
+			return err
+		}
+	}
+	return nil
+}
+
+func name(n int) string { return fmt.Sprint("d", n) }
+
+var ready = regexp.MustCompile(`^ready (\S+) (\S+)\n$`)
+
+// acknowledged is what the server has given its word on.
+type acknowledged struct {
+	mu         sync.Mutex
+	messages   map[string]bool
+	identities map[string]bool
+}
+
+func (a *acknowledged) message(id string)  { a.mu.Lock(); a.messages[id] = true; a.mu.Unlock() }
+func (a *acknowledged) identity(id string) { a.mu.Lock(); a.identities[id] = true; a.mu.Unlock() }
+
+func TestKill(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	root := hubtest.NewCA(t, "Root")
+	caFile := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(caFile, []byte(hubtest.PEM(root.Cert.Raw)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var pairs [devices]tls.Certificate
+	for n := range pairs {
+		pairs[n] = root.Device(t, name(n))
+	}
+
+	word := &acknowledged{messages: map[string]bool{}, identities: map[string]bool{}}
+	for round := range rounds {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), "SIGNET_CRASH_DATA="+data, "SIGNET_CRASH_CA="+caFile)
+		var log bytes.Buffer
+		cmd.Stderr = &log
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		line, _ := bufio.NewReader(stdout).ReadString('\n')
+		found := ready.FindStringSubmatch(line)
+		if found == nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+			t.Fatalf("round %d: the server does not start: %q\n%s", round, line, &log)
+		}
+		conf := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
+		pem, err := os.ReadFile(filepath.Join(data, "server-ca.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conf.RootCAs.AppendCertsFromPEM(pem)
+
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var enough atomic.Int64
+		for n := range devices {
+			own := conf.Clone()
+			own.Certificates = []tls.Certificate{pairs[n]}
+			wg.Go(func() { publish(ctx, found[1], own, name(n), round, word, &enough) })
+		}
+		wg.Go(func() { create(ctx, found[2], conf, data, round, word, &enough) })
+
+		// At a random moment once the load is under way.
+		deadline := time.After(30 * time.Second)
+		for enough.Load() < 200 {
+			select {
+			case <-deadline:
+				t.Fatalf("round %d: only %d acknowledgements in 30 s\n%s", round, enough.Load(), &log)
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		<-time.After(time.Duration(rand.IntN(300)) * time.Millisecond)
+		cmd.Process.Kill() // SIGKILL
+		stop()
+		wg.Wait()
+		cmd.Wait()
+	}
+
+	// Now read everything back.
+	s, err := server.Start(t.Context(), config(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(context.Background())
+	kept := map[string]bool{}
+	order := map[string]string{}
+	err = s.Hub().Read(t.Context(), "hub", hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+		id := string(m.Body)
+		if !kept[id] && strings.HasPrefix(id, m.DeviceID+"/") {
+			if last := order[m.DeviceID]; last > id {
+				t.Errorf("%s was stored after %s", id, last)
+			}
+			order[m.DeviceID] = id
+		}
+		kept[id] = true
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	for id := range word.messages {
+		if !kept[id] {
+			lost++
+		}
+	}
+	for id := range word.identities {
+		if _, err := s.Registry().Get(t.Context(), "hub", id, ""); err != nil {
+			t.Errorf("the identity %s was acknowledged: %v", id, err)
+		}
+	}
+	t.Logf("%d kills: %d messages and %d identities acknowledged, %d messages kept, %d lost", rounds, len(word.messages), len(word.identities), len(kept), lost)
+	if lost > 0 {
+		t.Errorf("%d acknowledged messages are lost", lost)
+	}
+}
+
+// publish sends QoS 1 messages with a window until the connection breaks.
+func publish(ctx context.Context, address string, conf *tls.Config, id string, round int, word *acknowledged, enough *atomic.Int64) {
+	conn, err := tls.Dial("tcp", address, conf)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	context.AfterFunc(ctx, func() { conn.Close() })
+	conn.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, ClientID: id, HasUsername: true,
+		Username: "localhost/" + id + "/?api-version=2021-04-12", KeepAlive: 60}))
+	in := mqtt.NewClientReader(conn, 1<<16)
+	if p, err := in.Next(); err != nil || p.(*mqtt.Connack).Code != 0 {
+		return
+	}
+	body := func(n int) string { return fmt.Sprintf("%s/%d/%08d", id, round, n) }
+	send := func(n int) {
+		conn.Write(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: uint16(n%65535 + 1),
+			Topic: "devices/" + id + "/messages/events/", Payload: []byte(body(n))}))
+	}
+	for n := range window {
+		send(n)
+	}
+	for acked := 0; ; acked++ {
+		p, err := in.Next()
+		ack, ok := p.(*mqtt.Puback)
+		if err != nil || !ok {
+			return
+		}
+		// Acknowledgements come in the order of the messages.
+		if ack.PacketID != uint16(acked%65535+1) {
+			panic(fmt.Sprintf("PUBACK %d where %d was due", ack.PacketID, acked%65535+1))
+		}
+		word.message(body(acked))
+		enough.Add(1)
+		send(acked + window)
+	}
+}
+
+// create makes identities over the registry API until the connection breaks.
+func create(ctx context.Context, address string, conf *tls.Config, data string, round int, word *acknowledged, enough *atomic.Int64) {
+	text, err := os.ReadFile(filepath.Join(data, "owner.connection-string"))
+	if err != nil {
+		return
+	}
+	owner, err := signet.ParseConnectionString(string(text))
+	if err != nil {
+		return
+	}
+	token, err := signet.SignSAS(owner.HostName, owner.SharedAccessKeyName, owner.SharedAccessKey, time.Now().Add(time.Hour))
+	if err != nil {
+		return
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: conf}, Timeout: 10 * time.Second}
+	for n := 0; ctx.Err() == nil; n++ {
+		id := fmt.Sprintf("made-%d-%d", round, n)
+		r, _ := http.NewRequestWithContext(ctx, "PUT", "https://"+address+"/devices/"+id+"?api-version=2021-04-12", strings.NewReader(`{"deviceId":"`+id+`"}`))
+		r.Host = owner.HostName
+		r.Header.Set("Authorization", token)
+		r.Header.Set("Content-Type", "application/json")
+		resp, err := client.Do(r)
+		if err != nil {
+			return
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode == 200 {
+			word.identity(id)
+			enough.Add(1)
+		}
+	}
+}
