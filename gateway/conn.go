@@ -1,0 +1,794 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/bits"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/trace"
+	"github.com/signet-iot/signet/wire/mqtt"
+)
+
+// The bounds of one connection.
+const (
+	// maxConnect bounds the CONNECT, remaining length in bytes: names, a token of
+	// 2 KiB and a will of some KiB. A stranger gets no more.
+	maxConnect = 16 << 10
+
+	// maxPacket bounds what follows: the largest message, the longest topic, its
+	// length and a packet identifier.
+	maxPacket = signet.MaxMessageSize + 65535 + 2 + 2
+
+	// maxUnstored and maxUnstoredBytes bound the messages of a device that are
+	// taken and not yet stored. Beyond them nothing is read, and TCP slows the
+	// device: some SDKs send tens of thousands before they look for an answer.
+	maxUnstored      = 256
+	maxUnstoredBytes = 1 << 20
+
+	// maxOut bounds what waits to be written before nothing more is read.
+	maxOut = 64 << 10
+
+	// writeTime is how long a peer may take to read what was written.
+	writeTime = 10 * time.Second
+
+	// maxSilence is Azure's ceiling for one and a half times the keep alive, and
+	// what a keep alive of zero stands for.
+	maxSilence = 1767 * time.Second
+
+	// lingerTime and lingerBytes are what a refused peer gets to read its CONNACK
+	// while it still sends: closing at once would reset the connection, and the
+	// answer could be lost.
+	lingerTime  = time.Second
+	lingerBytes = 64 << 10
+
+	// farewellTime is for storing what was published before a shutdown.
+	farewellTime = 5 * time.Second
+)
+
+// A conn is one connection. What stands above mu belongs to the goroutine of its
+// life.
+type conn struct {
+	door     *MQTT
+	socket   net.Conn // as accepted
+	stream   net.Conn // what MQTT is spoken on: TLS over socket
+	remote   netip.AddrPort
+	accepted time.Time
+	trace    *trace.Trace
+	visitor  *visitor // while it is a stranger
+	reader   *mqtt.Reader
+	chain    []*x509.Certificate // as presented; let go once judged
+	username username
+	topics   identity
+	silence  time.Duration // after which the device counts as lost
+	will     *signet.Message
+	listens  subscriptions
+	counted  struct{ publishes, twins uint64 }
+
+	mu      sync.Mutex
+	session Session // nil until the device is let in
+	changed sync.Cond
+	ended   error  // why it shall end, once that is known; then nothing more is read
+	mute    bool   // nothing more is written
+	out     []byte // to be written
+	writing bool   // a goroutine is at it
+	woken   bool   // the session has something for us
+
+	// PUBACKs go out in the order of the PUBLISHes [MQTT-4.6.0-2]. The hub keeps
+	// that order for messages, which are numbered here; what is acknowledged
+	// without being stored waits for the messages before it.
+	taken, stored uint64
+	unstoredBytes int
+	later         []laterAck
+	acked         uint64
+}
+
+type laterAck struct {
+	after    uint64 // to be sent once that many are stored
+	packetID uint16
+}
+
+func newConn(m *MQTT, nc net.Conn) *conn {
+	c := &conn{door: m, socket: nc, stream: nc, accepted: time.Now()}
+	c.changed.L = &c.mu
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+	}
+	return c
+}
+
+// life is the life of a connection.
+func (c *conn) life() {
+	c.trace = c.door.traces.Start("mqtt", c.remote.String())
+	c.farewell(c.live())
+}
+
+// live tells it up to the reason why it ends; nil is a DISCONNECT.
+func (c *conn) live() error {
+	visitor, err := c.door.gate.enter(c.remote.Addr(), c.door.shutdown)
+	if err != nil {
+		return c.refuse(signet.AsError(err))
+	}
+	defer c.door.gate.leave(visitor)
+	c.trace.Event("has its turn")
+
+	err = apart(func() error {
+		if err := c.handshake(); err != nil {
+			return err
+		}
+		connect, err := c.firstPacket()
+		if err != nil {
+			return err
+		}
+		return c.authenticate(connect)
+	})
+	if err != nil {
+		return err
+	}
+	c.door.gate.leave(visitor)
+	c.door.metrics.connected.Inc()
+	defer c.door.metrics.connected.Dec()
+	c.reader.SetMax(maxPacket)
+	for {
+		if err := c.ready(); err != nil {
+			return err
+		}
+		packet, err := c.reader.Next()
+		if err != nil {
+			return c.lost(err)
+		}
+		switch p := packet.(type) {
+		case *mqtt.Publish:
+			err = c.publish(p)
+		case *mqtt.Puback:
+			// Nothing of ours is under way; an answer to what an older connection
+			// sent is void.
+		case *mqtt.Subscribe:
+			err = c.subscribe(p)
+		case *mqtt.Unsubscribe:
+			err = c.unsubscribe(p)
+		case *mqtt.Pingreq:
+			c.say(mqtt.AppendPingresp) // [MQTT-3.12.4-1]
+		case *mqtt.Disconnect:
+			return nil
+		default:
+			err = violation("[MQTT-3.1.0-2]", "a second CONNECT")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// apart runs f on a goroutine of its own. The large stack that it needs ends with
+// it; the caller's stays small for the rest of the connection.
+func apart(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return <-done
+}
+
+// handshake begins to speak TLS, and keeps the chain that the device presents.
+// Possession of the leaf's key is proven by it; everything else is judged later.
+func (c *conn) handshake() error {
+	if err := c.within(handshakeTime); err != nil || c.door.tls == nil {
+		return err
+	}
+	t := tls.Server(c.socket, c.door.tls)
+	if err := t.Handshake(); err != nil {
+		outcome, refusal := judgeHandshake(err)
+		c.door.metrics.handshakes.WithLabelValues(outcome).Inc()
+		c.trace.Event("handshake failed", slog.String("outcome", outcome), slog.String("error", err.Error()))
+		if refusal == nil {
+			return signet.Refuse(signet.SessionClosed, "The TLS handshake was not finished: %v.", err)
+		}
+		return c.refuse(refusal)
+	}
+	c.stream = t
+	state := t.ConnectionState()
+	outcome := "full"
+	if state.DidResume {
+		outcome = "resumed"
+	}
+	c.door.metrics.handshakes.WithLabelValues(outcome).Inc()
+	c.chain = state.PeerCertificates
+	c.trace.Event("handshake "+outcome, slog.String("version", tls.VersionName(state.Version)),
+		slog.String("suite", tls.CipherSuiteName(state.CipherSuite)), slog.String("sni", state.ServerName),
+		slog.Int("certificates", len(c.chain)))
+	for i, cert := range c.chain[:min(len(c.chain), maxShownChain)] {
+		c.trace.Event("presented", slog.Int("certificate", i), slog.String("subject", signet.Clip(cert.Subject.String())),
+			slog.String("thumbprint", thumbprint(cert)))
+	}
+	return nil
+}
+
+// maxShownChain is how much of a chain is told in traces and verdicts: as much as
+// a path may have.
+const maxShownChain = 10
+
+func thumbprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// judgeHandshake tells what went wrong, and the refusal when it was for the
+// device's owner to mend. crypto/tls gives most of it as text only.
+func judgeHandshake(err error) (outcome string, refusal *signet.Error) {
+	text := err.Error()
+	var notTLS tls.RecordHeaderError
+	switch {
+	case errors.As(err, &notTLS):
+		return "not-tls", nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "timeout", signet.Refuse(signet.LimitHandshake, "The TLS handshake was not finished within %v.", handshakeTime)
+	case strings.Contains(text, "invalid signature by the client certificate"):
+		return "certificate", signet.Refuse(signet.ChainPossession, "The signature in the TLS handshake is not by the key of the presented certificate.")
+	case strings.Contains(text, "certificate containing RSA key larger"):
+		return "certificate", signet.Refuse(signet.CertWeakKey, "The presented chain has an RSA key of more than 8192 bits.")
+	case strings.Contains(text, "client certificate contains an unsupported public key"):
+		return "certificate", signet.Refuse(signet.CertWeakKey, "The presented certificate has a key of a kind that is not taken.")
+	case strings.Contains(text, "failed to parse client certificate"):
+		refusal = signet.Refuse(signet.ChainMalformed, "What the device presented in the TLS handshake is not a chain of X.509 certificates.")
+		refusal.Cause = err
+		return "certificate", refusal
+	case strings.Contains(text, "handshake message of length"):
+		return "certificate", signet.Refuse(signet.LimitChainBytes, "A message of the TLS handshake is larger than the hub reads.")
+	}
+	return "failed", nil
+}
+
+// firstPacket reads the CONNECT [MQTT-3.1.0-1]. Until then nothing is answered.
+func (c *conn) firstPacket() (*mqtt.Connect, error) {
+	if err := c.within(handshakeTime); err != nil {
+		return nil, err
+	}
+	c.reader = mqtt.NewReader(c.stream, maxConnect)
+	packet, err := c.reader.Next()
+	if other, ok := errors.AsType[*mqtt.UnsupportedVersion](err); ok {
+		// Told in the form that the client understands [MQTT-3.1.2-2].
+		answer := mqtt.AppendConnack(nil, false, mqtt.ConnRefusedVersion)
+		if other.Level >= 5 {
+			answer = mqtt.AppendConnackV5(nil)
+		}
+		err := c.refuse(signet.Refuse(signet.RequestMalformed, "The client speaks version %d of %s.", other.Level, signet.Clip(other.Name)).
+			FixBy("Configure the client for MQTT 3.1.1."))
+		c.lastWord(answer)
+		return nil, err
+	}
+	if err != nil {
+		return nil, c.lost(err)
+	}
+	connect, ok := packet.(*mqtt.Connect)
+	if !ok {
+		return nil, c.refuse(violation("[MQTT-3.1.0-1]", "the first packet is not a CONNECT"))
+	}
+	return connect, nil
+}
+
+// authenticate asks the waist who the device is, and answers the CONNECT.
+func (c *conn) authenticate(p *mqtt.Connect) error {
+	session, err := c.connect(p)
+	c.chain = nil
+	if err != nil {
+		code := byte(mqtt.ConnRefusedNotAuthorized)
+		switch err.Code {
+		case signet.Unavailable, signet.Internal:
+			// The one code that every SDK retries politely.
+			code = mqtt.ConnRefusedUnavailable
+		}
+		c.door.metrics.connects.WithLabelValues(string(err.Code)).Inc()
+		c.trace.Event("refused", slog.String("code", string(err.Code)), slog.String("message", err.Message),
+			slog.String("trackingId", err.TrackingID), slog.Int("connack", int(code)))
+		c.lastWord(mqtt.AppendConnack(nil, false, code))
+		return err
+	}
+	c.silence = maxSilence
+	if p.KeepAlive > 0 {
+		c.silence = min(time.Duration(p.KeepAlive)*time.Second*3/2, maxSilence) // [MQTT-3.1.2-24]
+	}
+	c.door.metrics.connects.WithLabelValues("ok").Inc()
+	c.door.metrics.seconds.Observe(time.Since(c.accepted).Seconds())
+	c.trace.Event("let in", slog.String("hub", session.Principal().Hub), slog.String("auth", string(session.Principal().Auth)))
+	c.trace.Answered()
+	c.door.log.Debug("connected", "door", signet.DoorMQTT, "remote", c.remote, "hub", session.Principal().Hub,
+		"device", c.topics.prefix, "auth", session.Principal().Auth, "client", signet.Clip(c.username.client))
+
+	c.username = username{deviceID: c.username.deviceID, moduleID: c.username.moduleID} // let go of the rest
+
+	// The CONNACK comes first, whatever the session has for us already. No session
+	// is stored from one connection to the next, so none is ever present
+	// [MQTT-3.2.2-2].
+	c.mu.Lock()
+	c.session = session
+	c.out = mqtt.AppendConnack(takeBuffer(), false, mqtt.ConnAccepted)
+	c.startWriting()
+	c.mu.Unlock()
+	return nil
+}
+
+// connect makes credentials of a CONNECT and has them judged.
+func (c *conn) connect(p *mqtt.Connect) (Session, *signet.Error) {
+	c.trace.About(strconv.QuoteToASCII(signet.Clip(p.ClientID)))
+	c.trace.Event("CONNECT", slog.String("client", signet.Clip(p.ClientID)), slog.String("username", signet.Clip(p.Username)),
+		slog.Bool("password", len(p.Password) > 0), slog.Int("keepalive", int(p.KeepAlive)),
+		slog.Bool("clean", p.CleanSession), slog.Bool("will", p.Will != nil))
+	var err error
+	if c.username, err = parseUsername(p.Username, p.ClientID); err != nil {
+		return nil, c.refuse(signet.AsError(err))
+	}
+	u := &c.username
+	c.topics = identityTopics(u.deviceID, u.moduleID)
+	if p.Will != nil {
+		if c.will, err = c.readWill(p.Will); err != nil {
+			return nil, c.refuse(signet.AsError(err))
+		}
+	}
+	ctx, cancel := context.WithTimeout(c.door.ctx, handshakeTime)
+	defer cancel()
+	session, err := c.door.waist.Connect(ctx, hub.Credentials{
+		Door: signet.DoorMQTT, Remote: c.remote, Host: u.host, DeviceID: u.deviceID, ModuleID: u.moduleID,
+		Chain: c.chain, Token: string(p.Password),
+		APIVersion: signet.Clip(u.apiVersion), ModelID: signet.Clip(u.modelID), Client: signet.Clip(u.client),
+	}, c.wake)
+	return session, signet.AsError(err)
+}
+
+// readWill takes a will on the device's own telemetry topic, and none else
+// (Azure: iot-mqtt-connect-to-iot-hub).
+func (c *conn) readWill(w *mqtt.Will) (*signet.Message, error) {
+	bag, ok := c.topics.telemetry(w.Topic)
+	switch {
+	case !ok:
+		return nil, signet.Refuse(signet.RequestMalformed, "The topic of the will, %q, is not the device's own telemetry topic.", signet.Clip(w.Topic)).
+			FixBy("Set the will's topic to %s/messages/events/.", c.topics.prefix)
+	case w.QoS > 1:
+		return nil, signet.Refuse(signet.RequestMalformed, "The will has QoS %d.", w.QoS).FixBy("Use QoS 0 or 1.")
+	}
+	m := message(bag, w.Payload, w.Retain)
+	m.Properties = append(m.Properties, signet.Property{Name: "iothub-MessageType", Value: "Will"})
+	return m, nil
+}
+
+// message makes a message of a bag of properties and a body, which it keeps.
+func message(bag string, body []byte, retain bool) *signet.Message {
+	m := &signet.Message{Body: body}
+	m.System, m.Properties = parseProperties(bag)
+	if retain {
+		// Nothing is retained; the message says that it asked for it, by the name of
+		// today's documentation and by the older one.
+		m.Properties = append(m.Properties, signet.Property{Name: "mqtt-retain", Value: "true"}, signet.Property{Name: "x-opt-retain", Value: "true"})
+	}
+	return m
+}
+
+// ready waits until there is room for another packet, and sets how long it may
+// take to come. Whoever is slowed here is not asked to keep alive meanwhile.
+func (c *conn) ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.ended == nil && (c.taken-c.stored+uint64(len(c.later)) >= maxUnstored || c.unstoredBytes >= maxUnstoredBytes || len(c.out) >= maxOut) {
+		c.changed.Wait()
+	}
+	if c.ended != nil {
+		return c.ended
+	}
+	wait := c.silence
+	if expires := c.session.Expires(); !expires.IsZero() {
+		wait = min(wait, expires.Sub(c.door.now()))
+	}
+	c.socket.SetReadDeadline(time.Now().Add(wait))
+	return nil
+}
+
+// lost says why no packet came.
+func (c *conn) lost(err error) error {
+	c.mu.Lock()
+	ended := c.ended
+	c.mu.Unlock()
+	if ended != nil {
+		return ended
+	}
+	var bad *mqtt.Malformed
+	var large *mqtt.TooLarge
+	switch {
+	case errors.As(err, &bad):
+		return c.refuse(violation(bad.Tag, bad.Reason))
+	case errors.As(err, &large):
+		return c.refuse(signet.Refuse(signet.LimitMessageSize, "The device sent a packet of %d bytes.", large.Size))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		switch {
+		case c.session == nil:
+			return c.refuse(signet.Refuse(signet.LimitHandshake, "No CONNECT came within %v of the handshake.", handshakeTime))
+		case !c.session.Expires().IsZero() && !c.door.now().Before(c.session.Expires()):
+			return signet.Refuse(signet.SessionExpired, "The token of the session has expired.")
+		}
+		return signet.Refuse(signet.SessionClosed, "The device was silent for %v.", c.silence)
+	}
+	return signet.Refuse(signet.SessionClosed, "The connection was lost without a DISCONNECT: %v.", err)
+}
+
+// violation is a breach of the protocol, by its number in the standard.
+func violation(tag, what string) *signet.Error {
+	if tag != "" {
+		what += " " + tag
+	}
+	return signet.Refuse(signet.RequestMalformed, "The device broke the rules of MQTT: %s.", what).
+		FixBy("Compare what the client sends with MQTT 3.1.1 and the documented topics.")
+}
+
+// publish takes a PUBLISH.
+func (c *conn) publish(p *mqtt.Publish) error {
+	if p.QoS > 1 {
+		return c.refuse(violation("", "QoS 2, which the hub does not do"))
+	}
+	c.counted.publishes++
+	c.door.metrics.publishes[p.QoS].Inc()
+	c.door.metrics.received.Add(float64(len(p.Payload)))
+	if bag, ok := c.topics.telemetry(p.Topic); ok {
+		c.telemetry(bag, p)
+		return nil
+	}
+	rid, isTwin := twinRequest(p.Topic)
+	switch {
+	case isTwin && (rid == "" || len(rid) > maxRequestID):
+		return c.refuse(violation("", "a twin request without a usable $rid"))
+	case isTwin:
+		c.acknowledge(p)
+		c.answerTwin(rid)
+	case strings.HasPrefix(p.Topic, methodRes):
+		// The answer to a call that nobody waits for any more is dropped.
+		c.acknowledge(p)
+	default:
+		return c.refuse(signet.Refuse(signet.RequestMalformed, "The device published on %q.", signet.Clip(p.Topic)).
+			FixBy("Publish on the device's own topic, %s/messages/events/, or on another documented one.", c.topics.prefix))
+	}
+	return nil
+}
+
+// propertyCost is what a property takes in memory besides its text.
+const propertyCost = 48
+
+// telemetry hands a message to the session. It is acknowledged when stored.
+func (c *conn) telemetry(bag string, p *mqtt.Publish) {
+	m := message(bag, append([]byte(nil), p.Payload...), p.Retain)
+	cost := len(m.Body) + len(bag) + propertyCost*(len(m.System)+len(m.Properties))
+	qos, id := p.QoS, p.PacketID
+	c.mu.Lock()
+	c.taken++
+	c.unstoredBytes += cost
+	c.mu.Unlock()
+	c.session.Send(c.door.ctx, m, func(err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.stored++
+		c.unstoredBytes -= cost
+		c.changed.Broadcast()
+		if err != nil {
+			// There is no packet that says no. The device sends what is not
+			// acknowledged again when it comes back [MQTT-4.4.0-1].
+			c.endLocked(err)
+			c.mute = true
+			return
+		}
+		if qos == 1 {
+			c.puback(id)
+		}
+		for len(c.later) > 0 && c.later[0].after <= c.stored {
+			c.puback(c.later[0].packetID)
+			c.later = c.later[1:]
+		}
+	})
+}
+
+// acknowledge answers a PUBLISH that is not stored, in its turn.
+func (c *conn) acknowledge(p *mqtt.Publish) {
+	if p.QoS == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stored == c.taken {
+		c.puback(p.PacketID)
+	} else {
+		c.later = append(c.later, laterAck{c.taken, p.PacketID})
+	}
+}
+
+// puback is called with mu held.
+func (c *conn) puback(id uint16) {
+	if c.mute {
+		return
+	}
+	c.acked++
+	c.door.metrics.pubacks.Inc()
+	c.out = mqtt.AppendPuback(c.buffer(), id)
+	c.startWriting()
+}
+
+// maxRequestID bounds a $rid, which is echoed: SDKs write at most a UUID.
+const maxRequestID = 256
+
+// answerTwin tells a device that its twin is not served, in the form that the
+// SDKs take as an error. An answer that nobody has subscribed to is not sent.
+func (c *conn) answerTwin(rid string) {
+	c.counted.twins++
+	if c.listens&toTwinResults == 0 {
+		return
+	}
+	body, _ := json.Marshal(struct {
+		ErrorCode    int     `json:"errorCode"`
+		TrackingID   string  `json:"trackingId"`
+		Message      string  `json:"message"`
+		Info         *string `json:"info"`
+		TimestampUTC string  `json:"timestampUtc"`
+	}{501000, signet.NewTrackingID(), "Device twins are not served yet.", nil, c.door.now().UTC().Format("2006-01-02T15:04:05.0000000Z")})
+	// QoS 0 whatever was asked for: that fits every SDK.
+	c.say(func(dst []byte) []byte {
+		return mqtt.AppendPublish(dst, &mqtt.Publish{Topic: twinResult + "501/?$rid=" + rid, Payload: body})
+	})
+}
+
+// subscribe grants the documented filters and closes on any other: the SDKs do
+// not look for a failure in a SUBACK.
+func (c *conn) subscribe(p *mqtt.Subscribe) error {
+	codes := make([]byte, len(p.Filters))
+	for i, f := range p.Filters {
+		kind := c.topics.subscription(f.Filter)
+		if kind == noSubscriptions {
+			return c.refuse(signet.Refuse(signet.RequestMalformed, "The device subscribed to %q.", signet.Clip(f.Filter)).
+				FixBy("Subscribe only to the documented topics, under the device's own ID."))
+		}
+		c.listens |= kind
+		codes[i] = min(f.QoS, 1)
+	}
+	if n := bits.OnesCount8(uint8(c.listens)); n > maxSubscriptions {
+		return c.refuse(signet.Refuse(signet.LimitSubscriptions, "The device holds %d subscriptions, and may hold %d.", n, maxSubscriptions))
+	}
+	c.trace.Event("SUBSCRIBE", slog.Int("filters", len(codes)))
+	c.say(func(dst []byte) []byte { return mqtt.AppendSuback(dst, p.PacketID, codes) })
+	return nil
+}
+
+func (c *conn) unsubscribe(p *mqtt.Unsubscribe) error {
+	for _, f := range p.Filters {
+		c.listens &^= c.topics.subscription(f)
+	}
+	// Also when nothing matched [MQTT-3.10.4-5].
+	c.say(func(dst []byte) []byte { return mqtt.AppendUnsuback(dst, p.PacketID) })
+	return nil
+}
+
+// wake is called when the session has something for us.
+func (c *conn) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.woken = true
+	c.startWriting()
+}
+
+// fetch takes what the session has: for now, that it is over. Commands, twin
+// changes and method calls are to be fetched here and said.
+func (c *conn) fetch() {
+	if err := c.session.Ended(); err != nil {
+		c.end(err)
+	}
+}
+
+// say adds one packet to what is written.
+func (c *conn) say(packet func([]byte) []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mute {
+		return
+	}
+	c.out = packet(c.buffer())
+	c.startWriting()
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
+
+func takeBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
+
+// buffer gives what there is to write, or an empty buffer. It is called with mu
+// held.
+func (c *conn) buffer() []byte {
+	if c.out == nil {
+		return takeBuffer()
+	}
+	return c.out
+}
+
+// startWriting sees to it that someone writes. It is called with mu held. Before
+// there is a session, its wake only waits for it.
+func (c *conn) startWriting() {
+	if !c.writing && c.session != nil {
+		c.writing = true
+		go c.write()
+	}
+}
+
+// write writes until there is nothing left to write.
+func (c *conn) write() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.woken:
+			c.woken = false
+			c.mu.Unlock()
+			c.fetch()
+			c.mu.Lock()
+			continue
+		case len(c.out) == 0:
+			c.writing = false
+			c.changed.Broadcast()
+			return
+		}
+		out := c.out
+		c.out = nil
+		c.mu.Unlock()
+		c.socket.SetWriteDeadline(time.Now().Add(writeTime))
+		n, err := c.stream.Write(out)
+		c.door.metrics.sent.Add(float64(n))
+		if cap(out) <= 4<<10 {
+			out = out[:0]
+			buffers.Put(&out)
+		}
+		c.mu.Lock()
+		c.changed.Broadcast()
+		if err != nil {
+			why := "The connection was lost without a DISCONNECT: " + err.Error() + "."
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				why = fmt.Sprintf("The device read nothing for %v.", writeTime)
+			}
+			c.endLocked(signet.Refuse(signet.SessionClosed, "%s", why))
+			c.mute, c.out = true, nil
+		}
+	}
+}
+
+// lastWord writes to a peer that is refused, and gives it time to read.
+func (c *conn) lastWord(packet []byte) {
+	c.socket.SetWriteDeadline(time.Now().Add(writeTime))
+	if _, err := c.stream.Write(packet); err != nil {
+		return
+	}
+	if t, ok := c.stream.(*tls.Conn); ok {
+		t.CloseWrite()
+	}
+	if t, ok := c.socket.(*net.TCPConn); ok {
+		t.CloseWrite()
+		t.SetReadDeadline(time.Now().Add(lingerTime))
+		io.CopyN(io.Discard, t, lingerBytes)
+	}
+}
+
+// end asks the connection to end, for the first reason given. It does not wait.
+func (c *conn) end(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endLocked(why)
+}
+
+func (c *conn) endLocked(why error) {
+	if c.ended != nil {
+		return
+	}
+	c.ended = why
+	c.changed.Broadcast()
+	// Whoever reads stops, and no later deadline is set any more.
+	c.socket.SetReadDeadline(time.Unix(1, 0))
+}
+
+// within gives the peer a time for what comes next, unless the connection shall
+// end.
+func (c *conn) within(d time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended == nil {
+		c.socket.SetDeadline(time.Now().Add(d))
+	}
+	return c.ended
+}
+
+// refuse records a refusal that the door makes itself. Whoever comes to be
+// refused here is told nothing but, at most, a CONNACK.
+func (c *conn) refuse(e *signet.Error) *signet.Error {
+	v := signet.Verdict{
+		Error: *e, Door: signet.DoorMQTT, Remote: c.remote.Addr().String(),
+		DeviceID: c.username.deviceID, ModuleID: c.username.moduleID,
+	}
+	if !c.remote.IsValid() {
+		v.Remote = ""
+	}
+	if c.session != nil {
+		v.Hub = c.session.Principal().Hub
+	}
+	for _, cert := range c.chain[:min(len(c.chain), maxShownChain)] {
+		v.Chain = append(v.Chain, thumbprint(cert))
+	}
+	e.TrackingID = c.door.waist.Refuse(v)
+	return e
+}
+
+// farewell sends the will of a device that is lost, and ends session and
+// connection.
+func (c *conn) farewell(why error) {
+	if c.session != nil {
+		c.part(why)
+	}
+	c.mu.Lock()
+	c.mute, c.out = true, nil
+	acked := c.acked
+	c.mu.Unlock()
+	c.stream.Close() // says close_notify, and does not wait for a peer that reads nothing
+
+	code := "disconnect"
+	if why != nil {
+		code = string(signet.CodeOf(why))
+	}
+	c.trace.Event("over", slog.Uint64("publishes", c.counted.publishes), slog.Uint64("pubacks", acked), slog.Uint64("twins", c.counted.twins))
+	c.trace.Finish(why)
+	if c.session != nil {
+		c.door.metrics.ends.WithLabelValues(code).Inc()
+	}
+	c.door.log.Debug("disconnected", "door", signet.DoorMQTT, "remote", c.remote, "device", c.topics.prefix, "reason", why)
+}
+
+// part ends the session. A DISCONNECT discards the will [MQTT-3.14.4-3]; every
+// other end of the connection publishes it [MQTT-3.1.2-8].
+func (c *conn) part(why error) {
+	if why != nil && c.will != nil {
+		c.mu.Lock()
+		c.taken++
+		c.mu.Unlock()
+		c.session.Will(c.door.ctx, c.will, func(err error) {
+			if err != nil {
+				c.door.log.Debug("a will is not published", "device", c.topics.prefix, "error", err)
+			}
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.stored++
+			c.changed.Broadcast()
+		})
+	}
+	select {
+	case <-c.door.shutdown:
+		c.settle()
+	default:
+	}
+	c.session.Close()
+}
+
+// settle waits until what was published is stored and acknowledged.
+func (c *conn) settle() {
+	late := false
+	timer := time.AfterFunc(farewellTime, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		late = true
+		c.changed.Broadcast()
+	})
+	defer timer.Stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !late && !c.mute && (c.stored < c.taken || c.writing) {
+		c.changed.Wait()
+	}
+}

@@ -1,0 +1,327 @@
+// Package gateway holds the doors that devices come through. Here is MQTT 3.1.1
+// over TLS; a door speaks its protocol to the waist of the house and knows
+// nothing of what is behind that.
+//
+// # A connection
+//
+// It is told by one function, conn.live: wait at the gate, handshake, CONNECT,
+// judgement, loop; conn.life adds the farewell. The device's certificate is
+// requested in the handshake and judged at CONNECT, resumed or not: only then is
+// it known which device, and so which hub and which rules, it is meant for; and a
+// CONNACK tells a device that it is refused where a TLS alert would have it try
+// for ever.
+//
+// # Goroutines
+//
+// One goroutine reads each connection. A second exists only while there is
+// something to write, so that an idle connection has one goroutine with a small
+// stack and no buffer: the handshake and the judgement, which need a large stack,
+// run on a goroutine that ends with them. There is no timer: keep alive and token
+// expiry are read deadlines.
+//
+// What a connection shares between goroutines is under conn.mu. Nothing is called
+// while it is held but the clock, the socket's deadlines and counters; the locks
+// of the gate and of the door are never held together with it.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/trace"
+)
+
+// A Waist is what the doors need of the hub. Safe for concurrent use.
+type Waist interface {
+	// Connect judges credentials and begins a session, which takes over from an
+	// older one of the same identity. A refusal is a *signet.Error, is recorded
+	// already and bears a tracking ID. wake is called, from any goroutine and
+	// possibly before Connect returns, whenever the session has something for the
+	// door: that it has ended, for now. It never blocks.
+	Connect(ctx context.Context, c hub.Credentials, wake func()) (Session, error)
+
+	// Refuse records a refusal that the door made itself, and gives its tracking
+	// ID. It never blocks, and bounds by itself what a flood of them costs.
+	Refuse(v signet.Verdict) (trackingID string)
+}
+
+// A Session is what a door needs of an identity that is connected. Safe for
+// concurrent use.
+type Session interface {
+	// Principal is who the session belongs to.
+	Principal() *signet.Principal
+
+	// Send takes a telemetry message, with System, Properties and Body filled in;
+	// the rest is stamped. done is called exactly once, from any goroutine, in the
+	// order of the calls: with nil when the message is on disk, with an error when
+	// it may not be. m must not be changed until then. Send may wait, until ctx
+	// ends, while the hub has no room.
+	Send(ctx context.Context, m *signet.Message, done func(error))
+
+	// Will takes the will of a device that is lost, as Send does, also after the
+	// session was taken over or has expired; not when the identity has lost its
+	// right to connect.
+	Will(ctx context.Context, m *signet.Message, done func(error))
+
+	// Ended is nil while the session lives, then the *signet.Error why not.
+	Ended() error
+
+	// Expires is when the session will end by itself; zero is never.
+	Expires() time.Time
+
+	// Close ends the session: the device has gone. It may be called again.
+	Close()
+}
+
+// Config configures an MQTT door.
+type Config struct {
+	// TLS has the server's certificate and, for TLS 1.2, the cipher suites.
+	// GetCertificate is asked at every handshake, so that a new certificate counts
+	// at once. What the door's judgement rests on is set by the door: at least
+	// TLS 1.2, a client certificate requested and not verified, no list of
+	// acceptable CAs. Required.
+	TLS *tls.Config
+
+	// MaxStrangers bounds the connections that have not yet proven who they are;
+	// MaxHandshakes those of them that are past the line. Zero is the default:
+	// 16384 and 256.
+	MaxStrangers, MaxHandshakes int
+
+	Now        func() time.Time      // the clock that token expiry is read on; time.Now when nil
+	Logger     *slog.Logger          // slog.Default when nil
+	Traces     *trace.Traces         // none when nil
+	Registerer prometheus.Registerer // metrics are registered nowhere when nil
+}
+
+// metrics count what the door does.
+type metrics struct {
+	connected  prometheus.Gauge
+	handshakes *prometheus.CounterVec // outcome: full, resumed, not-tls, timeout, certificate, failed
+	connects   *prometheus.CounterVec // code: ok, or that of the refusal
+	ends       *prometheus.CounterVec // code: why sessions ended; disconnect when the device said so
+	seconds    prometheus.Histogram
+	publishes  [2]prometheus.Counter // by QoS
+	pubacks    prometheus.Counter
+	received   prometheus.Counter
+	sent       prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer, g *gate) metrics {
+	f := promauto.With(r)
+	for state, count := range map[string]func() int{
+		"waiting":    func() int { waiting, _ := g.counts(); return waiting },
+		"connecting": func() int { _, within := g.counts(); return within },
+	} {
+		f.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "signet_mqtt_strangers", Help: "MQTT connections that have not yet proven who they are.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(count()) })
+	}
+	publishes := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "signet_mqtt_publishes_total", Help: "PUBLISH packets from devices."}, []string{"qos"})
+	return metrics{
+		connected: f.NewGauge(prometheus.GaugeOpts{
+			Name: "signet_mqtt_connected", Help: "MQTT connections of authenticated devices."}),
+		handshakes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_mqtt_handshakes_total", Help: "TLS handshakes by outcome."}, []string{"outcome"}),
+		connects: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_mqtt_connects_total", Help: "Decisions about MQTT connections, by code of the refusal or ok."}, []string{"code"}),
+		ends: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_mqtt_ends_total", Help: "Ends of MQTT sessions by reason."}, []string{"code"}),
+		seconds: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "signet_mqtt_connect_seconds", Help: "From accept to CONNACK, of devices let in.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20}}),
+		publishes: [2]prometheus.Counter{
+			publishes.WithLabelValues("0"), publishes.WithLabelValues("1")},
+		pubacks: f.NewCounter(prometheus.CounterOpts{
+			Name: "signet_mqtt_pubacks_total", Help: "PUBACK packets to devices."}),
+		received: f.NewCounter(prometheus.CounterOpts{
+			Name: "signet_mqtt_received_bytes_total", Help: "Payload bytes of PUBLISH packets from devices."}),
+		sent: f.NewCounter(prometheus.CounterOpts{
+			Name: "signet_mqtt_sent_bytes_total", Help: "Bytes of MQTT packets to devices."}),
+	}
+}
+
+// MQTT is the door for MQTT 3.1.1.
+type MQTT struct {
+	waist   Waist
+	tls     *tls.Config
+	now     func() time.Time
+	log     *slog.Logger
+	traces  *trace.Traces
+	metrics metrics
+	gate    *gate
+
+	ctx      context.Context // of what sessions are asked to do; ends with the last patience of Shutdown
+	cancel   context.CancelFunc
+	shutdown chan struct{}  // closed when Shutdown begins
+	lives    sync.WaitGroup // of connections
+
+	mu        sync.Mutex
+	closed    bool
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+}
+
+// NewMQTT makes a door. It panics when there is no TLS: a device proves itself in
+// the handshake.
+func NewMQTT(w Waist, c Config) *MQTT {
+	if c.TLS == nil {
+		panic("gateway: no TLS configuration")
+	}
+	m := newMQTT(w, c)
+	m.tls = c.TLS.Clone()
+	m.tls.MinVersion = max(m.tls.MinVersion, tls.VersionTLS12)
+	m.tls.ClientAuth = tls.RequestClientCert
+	m.tls.ClientCAs = nil // a list of CAs makes some clients withhold their certificate
+	m.tls.GetConfigForClient, m.tls.VerifyPeerCertificate, m.tls.VerifyConnection = nil, nil, nil
+	m.tls.NextProtos = nil // devices that offer ALPN of another broker are let through
+	return m
+}
+
+// newMQTT makes a door that takes what comes as it is, without TLS.
+func newMQTT(w Waist, c Config) *MQTT {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.MaxStrangers == 0 {
+		c.MaxStrangers = defaultMaxStrangers
+	}
+	if c.MaxHandshakes == 0 {
+		c.MaxHandshakes = defaultMaxHandshakes
+	}
+	m := &MQTT{
+		waist: w, now: c.Now, log: c.Logger, traces: c.Traces,
+		gate:     newGate(c.MaxStrangers, c.MaxHandshakes),
+		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
+	}
+	m.metrics = newMetrics(c.Registerer, m.gate)
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	return m
+}
+
+// maxAcceptPause is how long the door waits at most before it accepts again
+// after a failure, such as no descriptors left. What is connected is served
+// meanwhile, and whoever waits, waits in the kernel's queue.
+const maxAcceptPause = time.Second
+
+// Serve accepts connections until Shutdown, and then gives nil, or until the
+// listener is closed by someone else. A failure to accept is waited out.
+func (m *MQTT) Serve(l net.Listener) error {
+	if !m.opened(l) {
+		l.Close()
+		return nil
+	}
+	var pause time.Duration
+	var told time.Time
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			m.serve(nc)
+		case m.isClosed():
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default:
+			pause = min(max(2*pause, 5*time.Millisecond), maxAcceptPause)
+			if now := time.Now(); now.Sub(told) >= time.Minute {
+				told = now
+				m.log.Error("connections cannot be accepted", "door", signet.DoorMQTT, "error", err)
+			}
+			select {
+			case <-time.After(pause):
+			case <-m.shutdown:
+			}
+		}
+	}
+}
+
+func (m *MQTT) opened(l net.Listener) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.listeners[l] = struct{}{}
+	}
+	return !m.closed
+}
+
+func (m *MQTT) isClosed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.closed
+}
+
+// serve begins the life of a connection.
+func (m *MQTT) serve(nc net.Conn) {
+	c := newConn(m, nc)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		nc.Close()
+		return
+	}
+	m.conns[c] = struct{}{}
+	m.lives.Add(1)
+	go func() {
+		defer m.lives.Done()
+		c.life()
+		m.mu.Lock()
+		delete(m.conns, c)
+		m.mu.Unlock()
+	}()
+}
+
+func errShutdown() *signet.Error {
+	return signet.Refuse(signet.SessionClosed, "The server is shutting down.")
+}
+
+// Shutdown closes the listeners and tells every connection to end: what was
+// published is still acknowledged once it is stored, nothing new is read. When
+// ctx ends first, what is left is cut off, and its error is given.
+func (m *MQTT) Shutdown(ctx context.Context) error {
+	m.mu.Lock()
+	first := !m.closed
+	m.closed = true
+	for l := range m.listeners {
+		l.Close()
+	}
+	conns := make([]*conn, 0, len(m.conns))
+	for c := range m.conns {
+		conns = append(conns, c)
+	}
+	m.mu.Unlock()
+	if first {
+		close(m.shutdown)
+	}
+	for _, c := range conns {
+		c.end(errShutdown())
+	}
+	over := make(chan struct{})
+	go func() { m.lives.Wait(); close(over) }()
+	select {
+	case <-over:
+		m.cancel()
+		return nil
+	case <-ctx.Done():
+	}
+	m.cancel()
+	for _, c := range conns {
+		c.socket.Close()
+	}
+	<-over
+	return ctx.Err()
+}
