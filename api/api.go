@@ -345,11 +345,10 @@ func checkAPIVersion(v string) error {
 
 // The bounds of request bodies, in bytes.
 const (
-	maxBody = 64 << 10 // one record: a certificate, an identity
-	maxBulk = 1 << 20  // 100 identities of some kilobytes
-	// maxExplain is a chain of 64 KiB of DER, the most that a device may present,
-	// as PEM in JSON.
-	maxExplain = 128 << 10
+	// maxBody is for one record; the largest is a file of certificates of 64 KiB,
+	// as base64 or with its line ends escaped.
+	maxBody = 128 << 10
+	maxBulk = 1 << 20 // 100 identities of some kilobytes
 	// maxDepth bounds how deep JSON nests: a twin nests ten deep, in a bulk item,
 	// in an array.
 	maxDepth = 32

@@ -81,14 +81,14 @@ func properties(list []signet.Property) map[string]*string {
 	return m
 }
 
-// GET /signet/messages?device=ID&from=POSITION|TIME&follow=true streams telemetry,
+// GET /signet/messages?device=ID&from=POSITION|TIME|now&follow=true streams telemetry,
 // one messageJSON a line, oldest first: all that is kept, or what comes after a
 // position, or at a time (RFC 3339) and later. With follow it goes on until the
 // caller leaves, the caller's token ends or the hub is deleted.
 func (c *call) readMessages() error {
 	q := c.r.URL.Query()
 	device := q.Get("device")
-	from, err := parseStart(q.Get("from"))
+	from, err := c.start(q.Get("from"))
 	if err != nil {
 		return err
 	}
@@ -130,9 +130,12 @@ func (c *call) sameHub() bool {
 	return err == nil && now.Created.Equal(c.hub.Created)
 }
 
-func parseStart(text string) (hub.Start, error) {
-	if text == "" {
+func (c *call) start(text string) (hub.Start, error) {
+	switch text {
+	case "":
 		return hub.Start{}, nil
+	case "now": // by the hub's clock, which stamps the messages
+		return hub.Start{Time: c.Now()}, nil
 	}
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return hub.Start{Time: t}, nil
@@ -140,7 +143,7 @@ func parseStart(text string) (hub.Start, error) {
 	p, err := signet.ParsePosition(text)
 	if err != nil {
 		return hub.Start{}, signet.Refuse(signet.RequestMalformed, "%q is neither a position nor a time.", signet.Clip(text)).
-			At("from", "sequence.index, or a time as in 2026-01-31T12:00:00Z", text)
+			At("from", "sequence.index, a time as in 2026-01-31T12:00:00Z, or now", text)
 	}
 	return hub.Start{After: p}, nil
 }
@@ -262,7 +265,7 @@ func (c *call) explain() error {
 		ModuleID string    `json:"moduleId"`
 		At       time.Time `json:"at"`
 	}
-	if err := c.read(maxExplain, &body); err != nil {
+	if err := c.read(maxBody, &body); err != nil {
 		return err
 	}
 	if body.At.IsZero() {

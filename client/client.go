@@ -283,3 +283,6 @@ func (c *Client) ofHub(ctx context.Context) (url.Values, error) {
 	}
 	return q, nil
 }
+
+// HostName is the hub's host name without a port, or "" if the options name none.
+func (c *Client) HostName() string { return c.host }

@@ -49,8 +49,8 @@ func (m *Message) Bytes() ([]byte, error) {
 // MessageQuery says which messages to read.
 type MessageQuery struct {
 	DeviceID string // of any device when empty
-	// From is a position, to read what comes after it, or a time in RFC 3339, to
-	// read from there; all that is kept when empty.
+	// From is a position, to read what comes after it; a time in RFC 3339 or "now",
+	// to read from there; all that is kept when empty.
 	From   string
 	Follow bool // go on as messages come
 }

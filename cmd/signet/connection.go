@@ -1,0 +1,94 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/signet-iot/signet/client"
+	"github.com/spf13/cobra"
+)
+
+// Where the commands on a running hub look when a flag is not given.
+const (
+	connectionStringVariable = "SIGNET_CONNECTION_STRING"
+	tokenVariable            = "SIGNET_TOKEN"
+	caFileVariable           = "SIGNET_CA_FILE"
+	addressVariable          = "SIGNET_ADDRESS"
+)
+
+const connectionHelp = `
+
+The hub is the one of the connection string in --hub or SIGNET_CONNECTION_STRING, or of a file that
+holds it, such as data/owner.connection-string. The server's certificate is checked against --ca-file
+or SIGNET_CA_FILE. --address or SIGNET_ADDRESS says where to connect, as HOST:PORT, when the host name
+does not lead there.`
+
+// connected makes a command one that asks a running hub: it gets the flags that
+// the root does not have, and the words about them.
+func connected(cmd *cobra.Command) *cobra.Command {
+	cmd.PersistentFlags().String("token-file", "", "file with the server's admin token (or SIGNET_TOKEN)")
+	cmd.PersistentFlags().String("address", "", "HOST:PORT of the server, if the hub's host name does not lead there")
+	if cmd.Long == "" {
+		cmd.Long = cmd.Short + "."
+	}
+	cmd.Long += connectionHelp
+	return cmd
+}
+
+// connect makes the client that the flags and the environment describe.
+func connect(cmd *cobra.Command) (*client.Client, error) {
+	setting := func(flag, variable string) string {
+		if f := cmd.Flags().Lookup(flag); f != nil && f.Value.String() != "" {
+			return f.Value.String()
+		}
+		return strings.TrimSpace(os.Getenv(variable))
+	}
+	o := client.Options{
+		ConnectionString: setting("hub", connectionStringVariable),
+		CAFile:           setting("ca-file", caFileVariable),
+		Address:          setting("address", addressVariable),
+		Token:            strings.TrimSpace(os.Getenv(tokenVariable)),
+	}
+	// A key on the command line is seen by every user of the machine; a file's
+	// name may be.
+	if s := o.ConnectionString; s != "" && !strings.Contains(strings.ToLower(s), "hostname=") {
+		text, err := readFile(s)
+		if err != nil {
+			return nil, err
+		}
+		o.ConnectionString = string(text)
+	}
+	if name := setting("token-file", ""); name != "" {
+		text, err := readFile(name)
+		if err != nil {
+			return nil, err
+		}
+		o.Token = string(text)
+	}
+	return client.New(o)
+}
+
+// arguments checks that there is one argument for each name.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return usageError{fmt.Errorf("%s takes %s, and got %d arguments", cmd.CommandPath(), strings.Join(names, " "), len(args))}
+		}
+		return nil
+	}
+}
+
+// show prints v as JSON or, for people, what text writes; columns are separated
+// by tabs.
+func show(cmd *cobra.Command, v any, text func(w io.Writer)) error {
+	if output, _ := cmd.Flags().GetString("output"); output == "json" {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	text(w)
+	return w.Flush()
+}

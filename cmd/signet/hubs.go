@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/signet-iot/signet/client"
+	"github.com/spf13/cobra"
+)
+
+func hubCommand() *cobra.Command {
+	cmd := connected(&cobra.Command{
+		Use:   "hub",
+		Short: "Manage the hubs of a server",
+		Long: `Manage the hubs of a server. Each has its own host name, CA certificates, devices, keys and telemetry,
+and nothing of one is worth anything at another. These commands take the admin token.`,
+	})
+	cmd.AddCommand(hubCreateCommand(), hubListCommand(), hubDeleteCommand())
+	return cmd
+}
+
+func hubCreateCommand() *cobra.Command {
+	var hostName string
+	cmd := &cobra.Command{
+		Use:   "create NAME --hostname HOST",
+		Short: "Create a hub and print its owner's connection string",
+		Args:  arguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := need(cmd, "hostname"); err != nil {
+				return err
+			}
+			c, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			h, err := c.CreateHub(cmd.Context(), args[0], hostName)
+			if err != nil {
+				return err
+			}
+			return show(cmd, h, func(w io.Writer) {
+				fmt.Fprintf(w, "%s\t%s\n", h.Name, h.HostName)
+				fmt.Fprintf(w, "  connection string\t%s\n", h.ConnectionString)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&hostName, "hostname", "", "host name by which devices and back ends address the hub")
+	return cmd
+}
+
+func hubListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the hubs of the server",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			list, err := c.Hubs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if list == nil {
+				list = []client.Hub{}
+			}
+			return show(cmd, list, func(w io.Writer) {
+				fmt.Fprintln(w, "NAME\tHOST NAME")
+				for _, h := range list {
+					fmt.Fprintf(w, "%s\t%s\n", h.Name, h.HostName)
+				}
+			})
+		},
+	}
+}
+
+func hubDeleteCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "delete NAME",
+		Short: "Delete a hub with its CA certificates, devices, keys and telemetry",
+		Args:  arguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := c.DeleteHub(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
+		},
+	}
+}
