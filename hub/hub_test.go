@@ -283,6 +283,11 @@ func TestCut(t *testing.T) {
 				t.Errorf("the bystander ended: %v", other.Ended())
 			}
 			if c.want != "" {
+				s.Will(t.Context(), &signet.Message{}, func(err error) {
+					if err == nil {
+						t.Error("a device that may not connect has left a will")
+					}
+				})
 				s.Send(t.Context(), &signet.Message{}, func(err error) {
 					if err == nil {
 						t.Error("a session that has ended took a message")
@@ -351,6 +356,10 @@ func TestTakeOver(t *testing.T) {
 	second, err := h.connect(hub.Credentials{DeviceID: "d", Chain: chain})
 	if err != nil || signet.CodeOf(first.Ended()) != signet.SessionTakenOver || second.Ended() != nil {
 		t.Fatal(err, first.Ended(), second.Ended())
+	}
+	first.Will(t.Context(), &signet.Message{Body: []byte("last words")}, func(e error) { err = e })
+	if err != nil || len(h.messages.kept) != 1 {
+		t.Error("the will of the one that was taken over is not taken", err)
 	}
 	first.Close() // too late, and no harm to the second
 	if !h.hub.Connected("first", "d", "") || h.hub.Sessions("first") != 1 {

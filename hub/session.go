@@ -42,6 +42,21 @@ func (s *Session) Send(ctx context.Context, m *signet.Message, done func(error))
 		done(err)
 		return
 	}
+	s.append(ctx, m, done)
+}
+
+// Will takes the will of a device that is lost, as Send does. It is taken also
+// after the session has expired or was taken over, but not when the device has
+// lost its right to connect, and with it to speak.
+func (s *Session) Will(ctx context.Context, m *signet.Message, done func(error)) {
+	if err := s.Ended(); err != nil && signet.CodeOf(err).Info().Step != signet.StepSession {
+		done(err)
+		return
+	}
+	s.append(ctx, m, done)
+}
+
+func (s *Session) append(ctx context.Context, m *signet.Message, done func(error)) {
 	if size := m.Size(); size > signet.MaxMessageSize {
 		done(signet.Refuse(signet.LimitMessageSize, "The message has %d bytes.", size))
 		return
