@@ -3,21 +3,19 @@ package server
 import (
 	"context"
 
-	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
 )
 
-// waist is the hub as the doors state it: a refusal gives no session at all,
-// where a nil *hub.Session in the interface would look like one.
-type waist struct{ hub *hub.Hub }
+// A waist is the hub as the doors see it: its sessions are theirs.
+type waist struct{ *hub.Hub }
+
+var _ gateway.Waist = waist{}
 
 func (w waist) Connect(ctx context.Context, c hub.Credentials, wake func()) (gateway.Session, error) {
-	s, err := w.hub.Connect(ctx, c, wake)
+	s, err := w.Hub.Connect(ctx, c, wake)
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
-
-func (w waist) Refuse(v signet.Verdict) string { return w.hub.Refuse(v) }
