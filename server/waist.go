@@ -3,19 +3,21 @@ package server
 import (
 	"context"
 
+	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
 )
 
-// A waist is the hub as the doors see it: its sessions are theirs.
-type waist struct{ *hub.Hub }
-
-var _ gateway.Waist = waist{}
+// waist is the hub as the doors state it: a refusal gives no session at all,
+// where a nil *hub.Session in the interface would look like one.
+type waist struct{ hub *hub.Hub }
 
 func (w waist) Connect(ctx context.Context, c hub.Credentials, wake func()) (gateway.Session, error) {
-	s, err := w.Hub.Connect(ctx, c, wake)
+	s, err := w.hub.Connect(ctx, c, wake)
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
+
+func (w waist) Refuse(v signet.Verdict) string { return w.hub.Refuse(v) }
