@@ -66,6 +66,9 @@ func ParseUpload(text string) (*x509.Certificate, error) {
 		if what := describeDER(der); what != "" {
 			return nil, malformedUpload("it seems to be " + what)
 		}
+		if !bytes.HasPrefix(der, []byte{0x30}) {
+			return nil, malformedUpload("it seems to be " + describe(der))
+		}
 		return nil, malformedUpload(signet.Clip(strings.TrimPrefix(err.Error(), "x509: ")))
 	}
 	return cert, nil
@@ -274,7 +277,7 @@ func describe(file []byte) string {
 		return what
 	}
 	if !utf8.Valid(file) {
-		return "binary data of another kind"
+		return "data of another kind"
 	}
 	return "text without a certificate"
 }
@@ -300,13 +303,14 @@ func describeDER(der []byte) string {
 	if _, err := asn1.Unmarshal(der, &bundle); err == nil && bundle.ContentType.Equal(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}) {
 		return "a PKCS#7 bundle; extract the certificate: openssl pkcs7 -inform DER -print_certs"
 	}
-	if rest := cryptobyte.String(der); len(der) > 0 && !rest.SkipASN1(cryptobyte_asn1.SEQUENCE) {
-		if der[0] == 0x30 {
+	if bytes.HasPrefix(der, []byte{0x30}) {
+		rest := cryptobyte.String(der)
+		switch whole := rest.SkipASN1(cryptobyte_asn1.SEQUENCE); {
+		case !whole:
 			return "cut off: its outer structure is not complete"
+		case !rest.Empty():
+			return "a certificate with something after it"
 		}
-		return "data of another kind"
-	} else if !rest.Empty() && len(der) > 0 {
-		return "a certificate with something after it"
 	}
 	return ""
 }
