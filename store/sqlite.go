@@ -336,7 +336,13 @@ func (s *statements) of(ctx context.Context, query string) (*sql.Stmt, error) {
 	return stmt, nil
 }
 
+// QueryContext does not watch ctx once it has begun: that costs a goroutine for
+// each query, and every query here is short.
 func (s *statements) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	ctx = context.WithoutCancel(ctx)
 	stmt, err := s.of(ctx, query)
 	if err != nil {
 		return nil, err

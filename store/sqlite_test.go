@@ -176,9 +176,6 @@ func fillTheDisk() {
 			}
 			failed = create(1000*round+n, 50)
 		}
-		if s.Ping(background) != nil {
-			fmt.Println("ping fails too")
-		}
 		for _, id := range acknowledged {
 			_, err := s.Identity(background, "east", id, "")
 			check(err)

@@ -1,0 +1,103 @@
+package store_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+
+	"github.com/signet-iot/signet/store"
+)
+
+const fleet = 100_000
+
+// openFleet gives a store with a hub of 100,000 devices.
+func openFleet(b *testing.B, db database) *store.Store {
+	b.Helper()
+	s := db.mustOpen(b, db.dsn(b))
+	ok(b, s.CreateHub(b.Context(), hub("east")))
+	const workers = 500
+	for _, err := range together(workers, func(w int) error {
+		for n := w; n < fleet; n += workers {
+			if err := s.CreateIdentity(b.Context(), device("east", deviceID(n))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}) {
+		ok(b, err)
+	}
+	return s
+}
+
+func deviceID(n int) string { return fmt.Sprintf("device-%06d", n) }
+
+// What a connect of a device asks, a page of the list, and the count, in a hub of
+// 100,000 devices.
+func BenchmarkRead(b *testing.B) {
+	for _, db := range kinds {
+		b.Run(db.name, func(b *testing.B) {
+			s := openFleet(b, db)
+			b.Run("Identity", func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					_, err := s.Identity(b.Context(), "east", deviceID(rand.IntN(fleet)), "")
+					ok(b, err)
+				}
+			})
+			b.Run("IdentityParallel", func(b *testing.B) {
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						_, err := s.Identity(b.Context(), "east", deviceID(rand.IntN(fleet)), "")
+						ok(b, err)
+					}
+				})
+			})
+			b.Run("Identities1000", func(b *testing.B) {
+				for b.Loop() {
+					page, err := s.Identities(b.Context(), "east", deviceID(rand.IntN(fleet-1001)), 1000)
+					ok(b, err)
+					same(b, len(page), 1000)
+				}
+			})
+			b.Run("CountDevices", func(b *testing.B) {
+				for b.Loop() {
+					total, _, err := s.CountDevices(b.Context(), "east")
+					ok(b, err)
+					same(b, total, int64(fleet))
+				}
+			})
+		})
+	}
+}
+
+// Creates by n callers at a time, on the disk of the temporary folder; with SQLite
+// also the transactions, and so fsyncs, of each.
+func BenchmarkCreateIdentity(b *testing.B) {
+	for _, db := range kinds {
+		for _, callers := range []int{1, 16, 256} {
+			b.Run(fmt.Sprintf("%s/callers=%d", db.name, callers), func(b *testing.B) {
+				var transactions, id atomic.Int64
+				o := quiet
+				o.Committed = func(int) { transactions.Add(1) }
+				s, err := db.open(b.Context(), db.dsn(b), o)
+				ok(b, err)
+				defer s.Close()
+				ok(b, s.CreateHub(b.Context(), hub("east")))
+				transactions.Store(0)
+				b.ResetTimer()
+				for _, err := range together(callers, func(int) error {
+					for n := id.Add(1); n <= int64(b.N); n = id.Add(1) {
+						if err := s.CreateIdentity(b.Context(), device("east", fmt.Sprintf("d%d", n))); err != nil {
+							return err
+						}
+					}
+					return nil
+				}) {
+					ok(b, err)
+				}
+				b.ReportMetric(float64(transactions.Load())/float64(b.N), "transactions/op")
+			})
+		}
+	}
+}

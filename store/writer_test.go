@@ -1,0 +1,174 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/signet-iot/signet"
+)
+
+// openWriter gives a store whose writer stands still, in a transaction of its own,
+// until release.
+func openWriter(t *testing.T) (s *Store, e *sqliteEngine, release func()) {
+	t.Helper()
+	s, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "signet.db"), Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateHub(t.Context(), signet.Hub{Name: "east", HostName: "east"}); err != nil {
+		t.Fatal(err)
+	}
+	e = s.engine.(*sqliteEngine)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	go e.write(context.Background(), func(context.Context, queryer) error {
+		close(entered)
+		<-leave
+		return nil
+	})
+	<-entered
+	return s, e, func() { close(leave) }
+}
+
+// until waits for what other goroutines are about to do.
+func until(t *testing.T, there func() bool) {
+	t.Helper()
+	for !there() {
+		if t.Context().Err() != nil {
+			t.Fatal("never")
+		}
+		runtime.Gosched()
+	}
+}
+
+func TestGivingUp(t *testing.T) {
+	s, e, release := openWriter(t)
+	defer s.Close()
+
+	// In the queue: nothing has happened, and nothing will.
+	ctx, cancel := context.WithCancel(t.Context())
+	queued := make(chan error, 1)
+	go func() { queued <- s.CreateIdentity(ctx, signet.Identity{Hub: "east", DeviceID: "queued"}) }()
+	until(t, func() bool { return len(e.queue) == 1 })
+	cancel()
+	if err := <-queued; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "not made") {
+		t.Errorf("in the queue: %v", err)
+	}
+	release()
+
+	// Under way: who knows?
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	leave := make(chan struct{})
+	underWay := make(chan error, 1)
+	go func() {
+		underWay <- e.write(ctx, func(context.Context, queryer) error {
+			cancel()
+			<-leave
+			return nil
+		})
+	}()
+	if err := <-underWay; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "unknown") {
+		t.Errorf("under way: %v", err)
+	}
+	close(leave)
+
+	if err := s.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Identity(t.Context(), "east", "queued", ""); !errors.Is(err, signet.ErrNotFound) {
+		t.Errorf("the change that was given up: %v", err)
+	}
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	s, e, release := openWriter(t)
+	defer s.Close()
+	answers := make(chan error, maxWaiting)
+	for range maxWaiting {
+		go func() { answers <- s.Ping(t.Context()) }()
+	}
+	until(t, func() bool { return len(e.queue) == maxWaiting })
+	ctx, cancel := context.WithCancel(t.Context())
+	refused := make(chan error, 1)
+	go func() { refused <- e.write(ctx, func(context.Context, queryer) error { panic("made") }) }()
+	cancel()
+	if err := <-refused; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "not made") {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	release()
+	for range maxWaiting {
+		if err := <-answers; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// When SQLite gives up a transaction half way, nobody in it is told of success,
+// nothing of it is there, and the next one succeeds.
+func TestTransactionGivenUp(t *testing.T) {
+	for name, fault := range map[string]change{
+		"rolled back by a change": func(ctx context.Context, q queryer) error {
+			_, err := q.ExecContext(ctx, "ROLLBACK")
+			return errors.Join(err, errors.New("fault"))
+		},
+		"rolled back by a change that claims success": func(ctx context.Context, q queryer) error {
+			_, err := q.ExecContext(ctx, "ROLLBACK")
+			return err
+		},
+		"no page left": func(ctx context.Context, q queryer) error {
+			for _, s := range []string{"PRAGMA max_page_count = 1", "CREATE TABLE filler (x BLOB)"} {
+				if err := each(ctx, q, func(*sql.Rows) error { return nil }, s); err != nil {
+					return err
+				}
+			}
+			_, err := q.ExecContext(ctx, "INSERT INTO filler VALUES (zeroblob(10000000))")
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, e, release := openWriter(t)
+			defer s.Close()
+			create := func(id string) <-chan error {
+				n, answer := len(e.queue), make(chan error, 1)
+				go func() { answer <- s.CreateIdentity(t.Context(), signet.Identity{Hub: "east", DeviceID: id}) }()
+				until(t, func() bool { return len(e.queue) > n })
+				return answer
+			}
+			answers := map[string]<-chan error{"before": create("before")}
+			failed := make(chan error, 1)
+			go func() { failed <- e.write(t.Context(), fault) }()
+			until(t, func() bool { return len(e.queue) == 2 })
+			answers["after"] = create("after")
+			release()
+			if err := <-failed; err == nil {
+				t.Error("the fault was told as success")
+			}
+			for id, answer := range answers {
+				told := <-answer
+				_, there := s.Identity(t.Context(), "east", id, "")
+				if (told == nil) != (there == nil) {
+					t.Errorf("%s: told %v, there %v", id, told, there)
+				}
+			}
+			if err := s.CreateIdentity(t.Context(), signet.Identity{Hub: "east", DeviceID: "next"}); err != nil {
+				t.Errorf("the next change: %v", err)
+			}
+		})
+	}
+}
+
+// A reader that could write would pass by the writer.
+func TestReadersOnlyRead(t *testing.T) {
+	s, e, release := openWriter(t)
+	release()
+	defer s.Close()
+	if _, err := e.readers.Exec("DELETE FROM hub"); err == nil {
+		t.Error("a reader has written")
+	}
+}
