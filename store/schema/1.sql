@@ -40,9 +40,6 @@ CREATE TABLE identity (
 	FOREIGN KEY (hub, device_id, device_row) REFERENCES identity (hub, device_id, module_id) ON DELETE CASCADE
 ) {table};
 
--- Devices are counted without reading them.
-CREATE INDEX identity_status ON identity (hub, status) WHERE module_id = '';
-
 CREATE TABLE ca_certificate (
 	hub               {text}    NOT NULL REFERENCES hub (name) ON DELETE CASCADE,
 	name_folded       {text}    NOT NULL, -- in lower case, to compare by
