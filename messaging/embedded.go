@@ -1,0 +1,206 @@
+package messaging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// embedded is the NATS server inside this process.
+//
+// JetStream never writes to a stream again once a write has failed, and leaves
+// publishers without an answer. So a server that is not well is marked, which
+// fails Appends at once while reading goes on, and is replaced on the same
+// folder as soon as the folder takes writes again.
+type embedded struct {
+	options *server.Options
+	log     *slog.Logger
+
+	mu  sync.Mutex
+	srv *server.Server // mu
+	ill error          // mu; while set, mend is at work
+
+	mending sync.WaitGroup
+}
+
+const (
+	startTimeout = 30 * time.Second
+	// mendInterval is how often a folder that does not take writes is tried again.
+	mendInterval = time.Second
+	// probeSize must be free before the server is replaced: a few batches, or it
+	// would fail again at once.
+	probeSize = 4 * maxBatchBytes
+)
+
+func startEmbedded(dir string, log *slog.Logger) (*embedded, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	e := &embedded{log: log, options: &server.Options{
+		ServerName: "signet",
+		DontListen: true,
+		JetStream:  true,
+		StoreDir:   dir,
+		SyncAlways: true, // acknowledged = on disk
+		// The stream's own MaxBytes is the bound. JetStream's is a reservation: it
+		// would refuse to start where less than that is free.
+		JetStreamMaxStore:      math.MaxInt64,
+		JetStreamMaxMemory:     64 << 20, // consumers' state; no stream is in memory
+		DisableJetStreamBanner: true,
+		NoSigs:                 true,
+	}}
+	if err := e.start(); err != nil {
+		e.stop()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *embedded) start() error {
+	srv, err := server.NewServer(e.options)
+	if err != nil {
+		return fmt.Errorf("NATS server: %w", err)
+	}
+	log := &serverLog{log: e.log}
+	srv.SetLoggerV2(log, false, false, false)
+	e.mu.Lock()
+	e.srv = srv
+	e.mu.Unlock()
+	srv.Start()
+	if !srv.JetStreamEnabled() || !srv.ReadyForConnections(startTimeout) {
+		return fmt.Errorf("NATS server in %s: %w", e.options.StoreDir, log.fatal())
+	}
+	return nil
+}
+
+func (e *embedded) stop() {
+	e.mu.Lock()
+	srv := e.srv
+	e.mu.Unlock()
+	if srv != nil {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+	}
+}
+
+// InProcessConn connects the client, the first time and each time that the
+// server was replaced.
+func (e *embedded) InProcessConn() (net.Conn, error) {
+	e.mu.Lock()
+	srv := e.srv
+	e.mu.Unlock()
+	return srv.InProcessConn()
+}
+
+// fault is why nothing can be written just now, or nil.
+func (e *embedded) fault() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ill
+}
+
+// examine asks the server how it is and sees to it that it is mended.
+func (e *embedded) examine(ctx context.Context, nc *nats.Conn) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ill != nil {
+		return e.ill
+	}
+	if health := e.srv.Healthz(nil); health.Error != "" {
+		e.ill = errors.New(health.Error)
+		e.log.Error("the message log cannot be written; it is tried again every second", "error", e.ill)
+		e.mending.Go(func() { e.mend(ctx, nc) })
+	}
+	return e.ill
+}
+
+// mend replaces the server when its folder takes writes again.
+func (e *embedded) mend(ctx context.Context, nc *nats.Conn) {
+	for pause(ctx, mendInterval) {
+		if err := e.probe(); err != nil {
+			e.log.Debug("the message log still cannot be written", "error", err)
+			continue
+		}
+		e.stop()
+		if err := e.start(); err != nil {
+			e.log.Error("the message log cannot be opened", "error", err)
+			continue
+		}
+		for !nc.IsConnected() && pause(ctx, 10*time.Millisecond) {
+		}
+		e.mu.Lock()
+		e.ill = nil
+		e.mu.Unlock()
+		e.log.Info("the message log can be written again")
+		return
+	}
+}
+
+// probe writes and syncs a file beside the log.
+func (e *embedded) probe() (err error) {
+	name := filepath.Join(e.options.StoreDir, "probe")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(name)) }()
+	if _, err := f.Write(make([]byte, probeSize)); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// pause waits, and says whether to go on.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// serverLog takes the server's log into ours: what it notices is detail to us.
+type serverLog struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	last string // mu; the last fatal line
+}
+
+func (l *serverLog) Debugf(string, ...any) {}
+func (l *serverLog) Tracef(string, ...any) {}
+func (l *serverLog) Noticef(format string, args ...any) {
+	l.log.Debug("NATS server", "says", fmt.Sprintf(format, args...))
+}
+func (l *serverLog) Warnf(format string, args ...any) {
+	l.log.Warn("NATS server", "says", fmt.Sprintf(format, args...))
+}
+func (l *serverLog) Errorf(format string, args ...any) {
+	l.log.Error("NATS server", "says", fmt.Sprintf(format, args...))
+}
+func (l *serverLog) Fatalf(format string, args ...any) {
+	l.mu.Lock()
+	l.last = fmt.Sprintf(format, args...)
+	l.mu.Unlock()
+	l.Errorf(format, args...)
+}
+
+// fatal is why the server did not start.
+func (l *serverLog) fatal() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last == "" {
+		return errors.New("it did not start in time")
+	}
+	return errors.New(l.last)
+}
