@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -261,7 +262,7 @@ func TestVerdictLog(t *testing.T) {
 	ctx := context.Background()
 	store := memstore.New()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	l := authority.NewVerdictLog(store, authority.VerdictOptions{Keep: 3, Now: func() time.Time { return now }})
+	l := authority.NewVerdictLog(store, authority.VerdictOptions{Keep: 3, Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now }})
 	refusal := func(device string) signet.Verdict {
 		return signet.Verdict{Error: *signet.Refuse(signet.CertExpired, "It has expired."), Hub: tenant, DeviceID: device, Remote: "192.0.2.1"}
 	}

@@ -9,6 +9,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,7 +67,7 @@ func newHouse(t *testing.T) *house {
 	}
 	h.authority = authority.New(h.store, authority.Options{Now: clock, Changed: changed})
 	h.registry = registry.New(h.store, registry.Options{Now: clock, Changed: changed})
-	h.verdicts = authority.NewVerdictLog(h.store, authority.VerdictOptions{Now: clock})
+	h.verdicts = authority.NewVerdictLog(h.store, authority.VerdictOptions{Now: clock, Logger: slog.New(slog.DiscardHandler)})
 	t.Cleanup(h.verdicts.Close)
 	h.hub = hub.New(hub.Options{Authority: h.authority, Registry: h.registry, Verdicts: h.verdicts, Messages: h.messages, Now: clock})
 	for _, name := range []string{"first", "second"} {
@@ -78,7 +80,7 @@ func newHouse(t *testing.T) *house {
 
 func (h *house) trust(tenant string, ca *hubtest.CA) signet.CACertificate {
 	h.t.Helper()
-	c, _, err := h.authority.Register(h.t.Context(), tenant, ca.Cert.Subject.CommonName, hubtest.PEM(ca.Cert.Raw), true, "")
+	c, _, err := h.authority.Register(h.t.Context(), tenant, strings.ReplaceAll(ca.Cert.Subject.CommonName, " ", "-"), hubtest.PEM(ca.Cert.Raw), true, "")
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func run() error {
 	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	pinSelf()
 
-	fleet, err := newFleet(dir, max(*hold, 100))
+	all, err := newFleet(dir, max(*hold, 100))
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func run() error {
 			if err := os.Mkdir(sub, 0o755); err != nil {
 				return err
 			}
-			s, err := p.start(sub, fleet)
+			s, err := p.start(sub, all)
 			if errors.Is(err, exec.ErrNotFound) {
 				fmt.Printf("%-10s not installed\n", p.name)
 				break
@@ -98,9 +98,9 @@ func run() error {
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
 			err = errors.Join(
-				add(&connect)(s.connect(fleet)),
-				add(&rss)(s.hold(fleet)),
-				s.publish(fleet, &message, &rate),
+				add(&connect)(s.connect(all)),
+				add(&rss)(s.hold(all)),
+				s.publish(all, &message, &rate),
 			)
 			s.stop()
 			if err != nil {

@@ -1,0 +1,324 @@
+package server_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/internal/hubtest"
+	"github.com/signet-iot/signet/server"
+	"github.com/signet-iot/signet/wire/mqtt"
+)
+
+const tenant = "hub"
+
+// TestHouse is one thin path through the whole house: a device two intermediates
+// below a registered root, telemetry on disk, a restart, and it is still there.
+func TestHouse(t *testing.T) {
+	h := hubtest.Start(t)
+	root := hubtest.NewCA(t, "Root")
+	pair := root.Intermediate(t, "Factory").Intermediate(t, "Line").Device(t, "press-17")
+	h.Trust(t, tenant, root)
+	h.CADevice(t, tenant, "press-17")
+
+	d := h.Dial(t, h.ClientTLS(pair))
+	if code := d.Connect(t, "localhost", "press-17"); code != 0 {
+		t.Fatalf("CONNACK %d", code)
+	}
+	d.Publish(t, "press-17", "hello")
+	h.Stop()
+	d.WaitClosed(t)
+
+	again := hubtest.Start(t, func(c *server.Config) { c.Data = h.Config.Data })
+	var bodies []string
+	err := again.Hub().Read(t.Context(), tenant, hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+		bodies = append(bodies, string(m.Body))
+		return true
+	})
+	if err != nil || len(bodies) != 1 || bodies[0] != "hello" {
+		t.Errorf("%q %v", bodies, err)
+	}
+	if code := again.Dial(t, again.ClientTLS(pair)).Connect(t, "localhost", "press-17"); code != 0 {
+		t.Errorf("CONNACK %d after the restart", code)
+	}
+}
+
+// TestRefusedStarts: a start that cannot be says why, in a line, and changes
+// nothing.
+func TestRefusedStarts(t *testing.T) {
+	h := hubtest.Start(t)
+	for name, c := range map[string]struct {
+		change func(*server.Config)
+		says   string
+	}{
+		"the folder is in use":    {func(*server.Config) {}, "in use"},
+		"another host name":       {func(c *server.Config) { h.Stop(); c.HostName = "other.test" }, "has the host name localhost"},
+		"a key without its cert":  {func(c *server.Config) { c.TLSKey = "x" }, "given together"},
+		"an unbounded retention":  {func(c *server.Config) { c.RetentionBytes = 0 }, "bounded"},
+		"a certificate not there": {func(c *server.Config) { c.Data, c.TLSKey, c.TLSCert = t.TempDir(), "x", "y" }, "server certificate"},
+		"a port that is taken": {func(c *server.Config) {
+			c.Data, c.MQTT = t.TempDir(), "127.0.0.1:1"
+			other := hubtest.Start(t)
+			c.MQTT = other.MQTTAddr()
+		}, "address already in use"},
+	} {
+		if name == "another host name" {
+			continue // last: it stops the server that the others need
+		}
+		refusedStart(t, name, h.Config, c.change, c.says)
+	}
+	refusedStart(t, "another host name", h.Config, func(c *server.Config) { h.Stop(); c.HostName = "other.test" }, "has the host name localhost")
+}
+
+func refusedStart(t *testing.T, name string, cfg server.Config, change func(*server.Config), says string) {
+	t.Helper()
+	cfg.MQTT, cfg.HTTPS, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0", "off"
+	change(&cfg)
+	s, err := server.Start(t.Context(), cfg)
+	if err == nil {
+		s.Close(context.Background())
+		t.Errorf("%s: started", name)
+	} else if !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%s: %q does not say %q", name, err, says)
+	}
+}
+
+// TestReload: a new server certificate counts without a restart, and rubbish in
+// its place does not.
+func TestReload(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	write := func(ca *hubtest.CA) {
+		os.WriteFile(key, []byte(hubtest.KeyPEM(t, ca.Key)), 0o600)
+		os.WriteFile(cert, []byte(hubtest.PEM(ca.Cert.Raw)), 0o600)
+	}
+	first, second := hubtest.NewCA(t, "first"), hubtest.NewCA(t, "second")
+	write(first)
+	var ahead atomic.Int64
+	data := t.TempDir()
+	os.WriteFile(filepath.Join(data, "server-ca.pem"), nil, 0o600) // for hubtest; not used here
+	h := hubtest.Start(t, func(c *server.Config) {
+		c.Data, c.TLSCert, c.TLSKey = data, cert, key
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	served := func() string {
+		d := h.Dial(t, &tls.Config{InsecureSkipVerify: true}) // what is served is what is asked
+		defer d.Close()
+		return d.ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	live := h.Dial(t, &tls.Config{InsecureSkipVerify: true})
+	if got := served(); got != "first" {
+		t.Fatal(got)
+	}
+	write(second)
+	ahead.Add(int64(5 * time.Second))
+	if got := served(); got != "second" {
+		t.Errorf("the new certificate is not served, but %q", got)
+	}
+	os.WriteFile(cert, []byte("rubbish"), 0o600)
+	ahead.Add(int64(5 * time.Second))
+	if got := served(); got != "second" {
+		t.Errorf("rubbish put %q in its place", got)
+	}
+	if code := live.Connect(t, "localhost", "nobody"); code != mqtt.ConnRefusedNotAuthorized {
+		t.Errorf("a connection from before the reload: CONNACK %d", code)
+	}
+}
+
+// TestHubsApart: two hubs on one server; what one trusts and knows is worth
+// nothing at the other, whatever name the client says.
+func TestHubsApart(t *testing.T) {
+	h := hubtest.Start(t)
+	if _, err := h.Registry().CreateHub(t.Context(), "other", "other.test"); err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := hubtest.NewCA(t, "Ours"), hubtest.NewCA(t, "Theirs")
+	h.Trust(t, tenant, ours)
+	h.Trust(t, "other", theirs)
+	h.CADevice(t, tenant, "d")
+	h.CADevice(t, "other", "d")
+	for _, c := range []struct {
+		ca   *hubtest.CA
+		host string
+		want byte
+	}{
+		{ours, "localhost", 0}, {theirs, "other.test", 0},
+		{theirs, "localhost", 5}, {ours, "other.test", 5}, {ours, "nowhere.test", 5},
+	} {
+		conf := h.ClientTLS(c.ca.Device(t, "d"))
+		d := h.Dial(t, conf)
+		if code := d.Connect(t, c.host, "d"); code != c.want {
+			t.Errorf("%s at %s: CONNACK %d, want %d", c.ca.Cert.Subject, c.host, code, c.want)
+		}
+		if c.want == 0 {
+			d.Publish(t, "d", c.host)
+		}
+	}
+	for name, want := range map[string]string{tenant: "localhost", "other": "other.test"} {
+		h.Hub().Read(t.Context(), name, hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+			if string(m.Body) != want || m.Hub != name {
+				t.Errorf("%s reads %q of %s", name, m.Body, m.Hub)
+			}
+			return true
+		})
+	}
+	// The server's own certificate learns the new name.
+	conf := h.ClientTLS()
+	conf.ServerName = "other.test"
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		c, err := tls.Dial("tcp", h.HTTPSAddr(), conf)
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+
+	// Its data goes with a hub, and a hub made anew under the name sees none of it.
+	if err := h.Registry().DeleteHub(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Registry().CreateHub(t.Context(), "other", "other.test"); err != nil {
+		t.Fatal(err)
+	}
+	if is, err := h.Registry().List(t.Context(), "other", "", 10); err != nil || len(is) != 0 {
+		t.Errorf("%v %v", is, err)
+	}
+	if cs, err := h.Authority().List(t.Context(), "other"); err != nil || len(cs) != 0 {
+		t.Errorf("%v %v", cs, err)
+	}
+	h.Hub().Read(t.Context(), "other", hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+		t.Errorf("a message of the deleted hub: %q", m.Body)
+		return true
+	})
+	if code := h.Dial(t, h.ClientTLS(theirs.Device(t, "d"))).Connect(t, "other.test", "d"); code != 5 {
+		t.Errorf("the deleted hub's device: CONNACK %d", code)
+	}
+}
+
+// TestResumption: a resumed TLS session is judged as a new one, so that it never
+// outlives what it once rested on.
+func TestResumption(t *testing.T) {
+	for name, version := range map[string]uint16{"TLS 1.2 ticket": tls.VersionTLS12, "TLS 1.3 PSK": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) {
+			h := hubtest.Start(t)
+			root := hubtest.NewCA(t, "Root")
+			ca := h.Trust(t, tenant, root)
+			h.CADevice(t, tenant, "d")
+			h.CADevice(t, tenant, "e")
+			conf := h.ClientTLS(root.Device(t, "d"))
+			conf.MinVersion, conf.MaxVersion = version, version
+			conf.ClientSessionCache = tls.NewLRUClientSessionCache(8)
+			visit := func(id string) (code byte, resumed bool) {
+				d := h.Dial(t, conf)
+				defer d.Close()
+				return d.Connect(t, "localhost", id), d.ConnectionState().DidResume
+			}
+			if code, resumed := visit("d"); code != 0 || resumed {
+				t.Fatal(code, resumed)
+			}
+			if code, resumed := visit("d"); code != 0 || !resumed {
+				t.Fatalf("the session is not resumed (CONNACK %d): what follows would prove nothing", code)
+			}
+			if code, resumed := visit("e"); code != 5 || !resumed {
+				t.Errorf("another device with this one's ticket: CONNACK %d, resumed %v", code, resumed)
+			}
+			if err := h.Authority().Delete(t.Context(), tenant, ca.Name, ca.ETag); err != nil {
+				t.Fatal(err)
+			}
+			if code, resumed := visit("d"); code != 5 || !resumed {
+				t.Errorf("after the CA is gone: CONNACK %d, resumed %v", code, resumed)
+			}
+		})
+	}
+}
+
+// TestTrustGoesBetweenHandshakeAndConnect: what counts is what is trusted when
+// the device says who it is.
+func TestTrustGoesBetweenHandshakeAndConnect(t *testing.T) {
+	h := hubtest.Start(t)
+	root := hubtest.NewCA(t, "Root")
+	ca := h.Trust(t, tenant, root)
+	h.CADevice(t, tenant, "d")
+	d := h.Dial(t, h.ClientTLS(root.Device(t, "d")))
+	if err := d.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Authority().Delete(t.Context(), tenant, ca.Name, ca.ETag); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.Connect(t, "localhost", "d"); code != 5 {
+		t.Errorf("CONNACK %d", code)
+	}
+}
+
+// TestCut: the socket of a device that lost its right is closed, and the
+// refusal that follows is on record.
+func TestCut(t *testing.T) {
+	h := hubtest.Start(t)
+	root := hubtest.NewCA(t, "Root")
+	h.Trust(t, tenant, root)
+	i := h.CADevice(t, tenant, "d")
+	conf := h.ClientTLS(root.Device(t, "d"))
+	d := h.Dial(t, conf)
+	if code := d.Connect(t, "localhost", "d"); code != 0 {
+		t.Fatal(code)
+	}
+	i.Status = signet.Disabled
+	if _, err := h.Registry().Replace(t.Context(), i, i.ETag); err != nil {
+		t.Fatal(err)
+	}
+	d.WaitClosed(t)
+	if code := h.Dial(t, conf).Connect(t, "localhost", "d"); code != 5 {
+		t.Errorf("CONNACK %d", code)
+	}
+	vs, err := h.Verdicts().List(t.Context(), authority.VerdictQuery{Hub: tenant, DeviceID: "d", Limit: 5})
+	if err != nil || len(vs) != 1 || vs[0].Code != signet.IdentityDisabled || vs[0].Remote != "127.0.0.1" || len(vs[0].Chain) != 1 {
+		t.Errorf("%+v %v", vs, err)
+	}
+}
+
+// TestAdmin: the operator's window.
+func TestAdmin(t *testing.T) {
+	h := hubtest.Start(t)
+	h.Dial(t, h.ClientTLS()).Connect(t, "localhost", "nobody")
+	for path, want := range map[string]string{
+		"/": "connection traces", "/healthz": "alive", "/readyz": "ready",
+		"/metrics": "signet_sessions 0", "/debug/traces": "identity.unknown",
+	} {
+		r, err := http.Get("http://" + h.AdminAddr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(r.Body)
+		r.Body.Close()
+		if r.StatusCode != 200 || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %d, without %q: %.300s", path, r.StatusCode, want, body)
+		}
+	}
+}
+
+// TestFiles: what holds a secret is readable to its owner only.
+func TestFiles(t *testing.T) {
+	h := hubtest.Start(t)
+	for _, name := range []string{"owner.connection-string", "admin.token", "server.key", "server-ca.key", "signet.db"} {
+		info, err := os.Stat(filepath.Join(h.Config.Data, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", name, info.Mode(), err)
+		}
+	}
+}
