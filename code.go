@@ -52,6 +52,7 @@ const (
 	CertRevocationUnknown Code = "cert.revocation-unknown"
 	CertIsCAAnchor        Code = "cert.is-ca-anchor"
 	CertOutOfScope        Code = "cert.out-of-scope"
+	CertPolicy            Code = "cert.policy"
 
 	IdentityCNMismatch Code = "identity.cn-mismatch"
 	IdentityUnknown    Code = "identity.unknown"
@@ -169,6 +170,7 @@ var Codes = []CodeInfo{
 	{CertRevocationUnknown, StepPath, "Nothing valid says whether a certificate on the path is revoked.", "Provide a current CRL of its issuer."},
 	{CertIsCAAnchor, StepPath, "The device presented a registered CA as its own certificate.", "Give the device a certificate of its own, signed by the CA."},
 	{CertOutOfScope, StepPath, "The certificate is outside the scope given to its issuer.", "Issue it within the scope, or widen the scope."},
+	{CertPolicy, StepPath, "A CA on the path requires a certificate policy that the path does not have.", "Issue the certificates with the policy that the CA requires, or the CA without policy constraints."},
 
 	{IdentityCNMismatch, StepIdentity, "The subject CN of the leaf is not the device ID.", "Issue the certificate with CN = device ID, byte for byte (a module: deviceId/moduleId)."},
 	{IdentityUnknown, StepIdentity, "The hub has no identity of that name.", "Create the device identity, or check the spelling of the device ID: it is case-sensitive."},

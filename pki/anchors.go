@@ -1,0 +1,169 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Anchors is a set of trust anchors: certificates, self-signed or not, that are
+// trusted because somebody said so. It never changes; a change of trust is a new
+// set. Safe for concurrent use.
+type Anchors struct {
+	bySubject map[string][]*link // by canonical subject
+	byDER     map[[sha256.Size]byte]*link
+	issuers   issuerCache
+}
+
+// NewAnchors makes the set of these certificates.
+func NewAnchors(certs []*x509.Certificate) *Anchors {
+	a := &Anchors{bySubject: map[string][]*link{}, byDER: map[[sha256.Size]byte]*link{}}
+	for _, cert := range certs {
+		sum := sha256.Sum256(cert.Raw)
+		if a.byDER[sum] != nil {
+			continue
+		}
+		anchor := newLink(cert, NotPresented)
+		anchor.pool = x509.NewCertPool()
+		anchor.pool.AddCert(cert)
+		a.byDER[sum] = anchor
+		a.bySubject[anchor.subject] = append(a.bySubject[anchor.subject], anchor)
+	}
+	return a
+}
+
+// A link is a certificate as path building sees it.
+type link struct {
+	*x509.Certificate
+	index           int            // place in what was presented, or NotPresented
+	subject, issuer string         // canonical
+	pool            *x509.CertPool // of an anchor: itself alone
+}
+
+func newLink(cert *x509.Certificate, index int) *link {
+	return &link{Certificate: cert, index: index, subject: canonicalName(cert.RawSubject), issuer: canonicalName(cert.RawIssuer)}
+}
+
+func (l *link) selfIssued() bool { return l.subject == l.issuer }
+
+// sameEntity says whether two certificates are of one CA: the same name and key.
+func (l *link) sameEntity(other *link) bool {
+	return l.subject == other.subject && bytes.Equal(l.RawSubjectPublicKeyInfo, other.RawSubjectPublicKeyInfo)
+}
+
+// maxIssuers bounds the cache of verified issuers. A factory has a handful; an
+// entry is a few hundred bytes besides its certificates.
+const maxIssuers = 4096
+
+// An issuerCache remembers the intermediates that have been verified up to an
+// anchor of the set it belongs to, so that of the next device below them only
+// its own certificate has to be verified. It holds nothing that a stranger could
+// put there: an entry comes of an accepted chain.
+type issuerCache struct {
+	mu   sync.RWMutex
+	byID map[issuerID]*verifiedIssuer
+}
+
+type issuerID struct {
+	issuer [sha256.Size]byte // of the DER
+	usage  Usage
+}
+
+// A verifiedIssuer is what has been proven of an issuer. All of it depends on
+// its path alone, not on what it signs: paths for which that is not so are not
+// remembered.
+type verifiedIssuer struct {
+	path                []*x509.Certificate // from the issuer up, anchor last
+	pool                *x509.CertPool      // of the issuer alone
+	notBefore, notAfter time.Time           // in which all of path is valid
+	depth               int                 // intermediates that are not self-issued
+}
+
+// remember keeps the issuer of an accepted path.
+func (a *Anchors) remember(path []*link, usage Usage) {
+	if len(path) < 3 {
+		return // the issuer is an anchor: there is nothing to save
+	}
+	v := &verifiedIssuer{pool: x509.NewCertPool(), notAfter: path[1].NotAfter}
+	for i, c := range path[1:] {
+		if constrainsBelow(c.Certificate) {
+			return
+		}
+		if c.NotBefore.After(v.notBefore) {
+			v.notBefore = c.NotBefore
+		}
+		if c.NotAfter.Before(v.notAfter) {
+			v.notAfter = c.NotAfter
+		}
+		if i+1 < len(path)-1 {
+			if !bytes.Equal(path[i+1].RawIssuer, path[i+2].RawSubject) {
+				return // the engine would need help with the names
+			}
+			if !c.selfIssued() {
+				v.depth++
+			}
+		}
+		v.path = append(v.path, c.Certificate)
+	}
+	v.pool.AddCert(path[1].Certificate)
+	id := issuerID{sha256.Sum256(path[1].Raw), usage}
+	a.issuers.mu.Lock()
+	defer a.issuers.mu.Unlock()
+	if a.issuers.byID == nil {
+		a.issuers.byID = map[issuerID]*verifiedIssuer{}
+	}
+	if _, known := a.issuers.byID[id]; !known && len(a.issuers.byID) >= maxIssuers {
+		for any := range a.issuers.byID {
+			delete(a.issuers.byID, any)
+			break
+		}
+	}
+	a.issuers.byID[id] = v
+}
+
+// recall answers a request from the cache, or gives nil when the long way has to
+// be gone: for any doubt, and for every refusal, which only the long way can
+// explain. It takes nothing but a chain that presents exactly the path
+// remembered, so that a device which leaves out an intermediate is refused
+// whatever others have sent before it.
+func (a *Anchors) recall(r *PathRequest, leaf *x509.Certificate) []*x509.Certificate {
+	if len(r.Chain) < 2 || r.CRLs != nil || constrainsBelow(leaf) {
+		return nil
+	}
+	a.issuers.mu.RLock()
+	v := a.issuers.byID[issuerID{sha256.Sum256(r.Chain[1].Raw), r.Usage}]
+	a.issuers.mu.RUnlock()
+	switch {
+	case v == nil,
+		r.Time.Before(v.notBefore), r.Time.After(v.notAfter),
+		r.MaxDepth >= 0 && v.depth > r.MaxDepth,
+		!bytes.Equal(leaf.RawIssuer, v.path[0].RawSubject):
+		return nil
+	}
+	rest := r.Chain[2:]
+	for i, c := range v.path[1:] {
+		switch {
+		case len(rest) > 0 && bytes.Equal(rest[0].Raw, c.Raw):
+			rest = rest[1:]
+		case i < len(v.path)-2: // an intermediate; sending the anchor is up to the device
+			return nil
+		}
+	}
+	if len(rest) > 0 || slices.ContainsFunc(v.path, func(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, leaf.RawSubject) }) {
+		return nil
+	}
+	if leafFault(leaf, r) != nil {
+		return nil
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: v.pool, Intermediates: noCertificates, CurrentTime: r.Time, KeyUsages: r.Usage.extKeyUsages()})
+	if err != nil || len(chains) != 1 || len(chains[0]) != 2 {
+		return nil
+	}
+	path := make([]*x509.Certificate, 0, 1+len(v.path))
+	return append(append(path, leaf), v.path...)
+}
+
+var noCertificates = x509.NewCertPool()

@@ -1,0 +1,415 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// Usage is the extended key usage that a path is asked for.
+type Usage string
+
+// The usages. Devices are asked for [UsageClient].
+const (
+	UsageClient Usage = "client"
+	UsageServer Usage = "server"
+	UsageAny    Usage = "any"
+)
+
+func (u Usage) extKeyUsages() []x509.ExtKeyUsage {
+	switch u {
+	case UsageServer:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	case UsageAny:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
+	}
+	return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+}
+
+// What a stranger can make us spend on one chain.
+const (
+	// maxPath is the most certificates of a path, and of what a device may
+	// present: five times what fleets use.
+	maxPath = 10
+	// maxChainBytes bounds what is presented, in DER: ten certificates with RSA
+	// keys of 8192 bits have half of it.
+	maxChainBytes = 64 << 10
+	// maxNames bounds the alternative names, the name constraints and the
+	// policies of one certificate, each: the work on a path is their product. A
+	// device needs one name or two.
+	maxNames = 256
+	// maxSignatures bounds the signatures checked, as crypto/x509 does.
+	maxSignatures = 100
+	// maxSteps bounds the places that path building looks at; looking costs
+	// about a microsecond.
+	maxSteps = 1000
+)
+
+// PathRequest asks for a certification path.
+type PathRequest struct {
+	// Chain is what was presented: the certificate to judge first, then, in any
+	// order, those to build a path from. Copies of anchors are harmless.
+	Chain []*x509.Certificate
+	// Time to judge at, to the second as certificates have it; now when zero.
+	Time time.Time
+	// Usage to judge for; [UsageClient] when empty.
+	Usage Usage
+	// MaxDepth is how many intermediates that are not self-issued a path may
+	// have; negative for no limit but that of the package, 8.
+	MaxDepth int
+	// MaxPresented is how long Chain may be; 10 when zero, which is what a device
+	// gets. Tools that offer a pool to choose from, and not a chain, may have it
+	// longer.
+	MaxPresented int
+	// CRLs to judge by: when not nil, each certificate under the anchor has to be
+	// covered by one that is valid, and not be on it.
+	CRLs []*x509.RevocationList
+}
+
+// Validate judges a chain (RFC 5280 §6) and gives the certification path: the
+// certificate judged first, the anchor last, self-issued certificates included.
+//
+// A refusal is a [signet.Error] of one of the codes chain.*, cert.*,
+// anchor.expired or limit.*, with the certificate at fault. The work is bounded
+// whatever the chain: see the limits above.
+func (a *Anchors) Validate(r PathRequest) ([]*x509.Certificate, error) {
+	if err := checkPresented(&r); err != nil {
+		return nil, err
+	}
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
+	r.Time = r.Time.Truncate(time.Second)
+	if r.Usage == "" {
+		r.Usage = UsageClient
+	}
+	leaf := r.Chain[0]
+	if a.byDER[sha256.Sum256(leaf.Raw)] != nil {
+		return nil, signet.Refuse(signet.CertIsCAAnchor, "The device presented %s, which is registered here as a CA, as its own certificate.", subjectText(leaf)).
+			At("certificate", "one of the device, issued by the CA", "the CA's").Of(Reference(leaf, 0))
+	}
+	if path := a.recall(&r, leaf); path != nil {
+		return path, nil
+	}
+	s := newSearch(a, &r)
+	path := s.climb([]*link{s.presented[0]})
+	if path == nil {
+		return nil, s.explain()
+	}
+	if r.CRLs == nil {
+		a.remember(path, r.Usage)
+	}
+	certs := make([]*x509.Certificate, len(path))
+	for i, c := range path {
+		certs[i] = c.Certificate
+	}
+	return certs, nil
+}
+
+// checkPresented holds what was presented against the limits that need no look
+// into it.
+func checkPresented(r *PathRequest) error {
+	most := r.MaxPresented
+	if most == 0 {
+		most = maxPath
+	}
+	switch n := len(r.Chain); {
+	case n == 0:
+		return signet.Refuse(signet.ChainNone, "The device presented no certificate.")
+	case n > most:
+		return signet.Refuse(signet.ChainTooLong, "The device presented %d certificates; at most %d are taken.", n, most).
+			At("chain", fmt.Sprintf("at most %d certificates", most), fmt.Sprint(n))
+	}
+	size := 0
+	for i, c := range r.Chain {
+		if c == nil || len(c.Raw) == 0 {
+			return signet.Refuse(signet.ChainMalformed, "Certificate %d of the chain cannot be read.", i)
+		}
+		size += len(c.Raw)
+	}
+	if size > maxChainBytes {
+		return signet.Refuse(signet.LimitChainBytes, "The presented certificates have %d bytes; at most %d are taken.", size, maxChainBytes).
+			At("chain", "at most 64 KiB", fmt.Sprintf("%d bytes", size))
+	}
+	for i, c := range r.Chain {
+		if err := checkNames(c, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkNames bounds the lists of a certificate whose lengths multiply.
+func checkNames(c *x509.Certificate, index int) error {
+	for _, list := range []struct {
+		field string
+		n     int
+	}{
+		{"subjectAltName", len(c.DNSNames) + len(c.EmailAddresses) + len(c.IPAddresses) + len(c.URIs)},
+		{"nameConstraints", len(c.PermittedDNSDomains) + len(c.ExcludedDNSDomains) +
+			len(c.PermittedEmailAddresses) + len(c.ExcludedEmailAddresses) +
+			len(c.PermittedIPRanges) + len(c.ExcludedIPRanges) +
+			len(c.PermittedURIDomains) + len(c.ExcludedURIDomains)},
+		{"certificatePolicies", len(c.Policies)},
+		{"policyMappings", len(c.PolicyMappings)},
+	} {
+		if list.n > maxNames {
+			return signet.Refuse(signet.LimitPathWork, "%s lists %d entries in %s; at most %d are looked at.", subjectText(c), list.n, list.field, maxNames).
+				At(list.field, fmt.Sprintf("at most %d entries", maxNames), fmt.Sprint(list.n)).Of(Reference(c, index)).
+				FixBy("Issue the certificate with fewer names and constraints.")
+		}
+	}
+	return nil
+}
+
+// A search looks for an acceptable path, depth first from the leaf, and keeps
+// what it needs to say why there is none.
+type search struct {
+	anchors   *Anchors
+	request   *PathRequest
+	presented []*link // the leaf, then each certificate once, without copies of anchors
+
+	edges      map[edge]bool // signatures checked: does the issuer's key fit?
+	signatures int
+	steps      int
+	exhausted  bool // a limit was reached: what follows says nothing
+
+	refusals []refusal // of paths that reach an anchor
+	deadEnd  []*link   // the longest way that reaches none
+	tooLong  bool      // a way was given up for its length
+	tried    bool      // the engine has refused a path
+}
+
+// edge is a certificate and one that may have signed it.
+type edge struct{ child, issuer *link }
+
+// refusal is why a path that reaches an anchor was not accepted.
+type refusal struct {
+	path []*link
+	err  *signet.Error
+}
+
+func newSearch(a *Anchors, r *PathRequest) *search {
+	s := &search{anchors: a, request: r}
+	seen := make(map[[sha256.Size]byte]bool, len(r.Chain))
+	for i, cert := range r.Chain {
+		sum := sha256.Sum256(cert.Raw)
+		// A copy of an anchor is reached as the anchor; a longer path through it
+		// would only be held to more rules.
+		if !seen[sum] && a.byDER[sum] == nil {
+			s.presented = append(s.presented, newLink(cert, i))
+		}
+		seen[sum] = true
+	}
+	return s
+}
+
+// climb tries every way up from the last certificate of way, and gives the first
+// path that is acceptable.
+func (s *search) climb(way []*link) []*link {
+	if s.steps++; s.steps > maxSteps {
+		s.exhausted = true
+	}
+	if s.exhausted {
+		return nil
+	}
+	below := way[len(way)-1]
+	for _, anchor := range byKeyID(s.anchors.bySubject[below.issuer], below) {
+		path := append(slices.Clip(way), anchor)
+		err := s.judge(path)
+		if err == nil {
+			return path
+		}
+		if s.exhausted {
+			return nil
+		}
+		s.refusals = append(s.refusals, refusal{path, err})
+	}
+	var above []*link
+	for _, c := range s.presented[1:] {
+		if c.subject == below.issuer && !slices.ContainsFunc(way, c.sameEntity) {
+			above = append(above, c)
+		}
+	}
+	if len(above) > 0 && len(way) == maxPath-1 {
+		s.tooLong = true
+		return nil
+	}
+	if len(above) == 0 && len(way) > len(s.deadEnd) {
+		s.deadEnd = slices.Clone(way)
+	}
+	for _, c := range byKeyID(above, below) {
+		if fits, checked := s.edges[edge{below, c}]; checked && !fits {
+			continue
+		}
+		if path := s.climb(append(slices.Clip(way), c)); path != nil || s.exhausted {
+			return path
+		}
+	}
+	return nil
+}
+
+// byKeyID puts first the issuers whose key identifier is the one that below asks
+// for (RFC 5280 §4.2.1.1), and last those that have another. It is a hint to
+// save work; the signature decides.
+func byKeyID(issuers []*link, below *link) []*link {
+	if len(issuers) < 2 {
+		return issuers
+	}
+	issuers = slices.Clone(issuers)
+	rank := func(issuer *link) int {
+		switch {
+		case len(issuer.SubjectKeyId) == 0 || len(below.AuthorityKeyId) == 0:
+			return 1
+		case bytes.Equal(issuer.SubjectKeyId, below.AuthorityKeyId):
+			return 0
+		}
+		return 2
+	}
+	slices.SortStableFunc(issuers, func(a, b *link) int { return rank(a) - rank(b) })
+	return issuers
+}
+
+// judge holds a path to the rules, then asks the engine, then the CRLs.
+func (s *search) judge(path []*link) *signet.Error {
+	if err := pathFault(path, s.request); err != nil {
+		return err
+	}
+	if s.tried {
+		// One bad signature is likely to be met again: those already checked are
+		// known, and a new one costs less alone than by the engine.
+		if broken := s.broken(path); broken >= 0 {
+			return badSignature(path, broken)
+		}
+	}
+	if err := s.engine(path); err != nil {
+		s.tried = true
+		return err
+	}
+	if s.request.CRLs != nil {
+		return s.revocation(path)
+	}
+	return nil
+}
+
+// fits says whether the key of a certificate fits the signature of another. A
+// key or algorithm that is not taken is not tried: it is refused as such.
+func (s *search) fits(child, issuer *link) bool {
+	e := edge{child, issuer}
+	fits, checked := s.edges[e]
+	if checked {
+		return fits
+	}
+	if keyFault(issuer.PublicKey) != "" || !signatureTaken[child.SignatureAlgorithm] {
+		return true
+	}
+	if !s.spend(1) {
+		return false
+	}
+	fits = issuer.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature) == nil
+	if s.edges == nil {
+		s.edges = map[edge]bool{}
+	}
+	s.edges[e] = fits
+	return fits
+}
+
+// spend takes signature checks from what the chain may cost.
+func (s *search) spend(signatures int) bool {
+	if s.signatures += signatures; s.signatures > maxSignatures {
+		s.exhausted = true
+	}
+	return !s.exhausted
+}
+
+// broken gives the first certificate of the path whose signature does not fit
+// the next one's key, or -1.
+func (s *search) broken(path []*link) int {
+	for i := range len(path) - 1 {
+		if !s.fits(path[i], path[i+1]) {
+			return i
+		}
+	}
+	return -1
+}
+
+// explain says why no path was accepted. It can pick the wrong one of several
+// reasons, and never turn a refusal into an acceptance.
+func (s *search) explain() *signet.Error {
+	// The path to explain is one whose signatures hold: others merely happen to
+	// have the same names.
+	var nearest refusal
+	highest := -1
+	for _, r := range s.refusals {
+		broken := s.broken(r.path)
+		if s.exhausted {
+			break
+		}
+		if broken < 0 {
+			return r.err
+		}
+		if broken > highest {
+			nearest, highest = r, broken
+		}
+	}
+	switch {
+	case s.exhausted:
+		return signet.Refuse(signet.LimitPathWork, "No path to a registered CA was found before the work on this chain reached its limit: %d signatures, or %d places to look at.", maxSignatures, maxSteps).
+			At("chain", "one path to a registered CA", fmt.Sprintf("%d certificates with many ways up", len(s.request.Chain))).Of(Reference(s.request.Chain[0], 0))
+	case highest >= 0:
+		if top := nearest.path[highest]; highest > 0 && top.selfIssued() && s.fits(top, top) {
+			return s.untrusted(top, "A CA of that name is registered, but its key is another.")
+		}
+		return badSignature(nearest.path, highest)
+	case s.tooLong:
+		return signet.Refuse(signet.ChainTooLong, "The path from the device has more than %d certificates.", maxPath).
+			At("path", fmt.Sprintf("at most %d certificates", maxPath), "more").Of(Reference(s.request.Chain[0], 0))
+	}
+	top := s.deadEnd[len(s.deadEnd)-1]
+	switch {
+	case top.selfIssued():
+		return s.untrusted(top, "")
+	case slices.ContainsFunc(s.presented, func(c *link) bool { return c.subject == top.issuer }):
+		return s.untrusted(top, "The certificates sign each other in a circle.")
+	}
+	ref := Reference(top.Certificate, top.index)
+	return signet.Refuse(signet.ChainIssuerMissing, "The certificate of %q, which issued %s, is missing: the device did not send it, and no such CA is registered here.", ref.Issuer, subjectText(top.Certificate)).
+		At("issuer", "a certificate with the subject "+ref.Issuer, fmt.Sprintf("%d certificates presented, none of it", len(s.request.Chain))).Of(ref).
+		FixBy("Send the leaf together with every intermediate up to the registered CA; or, if that issuer is the CA itself, register and verify it at this hub.")
+}
+
+func (s *search) untrusted(top *link, more string) *signet.Error {
+	sentence := fmt.Sprintf("The chain ends in %s, which is not registered at this hub.", subjectText(top.Certificate))
+	if top.index == 0 {
+		sentence = fmt.Sprintf("The device's certificate %s is self-signed, and no CA that is registered at this hub vouches for it.", subjectText(top.Certificate))
+	}
+	if more != "" {
+		sentence += " " + more
+	}
+	return signet.Refuse(signet.ChainUntrusted, "%s", sentence).
+		At("issuer", "a registered and verified CA", top.Issuer.String()).Of(Reference(top.Certificate, top.index))
+}
+
+func badSignature(path []*link, at int) *signet.Error {
+	c, issuer := path[at], path[at+1]
+	whose := "sent along by the device"
+	if at+1 == len(path)-1 {
+		whose = "registered here"
+	}
+	return signet.Refuse(signet.CertBadSignature, "The signature of %s does not fit the key of its issuer %s, as %s: another key of the same name signed it, or it has been changed.",
+		subjectText(c.Certificate), subjectText(issuer.Certificate), whose).
+		At("signature", "by the key "+keyIDText(issuer.SubjectKeyId), "by the key "+keyIDText(c.AuthorityKeyId)).Of(Reference(c.Certificate, c.index))
+}
+
+// keyIDText names a key by its identifier, if it has one.
+func keyIDText(id []byte) string {
+	if len(id) == 0 {
+		return "without identifier"
+	}
+	return fmt.Sprintf("%.40X", id)
+}
