@@ -17,6 +17,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -403,7 +404,7 @@ func depth(text []byte) int {
 // answer writes v as JSON. Without application/json in the content type the Node
 // SDK hands its caller an empty string.
 func (c *call) answer(status int, v any) error {
-	body, err := json.Marshal(v)
+	body, err := encode(v)
 	if err != nil {
 		return err
 	}
@@ -411,6 +412,16 @@ func (c *call) answer(status int, v any) error {
 	c.w.WriteHeader(status)
 	c.w.Write(body) // a caller that has gone is no error of ours
 	return nil
+}
+
+// encode writes v as one line of JSON. It is for programs and terminals, not for
+// web pages: < and & stay readable.
+func encode(v any) ([]byte, error) {
+	var line bytes.Buffer
+	e := json.NewEncoder(&line)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return line.Bytes(), err
 }
 
 // done answers without a body.

@@ -175,6 +175,9 @@ func (c *call) verdict(e signet.Error) signet.Verdict {
 	if id := c.args["device"]; signet.ValidID(id) {
 		v.DeviceID = id
 	}
+	if e.Certificate != nil { // what was uploaded tells one refusal from the next
+		v.Chain = []string{e.Certificate.Thumbprint}
+	}
 	return v
 }
 

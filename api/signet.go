@@ -109,12 +109,12 @@ func (c *call) readMessages() error {
 		if device != "" && m.DeviceID != device {
 			return c.sameHub()
 		}
-		line, err := json.Marshal(newMessageJSON(at, m))
+		line, err := encode(newMessageJSON(at, m))
 		if err != nil {
 			c.Logger.Error("a message cannot be shown", "hub", c.hub.Name, "position", at, "error", err)
 			return true
 		}
-		return c.sameHub() && out.write(append(line, '\n')) == nil
+		return c.sameHub() && out.write(line) == nil
 	})
 	if err != nil && ctx.Err() == nil {
 		c.Logger.Error("reading messages failed", "hub", c.hub.Name, "error", err)
