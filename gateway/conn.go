@@ -168,7 +168,7 @@ func (c *conn) live() error {
 		case *mqtt.Disconnect:
 			return nil
 		default:
-			err = violation("[MQTT-3.1.0-2]", "a second CONNECT")
+			err = c.refuse(violation("[MQTT-3.1.0-2]", "a second CONNECT"))
 		}
 		if err != nil {
 			return err
@@ -441,8 +441,7 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	c.door.metrics.publishes[p.QoS].Inc()
 	c.door.metrics.received.Add(float64(len(p.Payload)))
 	if bag, ok := c.topics.telemetry(p.Topic); ok {
-		c.telemetry(bag, p)
-		return nil
+		return c.telemetry(bag, p)
 	}
 	rid, isTwin := twinRequest(p.Topic)
 	switch {
@@ -465,8 +464,11 @@ func (c *conn) publish(p *mqtt.Publish) error {
 const propertyCost = 48
 
 // telemetry hands a message to the session. It is acknowledged when stored.
-func (c *conn) telemetry(bag string, p *mqtt.Publish) {
+func (c *conn) telemetry(bag string, p *mqtt.Publish) error {
 	m := message(bag, append([]byte(nil), p.Payload...), p.Retain)
+	if size := m.Size(); size > signet.MaxMessageSize {
+		return c.refuse(signet.Refuse(signet.LimitMessageSize, "The device sent a message of %d bytes.", size))
+	}
 	cost := len(m.Body) + len(bag) + propertyCost*(len(m.System)+len(m.Properties))
 	qos, id := p.QoS, p.PacketID
 	c.mu.Lock()
@@ -494,6 +496,7 @@ func (c *conn) telemetry(bag string, p *mqtt.Publish) {
 			c.later = c.later[1:]
 		}
 	})
+	return nil
 }
 
 // acknowledge answers a PUBLISH that is not stored, in its turn.

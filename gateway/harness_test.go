@@ -1,0 +1,180 @@
+package gateway
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
+)
+
+// A fakeWaist lets everybody in, or refuses, and stores at once, when told, or
+// never.
+type fakeWaist struct {
+	mu       sync.Mutex
+	refusal  *signet.Error // of the next Connect
+	judge    func(hub.Credentials) error
+	lifetime time.Duration // of a session; 0 is for ever
+	hold     bool          // messages wait for store or fail
+	seen     []hub.Credentials
+	refused  []signet.Verdict
+	sessions []*fakeSession
+	messages []*signet.Message // taken by Send and Will, in order
+	pending  []func(error)
+}
+
+func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (Session, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = append(w.seen, c)
+	if e := w.refusal; e != nil {
+		w.refusal = nil
+		return nil, e
+	}
+	if w.judge != nil {
+		if err := w.judge(c); err != nil {
+			return nil, err
+		}
+	}
+	s := &fakeSession{waist: w, wake: wake, principal: signet.Principal{Hub: "hub", DeviceID: c.DeviceID, ModuleID: c.ModuleID}}
+	if w.lifetime > 0 {
+		s.principal.Expires = time.Now().Add(w.lifetime)
+	}
+	w.sessions = append(w.sessions, s)
+	return s, nil
+}
+
+func (w *fakeWaist) Refuse(v signet.Verdict) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refused = append(w.refused, v)
+	return "T"
+}
+
+// refusals gives the codes of what the door itself refused, and forgets them.
+func (w *fakeWaist) refusals() []signet.Code {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var codes []signet.Code
+	for _, v := range w.refused {
+		codes = append(codes, v.Code)
+	}
+	w.refused = nil
+	return codes
+}
+
+// settle ends the oldest message that is held.
+func (w *fakeWaist) settle(err error) bool {
+	w.mu.Lock()
+	if len(w.pending) == 0 {
+		w.mu.Unlock()
+		return false
+	}
+	done := w.pending[0]
+	w.pending = w.pending[1:]
+	w.mu.Unlock()
+	done(err)
+	return true
+}
+
+func (w *fakeWaist) last() *fakeSession {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.sessions) == 0 {
+		return nil
+	}
+	return w.sessions[len(w.sessions)-1]
+}
+
+type fakeSession struct {
+	waist     *fakeWaist
+	wake      func()
+	principal signet.Principal
+	mu        sync.Mutex
+	ended     error
+}
+
+func (s *fakeSession) Principal() *signet.Principal { return &s.principal }
+func (s *fakeSession) Expires() time.Time           { return s.principal.Expires }
+
+func (s *fakeSession) Send(ctx context.Context, m *signet.Message, done func(error)) {
+	if err := s.Ended(); err != nil {
+		done(err)
+		return
+	}
+	s.Will(ctx, m, done)
+}
+
+func (s *fakeSession) Will(_ context.Context, m *signet.Message, done func(error)) {
+	if m.Size() > signet.MaxMessageSize {
+		done(signet.Refuse(signet.LimitMessageSize, "The message has %d bytes.", m.Size()))
+		return
+	}
+	w := s.waist
+	w.mu.Lock()
+	m.DeviceID = s.principal.DeviceID
+	w.messages = append(w.messages, m)
+	if w.hold {
+		w.pending = append(w.pending, done)
+		w.mu.Unlock()
+		return
+	}
+	w.mu.Unlock()
+	done(nil)
+}
+
+func (s *fakeSession) Ended() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended
+}
+
+func (s *fakeSession) end(err error) {
+	s.mu.Lock()
+	if s.ended == nil {
+		s.ended = err
+	}
+	s.mu.Unlock()
+	s.wake()
+}
+
+func (s *fakeSession) Close() { s.end(signet.Refuse(signet.SessionClosed, "closed")) }
+
+// plainDoor is a door without TLS, for what is said after the handshake.
+func plainDoor(t testing.TB, w Waist) *MQTT {
+	t.Helper()
+	m := newMQTT(w, Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	t.Cleanup(func() { shutDown(t, m) })
+	return m
+}
+
+func shutDown(t testing.TB, m *MQTT) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := m.Shutdown(ctx); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+}
+
+// pipe begins a connection to a door, and gives the device's end.
+func pipe(m *MQTT) net.Conn {
+	device, server := net.Pipe()
+	m.serve(server)
+	return device
+}
+
+// property finds a property of a message.
+func property(of []signet.Property, name string) (value string, found bool) {
+	i := slices.IndexFunc(of, func(p signet.Property) bool { return p.Name == name })
+	if i < 0 {
+		return "", false
+	}
+	return of[i].Value, true
+}
