@@ -26,7 +26,7 @@ async function main() {
   const certificates = client.certificates;
 
   const hubs = [];
-  for await (const h of client.iotHubResourceOperations.listBySubscription()) hubs.push(h.name);
+  for await (const h of client.iotHubResource.listBySubscription()) hubs.push(h.name);
   assert.ok(hubs.includes(hub), `hubs: ${hubs}`);
 
   const pem = fs.readFileSync(caFile);
