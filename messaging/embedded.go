@@ -131,12 +131,13 @@ func (e *embedded) mend(ctx context.Context, nc *nats.Conn) {
 			e.log.Debug("the message log still cannot be written", "error", err)
 			continue
 		}
+		connections := nc.Stats().Reconnects
 		e.stop()
 		if err := e.start(); err != nil {
 			e.log.Error("the message log cannot be opened", "error", err)
 			continue
 		}
-		for !nc.IsConnected() && pause(ctx, 10*time.Millisecond) {
+		for nc.Stats().Reconnects == connections && pause(ctx, 10*time.Millisecond) {
 		}
 		e.mu.Lock()
 		e.ill = nil
