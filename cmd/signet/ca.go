@@ -59,7 +59,7 @@ func caRootCommand() *cobra.Command {
 			if err := absent(out, "ca.pem", "ca.key"); err != nil {
 				return err
 			}
-			signer, keyPEM, err := key.make(nil)
+			signer, keyPEM, err := key.make(cmd)
 			if err != nil {
 				return err
 			}
