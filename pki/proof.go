@@ -49,13 +49,13 @@ func CheckProof(proof, ca *x509.Certificate, code string, at time.Time) error {
 		return e.At("subject.commonName", code, strings.Join(names, ", "))
 	}
 
-	if !sameName(proof.RawIssuer, ca.RawSubject) {
+	if canonicalName(proof.RawIssuer) != canonicalName(ca.RawSubject) {
 		e := refuse(signet.ProofWrongSigner, "The proof is signed by %q, not by the registered CA %q.", signet.Clip(proof.Issuer.String()), signet.Clip(ca.Subject.String())).
 			At("issuer", ca.Subject.String(), proof.Issuer.String())
 		switch {
 		case selfIssued(proof):
 			e.Message = "The proof is self-signed; it has to be signed by the registered CA."
-		case !selfIssued(ca) && sameName(proof.RawIssuer, ca.RawIssuer):
+		case !selfIssued(ca) && canonicalName(proof.RawIssuer) == canonicalName(ca.RawIssuer):
 			e.Message = fmt.Sprintf("The proof is signed by %q, the issuer of the registered CA, and not by the registered CA %q itself.",
 				signet.Clip(proof.Issuer.String()), signet.Clip(ca.Subject.String()))
 		}

@@ -134,15 +134,15 @@ func TestProofByOpenSSL(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
-			text, err := pki.MarshalKey(ca.Key, []byte("1234"))
+			text, err := pki.MarshalKey(ca.Key, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			write(t, dir, "ca.key", text)
 			write(t, dir, "ca.pem", pemOf(ca.Certificate))
 			code := pki.NewVerificationCode()
-			openssl(t, dir, "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "proof.key", "-out", "proof.csr", "-subj", "/CN="+code)
-			openssl(t, dir, "x509", "-req", "-in", "proof.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-passin", "pass:1234", "-CAcreateserial", "-days", "3", "-out", "proof.pem")
+			openssl(t, dir, "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "proof.key", "-out", "proof.csr", "-subj", "/CN="+code)
+			openssl(t, dir, "x509", "-req", "-in", "proof.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "3", "-out", "proof.pem")
 			if err := pki.CheckProof(readPEM(t, dir, "proof.pem"), ca.Certificate, code, time.Now()); err != nil {
 				t.Error(err)
 			}
