@@ -172,7 +172,8 @@ func checkNames(c *x509.Certificate, index int) error {
 type search struct {
 	anchors   *Anchors
 	request   *PathRequest
-	presented []*link // the leaf, then each certificate once, without copies of anchors
+	presented []*link         // the leaf, then each certificate once, without copies of anchors
+	copies    map[*link]*link // of anchors that were presented, with their place
 
 	edges      map[edge]bool // signatures checked: does the issuer's key fit?
 	signatures int
@@ -199,10 +200,20 @@ func newSearch(a *Anchors, r *PathRequest) *search {
 	seen := make(map[[sha256.Size]byte]bool, len(r.Chain))
 	for i, cert := range r.Chain {
 		sum := sha256.Sum256(cert.Raw)
-		// A copy of an anchor is reached as the anchor; a longer path through it
-		// would only be held to more rules.
-		if !seen[sum] && a.byDER[sum] == nil {
+		anchor := a.byDER[sum]
+		switch {
+		case seen[sum]:
+		case anchor == nil:
 			s.presented = append(s.presented, newLink(cert, i))
+		default:
+			// It is reached as the anchor; a longer path through it would only be
+			// held to more rules.
+			placed := *anchor
+			placed.index = i
+			if s.copies == nil {
+				s.copies = map[*link]*link{}
+			}
+			s.copies[anchor] = &placed
 		}
 		seen[sum] = true
 	}
@@ -220,6 +231,9 @@ func (s *search) climb(way []*link) []*link {
 	}
 	below := way[len(way)-1]
 	for _, anchor := range byKeyID(s.anchors.bySubject[below.issuer], below) {
+		if placed := s.copies[anchor]; placed != nil {
+			anchor = placed
+		}
 		path := append(slices.Clip(way), anchor)
 		err := s.judge(path)
 		if err == nil {

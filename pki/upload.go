@@ -132,12 +132,17 @@ func CheckCA(c *x509.Certificate, at time.Time) error {
 	return nil
 }
 
-// subjectText names a certificate in a sentence.
+// subjectText names a certificate in a sentence; what would not show as itself is
+// quoted.
 func subjectText(c *x509.Certificate) string {
-	if s := c.Subject.String(); s != "" {
-		return signet.Clip(s)
+	switch s := signet.Clip(c.Subject.String()); {
+	case s == "":
+		return "The certificate without a subject"
+	case !printable(s):
+		return strconv.Quote(s)
+	default:
+		return s
 	}
-	return "The certificate without a subject"
 }
 
 // trim takes white space off, and the byte order mark that Windows editors add.
