@@ -41,7 +41,9 @@ func ParseUpload(text string) (*x509.Certificate, error) {
 		if err != nil {
 			return nil, malformedUpload("it seems to be " + describe(file))
 		}
-		file = trim(decoded)
+		if file = decoded; isPEM(file) { // DER may end in a byte that looks like a blank
+			file = trim(file)
+		}
 	}
 	if len(file) > maxUpload {
 		return nil, uploadTooLarge()

@@ -74,6 +74,21 @@ func TestParseUpload(t *testing.T) {
 	}
 }
 
+// DER is not text: a certificate whose last byte looks like a blank is whole.
+func TestUploadThatEndsInABlank(t *testing.T) {
+	for {
+		ca := root(t, "Root").Certificate // with another signature each time
+		if last := ca.Raw[len(ca.Raw)-1:]; len(bytes.TrimSpace(last)) > 0 {
+			continue
+		}
+		got, err := pki.ParseUpload(base64.StdEncoding.EncodeToString(ca.Raw))
+		if err != nil || !got.Equal(ca) {
+			t.Errorf("not read back: %v", err)
+		}
+		return
+	}
+}
+
 // A private key is recognised in every form it comes in, and the refusal does
 // not repeat it.
 func TestUploadOfPrivateKey(t *testing.T) {
