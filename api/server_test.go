@@ -82,7 +82,7 @@ const adminToken = "the-admin-token-of-this-test"
 func newServer(t testing.TB) *server {
 	t.Helper()
 	ctx := context.Background()
-	s := &server{waist: &waist{}, names: map[string]string{}, log: &logText{}}
+	s := &server{waist: &waist{left: make(chan struct{})}, names: map[string]string{}, log: &logText{}}
 	log := slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	db, err := store.OpenSQLite(ctx, filepath.Join(t.TempDir(), "signet.db"), store.Options{Logger: log})
 	if err != nil {
@@ -230,11 +230,19 @@ type waist struct {
 	connected []string
 	messages  []*signet.Message
 	live      chan *signet.Message // what comes while someone follows
+	left      chan struct{}        // closed when who followed has left
 	err       error                // of Read, after the messages
+	fault     bool                 // panics when asked
 }
 
 func (w *waist) Connected(_, device, _ string) bool { return slices.Contains(w.connected, device) }
-func (w *waist) Sessions(string) int                { return len(w.connected) }
+
+func (w *waist) Sessions(string) int {
+	if w.fault {
+		panic("fault injected")
+	}
+	return len(w.connected)
+}
 
 func (w *waist) Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error {
 	for n, m := range w.messages {
@@ -246,6 +254,7 @@ func (w *waist) Read(ctx context.Context, hub string, from hub.Start, follow boo
 	for n := len(w.messages) + 1; follow; n++ {
 		select {
 		case <-ctx.Done():
+			close(w.left)
 			return ctx.Err()
 		case m := <-w.live:
 			if !each(signet.Position{Sequence: uint64(n)}, m) {
