@@ -228,6 +228,9 @@ func (m *Messaging) publish(subject string, data []byte) error {
 	for {
 		select {
 		case <-future.Ok():
+			if m.failing.Load() && m.failing.CompareAndSwap(true, false) {
+				m.log.Info("record batches are acknowledged again")
+			}
 			return nil
 		case err := <-future.Err():
 			if errors.Is(err, jetstream.ErrAsyncPublishTimeout) {
@@ -247,7 +250,9 @@ func (m *Messaging) publish(subject string, data []byte) error {
 // failed makes the error of a batch that was not acknowledged, and has the
 // embedded server looked at.
 func (m *Messaging) failed(err error) error {
-	m.log.Warn("a record batch was not acknowledged", "error", err)
+	if m.failing.CompareAndSwap(false, true) {
+		m.log.Warn("a record batch was not acknowledged", "error", err)
+	}
 	m.ailing()
 	return unavailable(err)
 }
