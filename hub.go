@@ -57,8 +57,9 @@ type Change struct {
 	// DeviceID (and ModuleID) is set when one identity changed. A device's
 	// change concerns its modules too.
 	DeviceID, ModuleID string
-	// Anchors is set when the hub's set of trust anchors changed.
-	Anchors bool
+	// Trust is set when less is trusted than before: an anchor is gone, or a
+	// certificate is distrusted or revoked.
+	Trust bool
 	// HubCreated and HubDeleted are set when the hub is new, or gone.
 	HubCreated, HubDeleted bool
 }

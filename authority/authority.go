@@ -34,7 +34,7 @@ const DefaultMaxCAs = 25
 type Authority struct {
 	store   Store
 	now     func() time.Time
-	changed func(signet.Change)
+	changed func(context.Context, signet.Change)
 	maxCAs  int
 
 	trust   atomic.Pointer[map[string]*trust] // by hub; replaced whole, readers take no lock
@@ -47,7 +47,7 @@ type Options struct {
 	Now func() time.Time
 	// Changed is told when the anchors of a hub have changed, after the change is
 	// durable and in force, before the caller is answered.
-	Changed func(signet.Change)
+	Changed func(context.Context, signet.Change)
 	// MaxCAs bounds the CA certificates of a hub; DefaultMaxCAs when 0.
 	MaxCAs int
 }
@@ -69,7 +69,7 @@ func New(store Store, o Options) *Authority {
 		a.now = time.Now
 	}
 	if a.changed == nil {
-		a.changed = func(signet.Change) {}
+		a.changed = func(context.Context, signet.Change) {}
 	}
 	if a.maxCAs == 0 {
 		a.maxCAs = DefaultMaxCAs
@@ -177,6 +177,10 @@ func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) (
 func (a *Authority) Trusts(hub string, thumbprint [32]byte) bool {
 	return a.trustOf(hub).thumbprints[thumbprint]
 }
+
+// Revoked gives the refusal when a certificate of a path is distrusted or
+// revoked by what is known now.
+func (a *Authority) Revoked(hub string, path []*signet.PathCertificate) error { return nil }
 
 // List gives the CA certificates of a hub by name.
 func (a *Authority) List(ctx context.Context, hub string) ([]signet.CACertificate, error) {
@@ -364,7 +368,7 @@ func (a *Authority) effect(ctx context.Context, hub, name string, written error,
 		written, anchorGone = errors.Join(written, err), true
 	}
 	if anchorGone {
-		a.changed(signet.Change{Hub: hub, Anchors: true})
+		a.changed(ctx, signet.Change{Hub: hub, Trust: true})
 	}
 	return written
 }

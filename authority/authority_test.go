@@ -130,7 +130,7 @@ func TestRegistration(t *testing.T) {
 func TestReplaceUnverifies(t *testing.T) {
 	ctx := context.Background()
 	var changes []signet.Change
-	a := authority.New(memstore.New(), authority.Options{Changed: func(c signet.Change) { changes = append(changes, c) }})
+	a := authority.New(memstore.New(), authority.Options{Changed: func(_ context.Context, c signet.Change) { changes = append(changes, c) }})
 	root, other := hubtest.NewCA(t, "Root"), hubtest.NewCA(t, "Root")
 	c, _, err := a.Register(ctx, tenant, "acme", hubtest.PEM(root.Cert.Raw), true, "")
 	if err != nil || !c.Verified {
@@ -141,7 +141,7 @@ func TestReplaceUnverifies(t *testing.T) {
 		t.Fatalf("%+v %v %v", c, changes, err)
 	}
 	c, _, err = a.Register(ctx, tenant, "acme", hubtest.PEM(other.Cert.Raw), false, c.ETag)
-	if err != nil || c.Verified || len(changes) != 1 || !changes[0].Anchors {
+	if err != nil || c.Verified || len(changes) != 1 || !changes[0].Trust {
 		t.Fatalf("%+v %v %v", c, changes, err)
 	}
 	_, err = a.Judge(tenant, chain(t, root.Device(t, "d")), time.Now())

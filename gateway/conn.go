@@ -699,6 +699,15 @@ func (c *conn) endLocked(why error) {
 	c.socket.SetReadDeadline(time.Unix(1, 0))
 }
 
+// cut ends the connection without regard to what is under way.
+func (c *conn) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mute = true
+	c.changed.Broadcast()
+	c.socket.Close()
+}
+
 // within gives the peer a time for what comes next, unless the connection shall
 // end.
 func (c *conn) within(d time.Duration) error {
@@ -741,6 +750,9 @@ func (c *conn) farewell(why error) {
 	acked := c.acked
 	c.mu.Unlock()
 	c.stream.Close() // says close_notify, and does not wait for a peer that reads nothing
+	if c.session != nil {
+		c.session.Close() // now that the connection is closed: the hub may be waiting to tell
+	}
 
 	code := "disconnect"
 	if why != nil {
@@ -754,7 +766,7 @@ func (c *conn) farewell(why error) {
 	c.door.log.Debug("disconnected", "door", signet.DoorMQTT, "remote", c.remote, "device", c.topics.prefix, "reason", why)
 }
 
-// part ends the session. A DISCONNECT discards the will [MQTT-3.14.4-3]; every
+// part parts with the device. A DISCONNECT discards the will [MQTT-3.14.4-3]; every
 // other end of the connection publishes it [MQTT-3.1.2-8].
 func (c *conn) part(why error) {
 	if why != nil && c.will != nil {
@@ -776,7 +788,6 @@ func (c *conn) part(why error) {
 		c.settle()
 	default:
 	}
-	c.session.Close()
 }
 
 // settle waits until what was published is stored and acknowledged.

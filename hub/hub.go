@@ -27,6 +27,9 @@ type Authority interface {
 	Judge(hub string, chain []*x509.Certificate, at time.Time) (path []*x509.Certificate, err error)
 	// Trusts says whether a certificate, by SHA-256 thumbprint, is such an anchor.
 	Trusts(hub string, thumbprint [32]byte) bool
+	// Revoked gives the refusal when a certificate of a path, leaf first, is
+	// distrusted or revoked by what is known now; nil when none is.
+	Revoked(hub string, path []*signet.PathCertificate) error
 }
 
 // Registry knows the hubs and their identities. Its server is package registry.
@@ -44,6 +47,7 @@ type Verdicts interface {
 
 // Hub is the waist. Safe for concurrent use.
 type Hub struct {
+	node      string
 	authority Authority
 	registry  Registry
 	verdicts  Verdicts
@@ -58,13 +62,14 @@ type Hub struct {
 	sessions map[string]map[string]*Session // hub, identity name → session
 }
 
-// Options of a Hub; all but Now are required.
+// Options of a Hub; all but Now and Node are required.
 type Options struct {
 	Authority Authority
 	Registry  Registry
 	Verdicts  Verdicts
 	Messages  Messages
 	Now       func() time.Time // the clock; time.Now when nil
+	Node      string           // names this process in receipts
 }
 
 // New makes a Hub.
@@ -72,7 +77,7 @@ func New(o Options) *Hub {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Hub{authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
+	return &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
 		now: o.Now, sessions: map[string]map[string]*Session{}}
 }
 
@@ -105,6 +110,31 @@ func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session
 	if err == nil {
 		return s, nil
 	}
+	return nil, h.refused(c, err)
+}
+
+// Authenticate judges the credentials of a single request, by a door whose
+// connections are not sessions. The session that it gives takes over from none
+// and is found by nothing; it is good for what the request does, at once.
+// Refusals as for Connect.
+func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error) {
+	s, err := h.judge(ctx, c)
+	if err != nil {
+		return nil, h.refused(c, err)
+	}
+	s.hub, s.wake = h, func() {}
+	return s, nil
+}
+
+// Refuse records a refusal that a door made itself, before there were
+// credentials to judge.
+func (h *Hub) Refuse(v signet.Verdict) (trackingID string) {
+	v.DeviceID, v.ModuleID = clipID(v.DeviceID), clipID(v.ModuleID)
+	return h.verdicts.Record(v)
+}
+
+// refused records a refusal and gives it its tracking ID.
+func (h *Hub) refused(c Credentials, err error) *signet.Error {
 	e := signet.AsError(err)
 	v := signet.Verdict{Error: *e, Door: c.Door, Remote: c.Remote.Addr().Unmap().String(), DeviceID: clipID(c.DeviceID), ModuleID: clipID(c.ModuleID)}
 	if tenant, err := h.registry.HubByHost(c.Host); err == nil {
@@ -115,14 +145,7 @@ func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session
 	}
 	refusal := *e // the original may be shared
 	refusal.TrackingID = h.verdicts.Record(v)
-	return nil, &refusal
-}
-
-// Refuse records a refusal that a door made itself, before there were
-// credentials to judge.
-func (h *Hub) Refuse(v signet.Verdict) (trackingID string) {
-	v.DeviceID, v.ModuleID = clipID(v.DeviceID), clipID(v.ModuleID)
-	return h.verdicts.Record(v)
+	return &refusal
 }
 
 // clipID keeps what a stranger wrote as an ID from filling the verdict log.
@@ -244,7 +267,7 @@ func (h *Hub) judgeThumbprint(p *signet.Principal, i *signet.Identity, leaf *x50
 		return "", err
 	}
 	p.Path = []*signet.PathCertificate{pki.PathCertificate(leaf)}
-	return sha1, nil
+	return sha1, h.authority.Revoked(p.Hub, p.Path)
 }
 
 func wrongType(i *signet.Identity, presented string) error {

@@ -60,9 +60,9 @@ type house struct {
 func newHouse(t *testing.T) *house {
 	h := &house{t: t, store: memstore.New(), messages: &messages{}, now: time.Now().UTC()}
 	clock := func() time.Time { return h.now }
-	changed := func(c signet.Change) {
+	changed := func(ctx context.Context, c signet.Change) {
 		if h.hub != nil {
-			h.hub.Apply(c)
+			signet.AddReceipt(ctx, h.hub.Apply(ctx, c))
 		}
 	}
 	h.authority = authority.New(h.store, authority.Options{Now: clock, Changed: changed})
@@ -104,7 +104,16 @@ func (h *house) connect(c hub.Credentials) (*hub.Session, error) {
 		c.Host = "first.test"
 	}
 	c.Door = signet.DoorMQTT
-	return h.hub.Connect(h.t.Context(), c, func() {})
+	door := make(chan *hub.Session, 1)
+	s, err := h.hub.Connect(h.t.Context(), c, func() { // closes its connection when it is woken
+		go func() {
+			if s := <-door; s != nil {
+				s.Close()
+			}
+		}()
+	})
+	door <- s
+	return s, err
 }
 
 func presented(t *testing.T, pair tls.Certificate) []*x509.Certificate {
@@ -266,10 +275,13 @@ func TestCut(t *testing.T) {
 			i := h.device(signet.Identity{DeviceID: "d", Auth: byCA})
 			bystander := h.device(signet.Identity{DeviceID: "bystander"})
 			var woken atomic.Int32
-			s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}, func() { woken.Add(1) })
+			door := make(chan *hub.Session, 1)
+			s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "d", Chain: presented(t, root.Device(t, "d"))},
+				func() { woken.Add(1); go func() { (<-door).Close() }() })
 			if err != nil {
 				t.Fatal(err)
 			}
+			door <- s
 			text, _ := signet.SignSAS("first.test/devices/bystander", "", bystander.Auth.PrimaryKey, h.now.Add(time.Hour))
 			other, err := h.connect(hub.Credentials{DeviceID: "bystander", Token: text})
 			if err != nil {
@@ -458,7 +470,7 @@ func TestStoreFault(t *testing.T) {
 	if _, err := h.connect(hub.Credentials{DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}); signet.CodeOf(err) != signet.Internal {
 		t.Error(err)
 	}
-	h.hub.Apply(signet.Change{Hub: "first", DeviceID: i.DeviceID})
+	h.hub.Apply(t.Context(), signet.Change{Hub: "first", DeviceID: i.DeviceID})
 	if s.Ended() == nil {
 		t.Error("a session whose identity cannot be read lives on")
 	}
@@ -467,4 +479,52 @@ func TestStoreFault(t *testing.T) {
 func sha256Of(der []byte) []byte {
 	sum := sha256.Sum256(der)
 	return sum[:]
+}
+
+// TestReceipt: who asks for a change is told what it did to sessions, and how
+// long their connections took to close.
+func TestReceipt(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	ca := h.trust("first", root)
+	const devices = 50
+	for n := range devices {
+		i := h.device(signet.Identity{DeviceID: fmt.Sprint("d", n), Auth: byCA})
+		// A door that closes its connection when it is woken.
+		sessions := make(chan *hub.Session, 1)
+		s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: i.DeviceID, Chain: presented(t, root.Device(t, i.DeviceID))},
+			func() { go func() { (<-sessions).Close() }() })
+		if err != nil {
+			t.Fatal(err)
+		}
+		sessions <- s
+	}
+	ctx, receipts := signet.WithReceipts(t.Context())
+	if err := h.authority.Delete(ctx, "first", ca.Name, ca.ETag); err != nil {
+		t.Fatal(err)
+	}
+	got := receipts.List()
+	if len(got) != 1 || got[0].Sessions != devices || got[0].Closed != devices || len(got[0].Devices) != devices ||
+		got[0].Last <= 0 || got[0].Last < got[0].P99 || got[0].P99 < got[0].P50 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestReceiptOfAStuckDoor: a door that does not close holds the answer for no
+// more than a second, and is told of.
+func TestReceiptOfAStuckDoor(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	ca := h.trust("first", root)
+	h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	if _, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, receipts := signet.WithReceipts(t.Context())
+	if err := h.authority.Delete(ctx, "first", ca.Name, ca.ETag); err != nil {
+		t.Fatal(err)
+	}
+	if got := receipts.List(); len(got) != 1 || got[0].Sessions != 1 || got[0].Closed != 0 {
+		t.Errorf("%+v", got)
+	}
 }

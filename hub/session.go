@@ -17,6 +17,7 @@ type Session struct {
 	witness   string // what else the session rests on: see [Hub.reviewIdentity]
 	wake      func()
 	ended     atomic.Pointer[signet.Error]
+	cut       atomic.Pointer[cut] // set while a change that ended it waits for the door to close
 }
 
 // Principal is who the session belongs to. It must not be changed.
@@ -68,16 +69,20 @@ func (s *Session) append(ctx context.Context, m *signet.Message, done func(error
 	s.hub.messages.Append(ctx, m, done)
 }
 
-// Close ends the session because the device has gone. It may be called again.
+// Close tells that the connection is closed: the device has gone, or the door
+// has shut after the session ended. It may be called again.
 func (s *Session) Close() {
 	s.end(signet.Refuse(signet.SessionClosed, "The device closed the session."))
+	if c := s.cut.Swap(nil); c != nil {
+		c.closed(time.Now())
+	}
 }
 
 // end ends the session once, for the first reason that comes, and lets the door
-// know.
-func (s *Session) end(why error) {
+// know. It says whether this was the reason.
+func (s *Session) end(why error) bool {
 	if !s.ended.CompareAndSwap(nil, signet.AsError(why)) {
-		return
+		return false
 	}
 	h, p := s.hub, s.principal
 	name := signet.IdentityName(p.DeviceID, p.ModuleID)
@@ -90,6 +95,7 @@ func (s *Session) end(why error) {
 	}
 	h.mu.Unlock()
 	s.wake()
+	return true
 }
 
 // admit makes a session findable, and ends the one that it takes over from.
@@ -110,25 +116,29 @@ func (h *Hub) admit(s *Session) {
 	}
 }
 
-// Apply ends every session that a change no longer allows, before it returns.
-func (h *Hub) Apply(c signet.Change) {
+// Apply ends every session that a change no longer allows, waits up to a second
+// for their connections to be closed, and says what it did.
+func (h *Hub) Apply(ctx context.Context, c signet.Change) signet.Receipt {
 	// Counted before the search: a session that the search is too early to find
 	// sees the count move and looks again by itself.
 	h.changes.Add(1)
+	ctx = context.WithoutCancel(ctx) // whoever asked may go; the change stays
+	cut := newCut()
 	for _, s := range h.concerned(c) {
 		var err error
 		switch {
 		case c.HubDeleted:
 			err = signet.Refuse(signet.HubUnknown, "The hub has been deleted.")
-		case c.Anchors:
-			err = h.reviewAnchor(s)
+		case c.Trust:
+			err = h.reviewPath(s)
 		default:
-			err = h.reviewIdentity(context.Background(), s)
+			err = h.reviewIdentity(ctx, s)
 		}
 		if err != nil {
-			s.end(err)
+			cut.end(s, err)
 		}
 	}
+	return cut.receipt(h.node)
 }
 
 // concerned gives the sessions that a change may touch.
@@ -140,7 +150,7 @@ func (h *Hub) concerned(c signet.Change) []*Session {
 		p := s.principal
 		switch {
 		case c.HubDeleted,
-			c.Anchors && p.Auth == signet.AuthCA,
+			c.Trust && len(p.Path) > 0,
 			c.DeviceID != "" && p.DeviceID == c.DeviceID && (c.ModuleID == "" || p.ModuleID == c.ModuleID):
 			found = append(found, s)
 		}
@@ -150,23 +160,23 @@ func (h *Hub) concerned(c signet.Change) []*Session {
 
 // review asks whether everything that a session was let in by still holds.
 func (h *Hub) review(ctx context.Context, s *Session) error {
-	if err := h.reviewAnchor(s); err != nil {
+	if err := h.reviewPath(s); err != nil {
 		return err
 	}
 	return h.reviewIdentity(ctx, s)
 }
 
-// reviewAnchor asks after the anchor of the session's path. A device that has
-// another path is cut too: it reconnects and is judged by that one.
-func (h *Hub) reviewAnchor(s *Session) error {
+// reviewPath asks after the certificates of the session's path. A device that
+// has another path is cut too: it reconnects and is judged by that one.
+func (h *Hub) reviewPath(s *Session) error {
 	p := s.principal
-	if p.Auth != signet.AuthCA {
+	if len(p.Path) == 0 {
 		return nil
 	}
-	if anchor := p.Path[len(p.Path)-1]; !h.authority.Trusts(p.Hub, anchor.Thumbprint) {
+	if anchor := p.Path[len(p.Path)-1]; p.Auth == signet.AuthCA && !h.authority.Trusts(p.Hub, anchor.Thumbprint) {
 		return signet.Refuse(signet.ChainUntrusted, "The CA %q is no longer an anchor of the hub.", anchor.Subject)
 	}
-	return nil
+	return h.authority.Revoked(p.Hub, p.Path)
 }
 
 // reviewIdentity asks after the identity as it is now. When the answer cannot be

@@ -24,7 +24,7 @@ import (
 type Registry struct {
 	store   Store
 	now     func() time.Time
-	changed func(signet.Change)
+	changed func(context.Context, signet.Change)
 
 	hubs   atomic.Pointer[tenants] // replaced whole; readers take no lock
 	hubsMu sync.Mutex              // held while the set is read from the store and swapped
@@ -36,7 +36,7 @@ type Options struct {
 	Now func() time.Time
 	// Changed is told of every change that a live session may rest on, and of
 	// new hubs, after it is durable and before the caller is answered.
-	Changed func(signet.Change)
+	Changed func(context.Context, signet.Change)
 }
 
 // tenants is an immutable set of hubs, findable both ways.
@@ -52,7 +52,7 @@ func New(store Store, o Options) *Registry {
 		r.now = time.Now
 	}
 	if r.changed == nil {
-		r.changed = func(signet.Change) {}
+		r.changed = func(context.Context, signet.Change) {}
 	}
 	r.hubs.Store(&tenants{})
 	return r
@@ -132,7 +132,7 @@ func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub
 	if err := r.Load(ctx); err != nil {
 		return h, err
 	}
-	r.changed(signet.Change{Hub: h.Name, HubCreated: true})
+	r.changed(ctx, signet.Change{Hub: h.Name, HubCreated: true})
 	return h, nil
 }
 
@@ -148,7 +148,7 @@ func (r *Registry) DeleteHub(ctx context.Context, name string) error {
 	}
 	// The set is swapped before the sessions are ended: none can begin anew.
 	err = r.Load(ctx)
-	r.changed(signet.Change{Hub: h.Name, HubDeleted: true})
+	r.changed(ctx, signet.Change{Hub: h.Name, HubDeleted: true})
 	return err
 }
 
@@ -227,7 +227,7 @@ func (r *Registry) Replace(ctx context.Context, i signet.Identity, ifMatch strin
 		}
 		// A write that failed for a reason of the machine may have been kept: then
 		// too, the sessions are looked at again.
-		r.changed(signet.Change{Hub: i.Hub, DeviceID: i.DeviceID, ModuleID: i.ModuleID})
+		r.changed(ctx, signet.Change{Hub: i.Hub, DeviceID: i.DeviceID, ModuleID: i.ModuleID})
 		return i, err
 	}
 }
@@ -245,7 +245,7 @@ func (r *Registry) Delete(ctx context.Context, hub, device, module, ifMatch stri
 	if errors.Is(err, signet.ErrStale) {
 		return stale(signet.IdentityName(device, module))
 	}
-	r.changed(signet.Change{Hub: hub, DeviceID: device, ModuleID: module})
+	r.changed(ctx, signet.Change{Hub: hub, DeviceID: device, ModuleID: module})
 	return err
 }
 

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -16,7 +17,7 @@ func newRegistry(t *testing.T) (*registry.Registry, *memstore.Store, *[]signet.C
 	t.Helper()
 	store, changes := memstore.New(), &[]signet.Change{}
 	var mu sync.Mutex
-	r := registry.New(store, registry.Options{Changed: func(c signet.Change) {
+	r := registry.New(store, registry.Options{Changed: func(_ context.Context, c signet.Change) {
 		mu.Lock()
 		*changes = append(*changes, c)
 		mu.Unlock()

@@ -181,8 +181,8 @@ func (s *Server) openStore(ctx context.Context) (*store.Store, error) {
 
 // changed is told by the keepers what is durable and in force, before they
 // answer their caller.
-func (s *Server) changed(c signet.Change) {
-	s.hub.Apply(c)
+func (s *Server) changed(ctx context.Context, c signet.Change) {
+	signet.AddReceipt(ctx, s.hub.Apply(ctx, c))
 	if c.HubDeleted {
 		if err := s.hub.Forget(context.Background(), c.Hub); err != nil {
 			s.log.Error("messages of a deleted hub could not be removed", "hub", c.Hub, "error", err)
