@@ -320,7 +320,7 @@ func (m *MQTT) Shutdown(ctx context.Context) error {
 	}
 	m.cancel()
 	for _, c := range conns {
-		c.socket.Close()
+		c.cut()
 	}
 	<-over
 	return ctx.Err()
