@@ -56,19 +56,22 @@ func NewRoot(name string, key crypto.Signer, at time.Time, days int) (*CA, error
 // as far as the root, which is left out.
 //
 // It refuses what could not issue: a certificate that is not a CA
-// ([signet.CertNotACA], [signet.CertKeyUsage]), another's key
-// ([signet.KeyMismatch]), a chain that does not fit together
-// ([signet.ChainMalformed]).
+// ([signet.CertNotACA], [signet.CertKeyUsage]), a key that no hub would take
+// ([signet.CertWeakKey]), another's key ([signet.KeyMismatch]), a chain that
+// does not fit together ([signet.ChainMalformed]).
 func OpenCA(cert *x509.Certificate, chain []*x509.Certificate, key crypto.Signer) (*CA, error) {
 	switch {
 	case !cert.BasicConstraintsValid || !cert.IsCA:
-		return nil, signet.Refuse(signet.CertNotACA, "%s is not a CA: it cannot sign certificates.", cert.Subject).
+		return nil, signet.Refuse(signet.CertNotACA, "%s is not a CA: it cannot sign certificates.", subjectText(cert)).
 			Of(Reference(cert, NotPresented)).At("basicConstraints", "CA:TRUE", "CA:FALSE")
 	case hasKeyUsage(cert) && cert.KeyUsage&x509.KeyUsageCertSign == 0:
-		return nil, signet.Refuse(signet.CertKeyUsage, "The key of %s may not sign certificates.", cert.Subject).
-			Of(Reference(cert, NotPresented)).At("keyUsage", "keyCertSign", "without keyCertSign")
+		return nil, signet.Refuse(signet.CertKeyUsage, "The key of %s may not sign certificates.", subjectText(cert)).
+			Of(Reference(cert, NotPresented)).At("keyUsage", "keyCertSign", keyUsageText(cert.KeyUsage))
 	case !sameKey(cert.PublicKey, key.Public()):
-		return nil, signet.Refuse(signet.KeyMismatch, "The key is not that of %s.", cert.Subject).Of(Reference(cert, NotPresented))
+		return nil, signet.Refuse(signet.KeyMismatch, "The key is not that of %s.", subjectText(cert)).Of(Reference(cert, NotPresented))
+	}
+	if err := checkKey(cert.PublicKey); err != nil {
+		return nil, signet.AsError(err).Of(Reference(cert, NotPresented))
 	}
 	ca := &CA{Certificate: cert, Key: key}
 	if selfIssued(cert) {
@@ -80,7 +83,7 @@ func OpenCA(cert *x509.Certificate, chain []*x509.Certificate, key crypto.Signer
 	}
 	for below := cert; len(chain) > 0 && !selfIssued(chain[0]); chain = chain[1:] {
 		if err := below.CheckSignatureFrom(chain[0]); err != nil || !bytes.Equal(below.RawIssuer, chain[0].RawSubject) {
-			return nil, signet.Refuse(signet.ChainMalformed, "The chain breaks: %s is not signed by %s, which follows it.", below.Subject, chain[0].Subject).
+			return nil, signet.Refuse(signet.ChainMalformed, "The chain breaks: %s is not signed by %s, which follows it.", subjectText(below), subjectText(chain[0])).
 				Of(Reference(below, NotPresented)).FixBy("Restore chain.pem: the CA first, each certificate followed by the one that signed it, the root left out.")
 		}
 		ca.Chain = append(ca.Chain, chain[0])
@@ -105,11 +108,11 @@ func (ca *CA) Intermediate(name string, key crypto.PublicKey, pathLength int, at
 	}
 	if left := ca.pathLengthLeft(); left != NoPathLength {
 		if left == 0 {
-			return nil, signet.Refuse(signet.CertPathLength, "The path length of %s, or of a CA above it, allows no CA below it.", ca.Certificate.Subject).
+			return nil, signet.Refuse(signet.CertPathLength, "The path length of %s, or of a CA above it, allows no CA below it.", subjectText(ca.Certificate)).
 				Of(Reference(ca.Certificate, NotPresented)).FixBy("Sign devices with it, or issue the intermediate from a CA further up.")
 		}
 		if pathLength > left-1 {
-			return nil, signet.Refuse(signet.CertPathLength, "A path length of %d is more than %s, or a CA above it, leaves: at most %d.", pathLength, ca.Certificate.Subject, left-1).
+			return nil, signet.Refuse(signet.CertPathLength, "A path length of %d is more than %s, or a CA above it, leaves: at most %d.", pathLength, subjectText(ca.Certificate), left-1).
 				Of(Reference(ca.Certificate, NotPresented)).FixBy("Ask for --path-length %d or less, or leave it out.", left-1)
 		}
 		if pathLength == NoPathLength {
@@ -193,12 +196,12 @@ func (ca *CA) issue(template *x509.Certificate, key crypto.PublicKey) ([]*x509.C
 	issuer := ca.Certificate
 	at := template.NotBefore.Add(backdate)
 	if at.After(issuer.NotAfter) {
-		return nil, signet.Refuse(signet.CertExpired, "%s has expired: what it signs now could never be valid.", issuer.Subject).
+		return nil, signet.Refuse(signet.CertExpired, "%s has expired: what it signs now could never be valid.", subjectText(issuer)).
 			Of(Reference(issuer, NotPresented)).At("notAfter", "after "+at.UTC().Format(time.RFC3339), issuer.NotAfter.UTC().Format(time.RFC3339)).
 			FixBy("Renew the CA.")
 	}
 	if at.Before(issuer.NotBefore) {
-		return nil, signet.Refuse(signet.CertNotYetValid, "%s is not valid yet.", issuer.Subject).
+		return nil, signet.Refuse(signet.CertNotYetValid, "%s is not valid yet.", subjectText(issuer)).
 			Of(Reference(issuer, NotPresented)).At("notBefore", "before "+at.UTC().Format(time.RFC3339), issuer.NotBefore.UTC().Format(time.RFC3339))
 	}
 	if template.NotBefore.Before(issuer.NotBefore) {

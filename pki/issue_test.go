@@ -3,6 +3,8 @@ package pki_test
 import (
 	"bytes"
 	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -376,6 +378,11 @@ func TestOpenCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	weak := forge(t, template(), nil, nil, small)
 	noSign := forge(t, &x509.Certificate{Subject: pkix.Name{CommonName: "CRLs only"}, BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCRLSign}, nil, nil, key(t, pki.P256))
 
 	for _, test := range []struct {
@@ -396,6 +403,7 @@ func TestOpenCA(t *testing.T) {
 		{"another's key", line.Certificate, line.Chain, middle.Key, 0, signet.KeyMismatch},
 		{"a key of another kind", ca.Certificate, nil, key(t, pki.Ed25519), 0, signet.KeyMismatch},
 		{"a device", device[0], device, stranger.Key, 0, signet.CertNotACA},
+		{"a CA that any hub would refuse", weak.Certificate, nil, small, 0, signet.CertWeakKey},
 		{"a CA that may not sign", noSign.Certificate, nil, noSign.Key, 0, signet.CertKeyUsage},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -50,14 +50,13 @@ func CheckProof(proof, ca *x509.Certificate, code string, at time.Time) error {
 	}
 
 	if canonicalName(proof.RawIssuer) != canonicalName(ca.RawSubject) {
-		e := refuse(signet.ProofWrongSigner, "The proof is signed by %q, not by the registered CA %q.", signet.Clip(proof.Issuer.String()), signet.Clip(ca.Subject.String())).
+		e := refuse(signet.ProofWrongSigner, "The proof is signed by %q, not by the registered CA %s.", signet.Clip(proof.Issuer.String()), subjectText(ca)).
 			At("issuer", ca.Subject.String(), proof.Issuer.String())
 		switch {
 		case selfIssued(proof):
 			e.Message = "The proof is self-signed; it has to be signed by the registered CA."
 		case !selfIssued(ca) && canonicalName(proof.RawIssuer) == canonicalName(ca.RawIssuer):
-			e.Message = fmt.Sprintf("The proof is signed by %q, the issuer of the registered CA, and not by the registered CA %q itself.",
-				signet.Clip(proof.Issuer.String()), signet.Clip(ca.Subject.String()))
+			e.Message = fmt.Sprintf("The proof is signed by %q, the issuer of the registered CA, and not by the registered CA %s itself.", signet.Clip(proof.Issuer.String()), subjectText(ca))
 		}
 		return e
 	}

@@ -114,7 +114,7 @@ func CheckCA(c *x509.Certificate, at time.Time) error {
 	case !c.IsCA:
 		return notACA("basicConstraints", "CA:TRUE", "CA:FALSE", "its basicConstraints say CA:FALSE, as those of a device do")
 	case hasKeyUsage(c) && c.KeyUsage&x509.KeyUsageCertSign == 0:
-		return notACA("keyUsage", "keyCertSign", "without keyCertSign", "its key usage does not let it sign certificates")
+		return notACA("keyUsage", "keyCertSign", keyUsageText(c.KeyUsage), "its key usage does not let it sign certificates")
 	case len(c.Subject.Names) == 0:
 		return notACA("subject", "a distinguished name", "empty", "it has no name for its certificates to refer to (RFC 5280 §4.1.2.6)")
 	case at.After(c.NotAfter):

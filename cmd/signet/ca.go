@@ -73,7 +73,7 @@ func caRootCommand() *cobra.Command {
 			return issued{
 				Kind: "root", cert: ca.Certificate,
 				Files: paths(out, "ca.pem", "ca.key"),
-				Next:  "signet certificate upload NAME " + filepath.Join(out, "ca.pem"),
+				Next:  "signet certificate upload NAME " + shellWord(filepath.Join(out, "ca.pem")),
 			}.print(cmd)
 		},
 	}
@@ -134,7 +134,7 @@ func caIntermediateCommand() *cobra.Command {
 			return issued{
 				Kind: "intermediate", cert: chain[0], issuer: issuer.Certificate,
 				Files: paths(out, "ca.pem", "ca.key", "chain.pem"),
-				Next:  "signet ca device --parent " + out + " --id ID --out DIR",
+				Next:  "signet ca device --parent " + shellWord(out) + " --id ID --out DIR",
 			}.print(cmd)
 		},
 	}
@@ -218,7 +218,7 @@ The device presents chain.pem (itself first, the root left out) with its key.`,
 			return issued{
 				Kind: "device", cert: chain[0], issuer: issuer.Certificate,
 				Files: paths(out, names...),
-				Next:  "signet device create " + id + " --auth ca",
+				Next:  "signet device create " + shellWord(id) + " --auth ca",
 			}.print(cmd)
 		},
 	}
@@ -267,7 +267,7 @@ registered CA itself. Its own key is thrown away: it is good for nothing else.`,
 			return issued{
 				Kind: "proof", cert: proof, issuer: issuer.Certificate,
 				Files: []string{out},
-				Next:  "signet certificate verify NAME " + out,
+				Next:  "signet certificate verify NAME " + shellWord(out),
 			}.print(cmd)
 		},
 	}
@@ -370,7 +370,7 @@ func (f *caFolder) open(cmd *cobra.Command) (*pki.CA, error) {
 	certs, err := readCertificates(filepath.Join(f.dir, "ca.pem"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, signet.Refuse(signet.FileAccess, "There is no CA in %s: ca.pem is missing.", f.dir).
-			FixBy("Make one: signet ca root --name CN --out %s", f.dir)
+			FixBy("Make one: signet ca root --name CN --out %s", shellWord(f.dir))
 	} else if err != nil {
 		return nil, err
 	}
@@ -682,4 +682,17 @@ func (i issued) print(cmd *cobra.Command) error {
 	fmt.Fprintf(w, "  written      %s\n", strings.Join(i.Files, ", "))
 	_, err := fmt.Fprintf(w, "next: %s\n", i.Next)
 	return err
+}
+
+// shellWord quotes what a shell would not take as it is. What is printed as the
+// next command will be pasted, and a device ID may come from a stranger's
+// request and be $(reboot).
+func shellWord(word string) string {
+	safe := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@%,=", r)
+	}
+	if word != "" && strings.TrimFunc(word, safe) == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
