@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -20,120 +19,16 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/signet-iot/signet"
-	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
-// A ledger is a waist that lets device d1 in and writes down what it is asked.
-type ledger struct {
-	latency time.Duration
-	failAt  int // the number of the message that cannot be stored, from 1; 0 is none
-	endAt   int // the number of the message after which the session is taken over
-
-	mu       sync.Mutex
-	sessions []*ledgerSession
-	stored   int
-	refused  []signet.Code
-}
-
-type ledgerSession struct {
-	ledger *ledger
-	wake   func()
-	queue  chan func()
-
-	mu     sync.Mutex
-	sent   int
-	ended  error
-	closed bool
-}
-
-func (l *ledger) Connect(_ context.Context, c hub.Credentials, wake func()) (Session, error) {
-	if c.DeviceID != "d1" || c.ModuleID != "" {
-		l.Refuse(signet.Verdict{Error: *signet.Refuse(signet.IdentityUnknown, "Only d1 is known.")})
-		return nil, signet.Refuse(signet.IdentityUnknown, "Only d1 is known.")
-	}
-	s := &ledgerSession{ledger: l, wake: wake, queue: make(chan func(), 1<<16)}
-	go func() { // messages are stored one after the other, each in its time
-		for store := range s.queue {
-			time.Sleep(l.latency)
-			store()
-		}
-	}()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.sessions = append(l.sessions, s)
-	return s, nil
-}
-
-func (l *ledger) Refuse(v signet.Verdict) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.refused = append(l.refused, v.Code)
-	return "T"
-}
-
-func (l *ledger) refusals() []signet.Code {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.refused)
-}
-
-func (s *ledgerSession) Principal() *signet.Principal {
-	return &signet.Principal{Hub: "h", DeviceID: "d1", Auth: signet.AuthCA, Scope: "device"}
-}
-
-func (s *ledgerSession) Send(_ context.Context, _ *signet.Message, done func(error)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sent++
-	n := s.sent
-	s.queue <- func() {
-		l := s.ledger
-		if l.failAt > 0 && n >= l.failAt {
-			done(signet.Refuse(signet.Unavailable, "The disk is full."))
-			return
-		}
-		l.mu.Lock()
-		l.stored++
-		l.mu.Unlock()
-		done(nil)
-		if n == l.endAt {
-			s.mu.Lock()
-			s.ended = signet.Refuse(signet.SessionClosed, "Taken over.")
-			s.mu.Unlock()
-			s.wake()
-		}
-	}
-}
-
-func (s *ledgerSession) Will(ctx context.Context, m *signet.Message, done func(error)) {
-	s.Send(ctx, m, done)
-}
-
-func (s *ledgerSession) Ended() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ended
-}
-
-func (s *ledgerSession) Expires() time.Time { return time.Time{} }
-
-func (s *ledgerSession) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.closed {
-		s.closed = true
-		close(s.queue)
-	}
-}
-
-// connectD1 is the CONNECT that a ledger lets in.
+// connectD1 is the CONNECT of a device that has nothing to fear.
 var connectD1 = mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d1", HasUsername: true, Username: "localhost/d1/?api-version=2021-04-12"})
 
 // connectV5 is a CONNECT of MQTT 5 with nothing wrong.
@@ -228,10 +123,10 @@ func TestOutOfPlace(t *testing.T) {
 			if answer := x.hangsUp(t, c.opening, c.send); answer != c.answer {
 				t.Errorf("answered by %q, not %q", answer, c.answer)
 			}
-			x.ledger.mu.Lock()
-			defer x.ledger.mu.Unlock()
-			if x.ledger.stored != 0 {
-				t.Errorf("%d messages are stored", x.ledger.stored)
+			x.waist.mu.Lock()
+			defer x.waist.mu.Unlock()
+			if n := len(x.waist.messages); n != 0 {
+				t.Errorf("%d messages came through", n)
 			}
 		})
 	}
@@ -239,7 +134,7 @@ func TestOutOfPlace(t *testing.T) {
 
 // An exam is a door on a loopback address.
 type exam struct {
-	ledger *ledger
+	waist  *fakeWaist
 	addr   string
 	client *tls.Config
 }
@@ -262,8 +157,8 @@ func startExam(t *testing.T) *exam {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	x := &exam{ledger: &ledger{}, client: &tls.Config{RootCAs: roots, ServerName: "localhost", ClientSessionCache: tls.NewLRUClientSessionCache(1)}}
-	m := NewMQTT(x.ledger, Config{
+	x := &exam{waist: &fakeWaist{}, client: &tls.Config{RootCAs: roots, ServerName: "localhost", ClientSessionCache: tls.NewLRUClientSessionCache(1)}}
+	m := NewMQTT(x.waist, Config{
 		TLS:    &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
 		Logger: slog.New(slog.DiscardHandler),
 	})
@@ -275,11 +170,7 @@ func startExam(t *testing.T) *exam {
 	served := make(chan error, 1)
 	go func() { served <- m.Serve(listener) }()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := m.Shutdown(ctx); err != nil {
-			t.Errorf("connections outlive the exam: %v", err)
-		}
+		shutDown(t, m)
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
@@ -293,7 +184,7 @@ func startExam(t *testing.T) *exam {
 // record.
 func (x *exam) hangsUp(t *testing.T, opening, packets []byte) string {
 	t.Helper()
-	before := len(x.ledger.refusals())
+	x.waist.refusals()
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	c, err := tls.DialWithDialer(dialer, "tcp", x.addr, x.client)
 	if err != nil {
@@ -312,13 +203,15 @@ func (x *exam) hangsUp(t *testing.T, opening, packets []byte) string {
 	}
 	c.Write(packets) // may fail: the server need not wait for all of it
 	c.Write(mqtt.AppendPingreq(nil))
-	if _, err := io.Copy(&answer, io.LimitReader(c, 64)); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("the server does not hang up; it answered %x", answer.Bytes())
+	for err, some := error(nil), make([]byte, 64); err == nil; {
+		var n int
+		n, err = c.Read(some)
+		answer.Write(some[:n])
+		if errors.Is(err, os.ErrDeadlineExceeded) || answer.Len() > 64 || bytes.HasSuffix(answer.Bytes(), mqtt.AppendPingresp(nil)) {
+			t.Fatalf("the server does not hang up; it answered %x", answer.Bytes())
+		}
 	}
-	if bytes.HasSuffix(answer.Bytes(), mqtt.AppendPingresp(nil)) {
-		t.Fatalf("the server serves on; it answered %x", answer.Bytes())
-	}
-	if len(x.ledger.refusals()) == before {
+	if len(x.waist.refusals()) == 0 {
 		t.Error("the refusal is not on record")
 	}
 	return hex.EncodeToString(answer.Bytes())
@@ -361,12 +254,44 @@ func FuzzConversation(f *testing.F) {
 }
 
 func converse(t *testing.T, said []byte, failAt, endAt int, hangUp bool) {
-	l := &ledger{latency: time.Millisecond, failAt: failAt, endAt: endAt}
-	m := newMQTT(l, Config{Logger: slog.New(slog.DiscardHandler)})
-	device, door := net.Pipe()
-	m.serve(door)
-
+	w := &fakeWaist{hold: true}
+	m := plainDoor(t, w)
+	device := pipe(m)
 	go device.Write(said) // ends with the pipe at the latest
+
+	// One message after the other is stored, a millisecond each, until the disk is
+	// full at message failAt; after message endAt the session is taken over.
+	var stored atomic.Int64
+	over, storing := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(storing)
+		wait := time.Millisecond
+		for n := 1; ; {
+			select {
+			case <-over:
+				return
+			case <-time.After(wait):
+			}
+			w.mu.Lock()
+			waiting := len(w.pending) > 0
+			w.mu.Unlock()
+			if !waiting {
+				wait *= 2 // so that half an hour of silence is a few looks
+				continue
+			}
+			wait = time.Millisecond
+			if failAt > 0 && n >= failAt {
+				w.settle(signet.Refuse(signet.Unavailable, "The disk is full."))
+			} else {
+				stored.Add(1)
+				w.settle(nil)
+			}
+			if n == endAt {
+				w.last().end(signet.Refuse(signet.SessionClosed, "Taken over."))
+			}
+			n++
+		}
+	}()
 
 	due := duePubacks(said)
 	heard := make(chan struct{})
@@ -395,11 +320,9 @@ func converse(t *testing.T, said []byte, failAt, endAt int, hangUp bool) {
 				t.Errorf("PUBACK of %d where %v are due", ack.PacketID, due)
 				return
 			}
-			l.mu.Lock()
-			if l.stored < due[0].messages {
-				t.Errorf("PUBACK of %d, message %d, with %d stored", ack.PacketID, due[0].messages, l.stored)
+			if n := stored.Load(); n < due[0].messages {
+				t.Errorf("PUBACK of %d, message %d, with %d stored", ack.PacketID, due[0].messages, n)
 			}
-			l.mu.Unlock()
 			due = due[1:]
 		}
 	}()
@@ -420,13 +343,10 @@ func converse(t *testing.T, said []byte, failAt, endAt int, hangUp bool) {
 	m.mu.Unlock()
 	device.Close()
 	<-heard
-	m.lives.Wait()
-	for _, s := range l.sessions {
-		s.mu.Lock()
-		if !s.closed {
-			t.Error("the session is not closed")
-		}
-		s.mu.Unlock()
+	close(over)
+	<-storing
+	if s := w.last(); s != nil && s.Ended() == nil {
+		t.Error("the session is not closed")
 	}
 }
 
@@ -434,12 +354,12 @@ func converse(t *testing.T, said []byte, failAt, endAt int, hangUp bool) {
 // stored before.
 type duePuback struct {
 	id       uint16
-	messages int
+	messages int64
 }
 
 // duePubacks lists, in order, the PUBACKs that what a device says asks for.
 func duePubacks(said []byte) (due []duePuback) {
-	messages := 0
+	messages := int64(0)
 	r := mqtt.NewReader(bytes.NewReader(said), maxPacket)
 	for {
 		p, err := r.Next()
