@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -120,7 +121,8 @@ func (c *conn) life() {
 }
 
 // live tells it up to the reason why it ends; nil is a DISCONNECT.
-func (c *conn) live() error {
+func (c *conn) live() (why error) {
+	defer c.survive(&why)
 	visitor, err := c.door.gate.enter(c.remote.Addr(), c.door.shutdown)
 	if err != nil {
 		return c.refuse(signet.AsError(err))
@@ -128,7 +130,7 @@ func (c *conn) live() error {
 	defer c.door.gate.leave(visitor)
 	c.trace.Event("has its turn")
 
-	err = apart(func() error {
+	err = c.apart(func() error {
 		if err := c.handshake(); err != nil {
 			return err
 		}
@@ -178,10 +180,23 @@ func (c *conn) live() error {
 
 // apart runs f on a goroutine of its own. The large stack that it needs ends with
 // it; the caller's stays small for the rest of the connection.
-func apart(f func() error) error {
+func (c *conn) apart(f func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- f() }()
+	go func() {
+		var err error
+		defer func() { done <- err }()
+		defer c.survive(&err)
+		err = f()
+	}()
 	return <-done
+}
+
+// survive makes a panic the end of this connection, not of the process.
+func (c *conn) survive(why *error) {
+	if p := recover(); p != nil {
+		c.door.log.Error("a connection has failed", "door", signet.DoorMQTT, "remote", c.remote, "panic", p, "stack", string(debug.Stack()))
+		*why = signet.Fail(fmt.Errorf("panic: %v", p))
+	}
 }
 
 // handshake begins to speak TLS, and keeps the chain that the device presents.
@@ -292,7 +307,6 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 			// The one code that every SDK retries politely.
 			code = mqtt.ConnRefusedUnavailable
 		}
-		c.door.metrics.connects.WithLabelValues(string(err.Code)).Inc()
 		c.trace.Event("refused", slog.String("code", string(err.Code)), slog.String("message", err.Message),
 			slog.String("trackingId", err.TrackingID), slog.Int("connack", int(code)))
 		c.lastWord(mqtt.AppendConnack(nil, false, code))
@@ -494,6 +508,9 @@ func (c *conn) telemetry(bag string, p *mqtt.Publish) error {
 		for len(c.later) > 0 && c.later[0].after <= c.stored {
 			c.puback(c.later[0].packetID)
 			c.later = c.later[1:]
+		}
+		if len(c.later) == 0 {
+			c.later = nil
 		}
 	})
 	return nil
@@ -762,6 +779,8 @@ func (c *conn) farewell(why error) {
 	c.trace.Finish(why)
 	if c.session != nil {
 		c.door.metrics.ends.WithLabelValues(code).Inc()
+	} else {
+		c.door.metrics.connects.WithLabelValues(code).Inc()
 	}
 	c.door.log.Debug("disconnected", "door", signet.DoorMQTT, "remote", c.remote, "device", c.topics.prefix, "reason", why)
 }

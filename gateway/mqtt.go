@@ -86,9 +86,9 @@ type Session interface {
 type Config struct {
 	// TLS has the server's certificate and, for TLS 1.2, the cipher suites.
 	// GetCertificate is asked at every handshake, so that a new certificate counts
-	// at once. What the door's judgement rests on is set by the door: at least
-	// TLS 1.2, a client certificate requested and not verified, no list of
-	// acceptable CAs. Required.
+	// at once; GetConfigForClient is not. What the door's judgement rests on is set
+	// by the door: at least TLS 1.2, a client certificate requested and not
+	// verified, no list of acceptable CAs. Required.
 	TLS *tls.Config
 
 	// MaxStrangers bounds the connections that have not yet proven who they are;
@@ -106,7 +106,7 @@ type Config struct {
 type metrics struct {
 	connected  prometheus.Gauge
 	handshakes *prometheus.CounterVec // outcome: full, resumed, not-tls, timeout, certificate, failed
-	connects   *prometheus.CounterVec // code: ok, or that of the refusal
+	connects   *prometheus.CounterVec // code: ok, or why the device was not let in
 	ends       *prometheus.CounterVec // code: why sessions ended; disconnect when the device said so
 	seconds    prometheus.Histogram
 	publishes  [2]prometheus.Counter // by QoS
@@ -134,7 +134,7 @@ func newMetrics(r prometheus.Registerer, g *gate) metrics {
 		handshakes: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signet_mqtt_handshakes_total", Help: "TLS handshakes by outcome."}, []string{"outcome"}),
 		connects: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "signet_mqtt_connects_total", Help: "Decisions about MQTT connections, by code of the refusal or ok."}, []string{"code"}),
+			Name: "signet_mqtt_connects_total", Help: "Accepted MQTT connections by outcome: ok, or why the device was not let in."}, []string{"code"}),
 		ends: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signet_mqtt_ends_total", Help: "Ends of MQTT sessions by reason."}, []string{"code"}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{

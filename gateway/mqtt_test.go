@@ -598,6 +598,33 @@ func TestStory(t *testing.T) {
 	}
 }
 
+// A panic ends one connection, in the log with where it came from, and no other.
+func TestPanic(t *testing.T) {
+	d := openDoor(t)
+	d.waist.judge = func(c hub.Credentials) error {
+		if c.DeviceID == "bad" {
+			panic("out of luck")
+		}
+		return nil
+	}
+	bystander, _, err := d.connect("good", d.client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bystander.Close()
+	if _, _, err := d.connect("bad", d.client()); err == nil {
+		t.Error("the connection goes on")
+	}
+	bystander.Write(mqtt.AppendPingreq(nil))
+	if p, err := mqtt.NewClientReader(bystander, maxPacket).Next(); err != nil {
+		t.Error("the bystander got", p, err)
+	}
+	shutDown(t, d.MQTT)
+	if log := d.log.String(); !strings.Contains(log, "out of luck") || !strings.Contains(log, "mqtt_test.go") {
+		t.Error("the log does not tell where")
+	}
+}
+
 // Shutdown cuts off what does not end in time.
 func TestShutdownInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
