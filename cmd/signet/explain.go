@@ -242,19 +242,28 @@ func (c *explainCase) judge() ([]*x509.Certificate, error) {
 	if c.MaxDepth != nil {
 		r.MaxDepth = *c.MaxDepth
 	}
-	anchors, err := parseEach("trusted", c.Trusted)
+	leaf, err := parseCertificate("the leaf", c.Leaf)
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := parseEach("leaf", []string{c.Leaf})
-	if err != nil {
-		return nil, err
+	r.Chain = []*x509.Certificate{leaf}
+	// What cannot be read takes no part; it explains a refusal that follows.
+	var unreadable error
+	var anchors []*x509.Certificate
+	for i, text := range c.Trusted {
+		if cert, err := parseCertificate(fmt.Sprintf("certificate %d of trusted", i), text); err != nil {
+			unreadable = err
+		} else {
+			anchors = append(anchors, cert)
+		}
 	}
-	intermediates, err := parseEach("intermediates", c.Intermediates)
-	if err != nil {
-		return nil, err
+	for i, text := range c.Intermediates {
+		if cert, err := parseCertificate(fmt.Sprintf("certificate %d of intermediates", i), text); err != nil {
+			unreadable = err
+		} else {
+			r.Chain = append(r.Chain, cert)
+		}
 	}
-	r.Chain = append(leaf, intermediates...)
 	for _, text := range c.CRLs {
 		if r.CRLs == nil {
 			r.CRLs = []*x509.RevocationList{}
@@ -266,24 +275,24 @@ func (c *explainCase) judge() ([]*x509.Certificate, error) {
 			}
 		}
 	}
-	return pki.NewAnchors(anchors).Validate(r)
+	path, err := pki.NewAnchors(anchors).Validate(r)
+	if err != nil && unreadable != nil {
+		return nil, unreadable
+	}
+	return path, err
 }
 
-// parseEach reads a list of certificates, each a PEM text.
-func parseEach(field string, texts []string) ([]*x509.Certificate, error) {
-	certs := make([]*x509.Certificate, 0, len(texts))
-	for i, text := range texts {
-		block, _ := pem.Decode([]byte(text))
-		if block == nil {
-			return nil, signet.Refuse(signet.ChainMalformed, "Certificate %d of %s is not PEM.", i, field)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, signet.Refuse(signet.ChainMalformed, "Certificate %d of %s cannot be read: %s.", i, field, signet.Clip(err.Error()))
-		}
-		certs = append(certs, cert)
+// parseCertificate reads a certificate from a PEM text.
+func parseCertificate(which, text string) (*x509.Certificate, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil, signet.Refuse(signet.ChainMalformed, "There is no PEM in %s.", which)
 	}
-	return certs, nil
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, signet.Refuse(signet.ChainMalformed, "What stands in %s cannot be read: %s.", which, signet.Clip(err.Error()))
+	}
+	return cert, nil
 }
 
 var errLineTooLong = errors.New("line too long")
