@@ -22,6 +22,7 @@ type fakeWaist struct {
 	judge    func(hub.Credentials) error
 	lifetime time.Duration // of a session; 0 is for ever
 	hold     bool          // messages wait for store or fail
+	forget   bool          // messages are not kept
 	seen     []hub.Credentials
 	refused  []signet.Verdict
 	sessions []*fakeSession
@@ -117,6 +118,10 @@ func (s *fakeSession) Will(_ context.Context, m *signet.Message, done func(error
 		return
 	}
 	w := s.waist
+	if w.forget {
+		done(nil)
+		return
+	}
 	w.mu.Lock()
 	m.DeviceID = s.principal.DeviceID
 	w.messages = append(w.messages, m)

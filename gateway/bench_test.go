@@ -1,0 +1,95 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/signet-iot/signet/wire/mqtt"
+)
+
+// BenchmarkConnect is a whole life: TLS 1.3, P-256, leaf and two intermediates,
+// no resumption, CONNECT, CONNACK, close. Both ends are in the time, the
+// judgement of the chain is not.
+func BenchmarkConnect(b *testing.B) {
+	d := openDoor(b)
+	root := issue(b, "root", nil)
+	factory := issue(b, "factory", &root)
+	line := issue(b, "line", &factory)
+	device := issue(b, "d1", &line)
+	device.Certificate = device.Certificate[:3]
+	b.ReportAllocs()
+	for b.Loop() {
+		c, _, err := d.connect("d1", d.client(device))
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.NetConn().Close()
+	}
+}
+
+// BenchmarkPublish is one device with 100 messages of 256 bytes under way, QoS 1,
+// over TLS, to a hub that stores at once. Both ends are in the time.
+func BenchmarkPublish(b *testing.B) {
+	d := openDoor(b)
+	d.waist.forget = true
+	c, _, err := d.connect("d1", d.client())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Time{})
+	const window = 100
+	credit := make(chan struct{}, window)
+	go func() {
+		r := mqtt.NewClientReader(c, maxPacket)
+		for {
+			if _, err := r.Next(); err != nil {
+				return
+			}
+			<-credit
+		}
+	}()
+	packet := mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/d1/messages/events/%24.ct=application%2Fjson&line=7", Payload: make([]byte, 256)})
+	b.SetBytes(int64(len(packet)))
+	b.ReportAllocs()
+	for b.Loop() {
+		credit <- struct{}{}
+		if _, err := c.Write(packet); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkIdle reports what an idle connection holds, heap and stacks of both
+// ends: the server's is less than this.
+func BenchmarkIdle(b *testing.B) {
+	const n = 1000
+	d := openDoor(b)
+	root := issue(b, "root", nil)
+	line := issue(b, "line", &root)
+	device := issue(b, "d1", &line)
+	var before, after runtime.MemStats
+	for b.Loop() {
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		var conns []*tls.Conn
+		for i := range n {
+			c, _, err := d.connect(fmt.Sprint(i), d.client(device))
+			if err != nil {
+				b.Fatal(err)
+			}
+			conns = append(conns, c)
+		}
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapInuse+after.StackInuse-before.HeapInuse-before.StackInuse)/n, "B/connection")
+		b.ReportMetric(float64(after.StackInuse-before.StackInuse)/n, "stackB/connection")
+		for _, c := range conns {
+			c.Close()
+		}
+	}
+}
