@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/store"
 )
 
@@ -71,8 +72,9 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// Creates by n callers at a time, on the disk of the temporary folder; with SQLite
-// also the transactions, and so fsyncs, of each.
+// Creates by n callers at a time, on the disk of the temporary folder, and the
+// transactions of each. With SQLite a transaction is an fsync; a PostgreSQL that
+// the tests have started does without.
 func BenchmarkCreateIdentity(b *testing.B) {
 	for _, db := range kinds {
 		for _, callers := range []int{1, 16, 256} {
@@ -99,5 +101,22 @@ func BenchmarkCreateIdentity(b *testing.B) {
 				b.ReportMetric(float64(transactions.Load())/float64(b.N), "transactions/op")
 			})
 		}
+	}
+}
+
+// As many verdicts as the log writes at once, into a hub that has all it may keep.
+func BenchmarkSaveVerdicts(b *testing.B) {
+	const batch, keep = 2000, 10_000
+	for _, db := range kinds {
+		b.Run(db.name, func(b *testing.B) {
+			s := db.mustOpen(b, db.dsn(b))
+			for n := 0; b.Loop(); n++ {
+				vs := make([]signet.Verdict, batch)
+				for i := range vs {
+					vs[i] = verdict("", "d", signet.NewTrackingID(), n)
+				}
+				ok(b, s.SaveVerdicts(b.Context(), vs, keep))
+			}
+		})
 	}
 }

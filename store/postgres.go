@@ -90,7 +90,7 @@ func (e *postgresEngine) write(ctx context.Context, c change) error {
 func (e *postgresEngine) transact(ctx context.Context, o *sql.TxOptions, c change) error {
 	tx, err := e.db.BeginTx(ctx, o)
 	if err != nil {
-		return fmt.Errorf("store: the change was not made: %w", err)
+		return fmt.Errorf("store: %w", err)
 	}
 	if err := c(ctx, tx); err != nil {
 		_ = tx.Rollback() // when this fails the connection is lost, and the change with it

@@ -130,7 +130,8 @@ func startPostgres() (server string, stop func(), err error) {
 		return "", nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 
-	postgres := exec.Command(postgresBinary("postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "lc_messages=C", "-F")
+	postgres := exec.Command(postgresBinary("postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "lc_messages=C",
+		"-c", "deadlock_timeout=50ms", "-F")
 	postgres.Dir, postgres.SysProcAttr = dir, attr
 	stderr, err := postgres.StderrPipe()
 	if err != nil {

@@ -140,8 +140,8 @@ func (e *sqliteEngine) connect(ctx context.Context) (err error) {
 // about.
 func (e *sqliteEngine) disconnect() {
 	if e.conn != nil {
+		e.stmts.close()
 		_ = e.conn.Raw(func(any) error { return driver.ErrBadConn }) // database/sql then closes it
-		_ = e.conn.Close()
 		e.conn = nil
 	}
 }
@@ -303,10 +303,9 @@ func (e *sqliteEngine) close() error {
 		<-e.drained
 		// The writer's connection last: it moves what is in the -wal file into the
 		// database, which the read-only ones cannot.
+		e.read.close()
 		err := e.readers.Close()
-		if e.conn != nil {
-			err = errors.Join(err, e.conn.Close())
-		}
+		e.disconnect()
 		e.closed = errors.Join(err, e.writers.Close())
 	})
 	return e.closed
@@ -319,6 +318,15 @@ type statements struct {
 		PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
 	}
 	prepared sync.Map // from string to *sql.Stmt
+}
+
+// close finalizes the statements. SQLite keeps a connection, its locks and its
+// transaction until all of its statements are.
+func (s *statements) close() {
+	s.prepared.Range(func(_, stmt any) bool {
+		_ = stmt.(*sql.Stmt).Close()
+		return true
+	})
 }
 
 func (s *statements) of(ctx context.Context, query string) (*sql.Stmt, error) {

@@ -250,6 +250,11 @@ func TestFilesAreTheirOwners(t *testing.T) {
 		same(t, fmt.Sprint(f.Name(), " ", info.Mode()), fmt.Sprint(f.Name(), " -rw-------"))
 	}
 	same(t, len(files), 3) // -wal and -shm too
+
+	ok(t, s.Close())
+	files, err = os.ReadDir(dir)
+	ok(t, err)
+	same(t, len(files), 1) // what was in -wal is in the database
 }
 
 func TestOpenRefusesWhatIsNoDatabase(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -428,20 +429,30 @@ var promises = []struct {
 }
 
 func TestPromises(t *testing.T) {
-	for _, db := range kinds {
-		t.Run(db.name, func(t *testing.T) {
-			for _, p := range promises {
-				t.Run(p.name, func(t *testing.T) {
-					s := db.mustOpen(t, db.dsn(t))
-					for _, h := range []string{"west", "east"} {
-						ok(t, s.CreateHub(t.Context(), hub(h)))
-					}
-					p.keep(t, s)
-					ok(t, s.Ping(t.Context()))
-				})
-			}
-		})
+	each(t, func(t *testing.T, db database, dsn string) {
+		s := db.mustOpen(t, dsn)
+		for _, p := range promises {
+			t.Run(p.name, func(t *testing.T) {
+				empty(t, s)
+				for _, h := range []string{"west", "east"} {
+					ok(t, s.CreateHub(t.Context(), hub(h)))
+				}
+				p.keep(t, s)
+				ok(t, s.Ping(t.Context()))
+			})
+		}
+	})
+}
+
+func empty(t *testing.T, s *store.Store) {
+	t.Helper()
+	hubs, err := s.Hubs(t.Context())
+	ok(t, err)
+	for _, h := range hubs {
+		ok(t, s.DeleteHub(t.Context(), h.Name))
 	}
+	ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{verdict("", "d", "T", 0)}, 0))
+	same(t, trackingIDs(t, s, authority.VerdictQuery{Limit: 1}), "")
 }
 
 func TestReopen(t *testing.T) {
@@ -519,6 +530,40 @@ func TestOpenTogether(t *testing.T) {
 		return errors.Join(s.Ping(t.Context()), s.Close())
 	}) {
 		ok(t, err)
+	}
+}
+
+// A change that PostgreSQL gave up to end a deadlock is made again.
+func TestDeadlock(t *testing.T) {
+	s := kinds[1].mustOpen(t, postgresURL(t))
+	names := []string{"east", "west"}
+	for _, h := range names {
+		ok(t, s.CreateHub(t.Context(), hub(h)))
+	}
+	var attempts atomic.Int64
+	var both sync.WaitGroup
+	both.Add(2)
+	for _, err := range together(2, func(n int) error {
+		first := sync.OnceFunc(func() { both.Done(); both.Wait() })
+		return store.Change(t.Context(), s, func(exec func(string, ...any) error) error {
+			attempts.Add(1)
+			touch := `UPDATE hub SET created = created + 1 WHERE name = $1`
+			if err := exec(touch, names[n]); err != nil {
+				return err
+			}
+			first() // each holds one, and then wants the other's
+			return exec(touch, names[1-n])
+		})
+	}) {
+		ok(t, err)
+	}
+	if attempts.Load() < 3 {
+		t.Errorf("%d attempts: there was no deadlock", attempts.Load())
+	}
+	hubs, err := s.Hubs(t.Context())
+	ok(t, err)
+	for _, h := range hubs {
+		same(t, h.Created, hub("").Created.Add(2*time.Microsecond))
 	}
 }
 

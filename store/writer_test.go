@@ -121,6 +121,10 @@ func TestTransactionGivenUp(t *testing.T) {
 			_, err := q.ExecContext(ctx, "ROLLBACK")
 			return err
 		},
+		"left open": func(ctx context.Context, q queryer) error {
+			_, err := q.ExecContext(ctx, "RELEASE change")
+			return errors.Join(err, errors.New("fault"))
+		},
 		"no page left": func(ctx context.Context, q queryer) error {
 			for _, s := range []string{"PRAGMA max_page_count = 1", "CREATE TABLE filler (x BLOB)"} {
 				if err := each(ctx, q, func(*sql.Rows) error { return nil }, s); err != nil {

@@ -1,0 +1,13 @@
+package store
+
+import "context"
+
+// Change makes a change of a test's own.
+func Change(ctx context.Context, s *Store, c func(exec func(query string, args ...any) error) error) error {
+	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+		return c(func(query string, args ...any) error {
+			_, err := q.ExecContext(ctx, query, args...)
+			return err
+		})
+	})
+}
