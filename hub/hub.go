@@ -36,6 +36,7 @@ type Authority interface {
 // Safe for concurrent use; what it answers is what is on disk.
 type Registry interface {
 	HubByHost(host string) (signet.Hub, error)
+	HubByName(name string) (signet.Hub, error)
 	Get(ctx context.Context, hub, device, module string) (signet.Identity, error)
 }
 
@@ -275,9 +276,16 @@ func wrongType(i *signet.Identity, presented string) error {
 		At("authentication.type", string(i.Auth.Type), presented)
 }
 
-// Read reads the messages of a hub; see [Messages.Read].
+// Read reads the messages of a hub; see [Messages.Read]. What was sent to an
+// earlier hub of the name is not its own, should anything of that have stayed.
 func (h *Hub) Read(ctx context.Context, hub string, from Start, follow bool, each func(signet.Position, *signet.Message) bool) error {
-	return h.messages.Read(ctx, hub, from, follow, each)
+	tenant, err := h.registry.HubByName(hub)
+	if err != nil {
+		return err
+	}
+	return h.messages.Read(ctx, tenant.Name, from, follow, func(p signet.Position, m *signet.Message) bool {
+		return m.EnqueuedTime.Before(tenant.Created) || each(p, m)
+	})
 }
 
 // Forget removes the messages of a hub that has been deleted.
