@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -51,15 +52,16 @@ with a CA of its own (server-ca.pem, for devices to trust), a hub with random ke
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "signet: ready mqtt=%s https=%s admin=%s hub=%s data=%s\n",
 				s.MQTTAddr(), s.HTTPSAddr(), s.AdminAddr(), cfg.HostName, cfg.Data)
+			var failure error
 			select {
 			case <-cmd.Context().Done():
-			case <-s.Failed():
+			case failure = <-s.Failed():
 			}
 
 			// Ten seconds to drain: then an orchestrator would kill us anyway.
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
-			return s.Close(ctx)
+			return errors.Join(failure, s.Close(ctx))
 		},
 	}
 	d := server.DefaultConfig()
