@@ -67,7 +67,33 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		verdictsCommand(),
 		versionCommand(),
 	)
+	strict(root)
 	return root
+}
+
+// strict has a command that is misspelt, or given too much or too little, answer
+// as a mistake of usage.
+func strict(c *cobra.Command) {
+	if args := c.Args; args != nil {
+		c.Args = func(cmd *cobra.Command, given []string) error {
+			if err := args(cmd, given); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	if !c.Runnable() {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(cmd *cobra.Command, given []string) error {
+			if len(given) > 0 {
+				return usageError{fmt.Errorf("%s has no command %q", cmd.CommandPath(), given[0])}
+			}
+			return cmd.Help()
+		}
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
 }
 
 // usageError is a mistake in the command itself: exit status 2.
