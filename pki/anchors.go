@@ -54,9 +54,12 @@ func (l *link) sameEntity(other *link) bool {
 	return l.subject == other.subject && bytes.Equal(l.RawSubjectPublicKeyInfo, other.RawSubjectPublicKeyInfo)
 }
 
-// maxIssuers bounds the cache of verified issuers. A factory has a handful; an
-// entry is a few hundred bytes besides its certificates.
-const maxIssuers = 4096
+// Bounds of the cache of verified issuers, together 32 MiB of certificates. A
+// factory has a handful of issuers, with 1 to 2 KiB above each.
+const (
+	maxIssuers     = 4096
+	maxIssuerBytes = 8 << 10 // of the DER of an issuer and what is above it
+)
 
 // An issuerCache remembers the intermediates that have been verified up to an
 // anchor of the set it belongs to, so that of the next device below them only
@@ -88,8 +91,9 @@ func (a *Anchors) remember(path []*link, usage Usage) {
 		return // the issuer is an anchor: there is nothing to save
 	}
 	v := &verifiedIssuer{pool: x509.NewCertPool(), notAfter: path[1].NotAfter}
+	size := 0
 	for i, c := range path[1:] {
-		if constrainsBelow(c.Certificate) {
+		if size += len(c.Raw); size > maxIssuerBytes || constrainsBelow(c.Certificate) {
 			return
 		}
 		if c.NotBefore.After(v.notBefore) {

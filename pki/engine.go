@@ -21,6 +21,10 @@ var (
 	extInhibitAnyPolicy  = asn1.ObjectIdentifier{2, 5, 29, 54}
 )
 
+// attributeEmailAddress is where certificates of old have an address
+// (RFC 5280 §4.1.2.6).
+var attributeEmailAddress = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
+
 // extension gives the value of an extension, nil when it is not there.
 func extension(c *x509.Certificate, id asn1.ObjectIdentifier) []byte {
 	for i := range c.Extensions {
@@ -160,11 +164,12 @@ func forEngine(path []*link) []*x509.Certificate {
 				}
 			}
 		}
-		// §4.2.1.10: an e-mail constraint "example.com" means mailboxes at that
-		// very host; the engine takes it for the domains below as well.
-		if len(c.PermittedEmailAddresses)+len(c.ExcludedEmailAddresses) > 0 {
+		// §4.2.1.10: "example.com" constrains e-mail addresses and URIs to that very
+		// host; the engine takes it for the hosts below as well.
+		if len(c.PermittedEmailAddresses)+len(c.ExcludedEmailAddresses)+len(c.PermittedURIDomains)+len(c.ExcludedURIDomains) > 0 {
 			lax := change(i)
 			lax.PermittedEmailAddresses, lax.ExcludedEmailAddresses = nil, nil
+			lax.PermittedURIDomains, lax.ExcludedURIDomains = nil, nil
 		}
 	}
 	return certs

@@ -43,11 +43,12 @@ const (
 	// policies of one certificate, each: the work on a path is their product. A
 	// device needs one name or two.
 	maxNames = 256
-	// maxSignatures bounds the signatures checked, as crypto/x509 does.
-	maxSignatures = 100
-	// maxSteps bounds the places that path building looks at; looking costs
-	// about a microsecond.
-	maxSteps = 1000
+	// maxSignatures bounds the signatures checked. One chain needs a handful, the
+	// worst honest case of the public test sets 29.
+	maxSignatures = 64
+	// maxSteps bounds the places that path building looks at and the paths that
+	// it judges; those test sets need 20, of some microseconds each.
+	maxSteps = 500
 )
 
 // PathRequest asks for a certification path.
@@ -145,7 +146,7 @@ func checkPresented(r *PathRequest) error {
 }
 
 // checkNames bounds the lists of a certificate whose lengths multiply.
-func checkNames(c *x509.Certificate, index int) error {
+func checkNames(c *x509.Certificate, index int) *signet.Error {
 	for _, list := range []struct {
 		field string
 		n     int
@@ -223,16 +224,16 @@ func newSearch(a *Anchors, r *PathRequest) *search {
 // climb tries every way up from the last certificate of way, and gives the first
 // path that is acceptable.
 func (s *search) climb(way []*link) []*link {
-	if s.steps++; s.steps > maxSteps {
-		s.exhausted = true
-	}
-	if s.exhausted {
+	if !s.step() {
 		return nil
 	}
 	below := way[len(way)-1]
 	for _, anchor := range byKeyID(s.anchors.bySubject[below.issuer], below) {
 		if placed := s.copies[anchor]; placed != nil {
 			anchor = placed
+		}
+		if !s.step() {
+			return nil
 		}
 		path := append(slices.Clip(way), anchor)
 		err := s.judge(path)
@@ -268,6 +269,14 @@ func (s *search) climb(way []*link) []*link {
 	return nil
 }
 
+// step takes one from the places that the search may look at.
+func (s *search) step() bool {
+	if s.steps++; s.steps > maxSteps {
+		s.exhausted = true
+	}
+	return !s.exhausted
+}
+
 // byKeyID puts first the issuers whose key identifier is the one that below asks
 // for (RFC 5280 §4.2.1.1), and last those that have another. It is a hint to
 // save work; the signature decides.
@@ -289,7 +298,8 @@ func byKeyID(issuers []*link, below *link) []*link {
 	return issuers
 }
 
-// judge holds a path to the rules, then asks the engine, then the CRLs.
+// judge holds a path to the rules, then asks the engine, then holds it to what is
+// worth the work only when the signatures are known to be good.
 func (s *search) judge(path []*link) *signet.Error {
 	if err := pathFault(path, s.request); err != nil {
 		return err
@@ -303,6 +313,9 @@ func (s *search) judge(path []*link) *signet.Error {
 	}
 	if err := s.engine(path); err != nil {
 		s.tried = true
+		return err
+	}
+	if err := hostFault(path); err != nil {
 		return err
 	}
 	if s.request.CRLs != nil {

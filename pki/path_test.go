@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/url"
 	"slices"
 	"testing"
 	"time"
@@ -151,9 +152,11 @@ func TestAccepted(t *testing.T) {
 			factory: func(c *x509.Certificate) {
 				c.PermittedDNSDomains = []string{"plant.example"}
 				c.PermittedEmailAddresses = []string{"plant.example"}
+				c.ExcludedURIDomains = []string{"plant.example"}
 			},
 			device: func(c *x509.Certificate) {
 				c.DNSNames, c.EmailAddresses = []string{"D1.Plant.Example"}, []string{"d1@PLANT.example"}
+				c.URIs = []*url.URL{{Scheme: "https", Host: "d1.plant.example"}}
 			}}},
 		{name: "policies with an explicit policy required", length: 4, changes: changes{
 			factory: func(c *x509.Certificate) {
@@ -302,6 +305,22 @@ func TestRefused(t *testing.T) {
 		{name: "an excluded mailbox in quotes", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
 			factory: func(c *x509.Certificate) { c.ExcludedEmailAddresses = []string{"d1@plant.example"} },
 			device:  func(c *x509.Certificate) { c.EmailAddresses = []string{`"d1"@plant.example`} }}},
+		{name: "a URI below the permitted host", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.PermittedURIDomains = []string{"plant.example"} },
+			device:  func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "https", Host: "d1.plant.example:8443"}} }}},
+		{name: "an excluded address in the subject", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.ExcludedEmailAddresses = []string{".plant.example"} },
+			device: func(c *x509.Certificate) {
+				c.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: attributeEmailAddress, Value: "d1@Mail.Plant.example"}}
+			}}},
+		{name: "more names times constraints than are compared", code: signet.LimitPathWork, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.ExcludedEmailAddresses = names(200) },
+			line:    func(c *x509.Certificate) { c.ExcludedEmailAddresses = names(200) },
+			device: func(c *x509.Certificate) {
+				for _, host := range names(256) {
+					c.EmailAddresses = append(c.EmailAddresses, "a@other-"+host)
+				}
+			}}},
 		{name: "constraints on directory names", code: signet.CertUnknownCritical, at: 1, field: "extensions", changes: changes{line: extensionOf(true, directoryConstraint, 2, 5, 29, 30)}},
 		{name: "constraints on directory names, not critical", code: signet.CertUnknownCritical, at: 1, field: "nameConstraints", changes: changes{line: extensionOf(false, directoryConstraint, 2, 5, 29, 30)}},
 		{name: "an unknown critical extension of the device", code: signet.CertUnknownCritical, field: "extensions", changes: changes{device: critical}},

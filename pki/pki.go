@@ -11,6 +11,8 @@
 // certificate up to a trust anchor, by name. Each path is held against the
 // rules of this package, and one that passes is handed to [x509.Certificate.Verify]:
 // it is accepted only if both agree. So the rules of this package can refuse
-// what the standard library would take, never the reverse, but for the three
+// what the standard library would take, never the reverse, but for the four
 // points at which RFC 5280 is wider than the library; they stand in engine.go.
+// Certificate policies are processed, by the library, with any policy as the
+// initial set; name constraints on directory names are not compared, and refuse.
 package pki

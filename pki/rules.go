@@ -35,7 +35,7 @@ func pathFault(path []*link, r *PathRequest) *signet.Error {
 		return signet.Refuse(signet.ChainTooLong, "The path has %d intermediates, and at most %d are allowed here.", intermediates, r.MaxDepth).
 			At("path", fmt.Sprintf("at most %d intermediates", r.MaxDepth), fmt.Sprint(intermediates)).Of(Reference(path[0].Certificate, 0))
 	}
-	return emailFault(path)
+	return nil
 }
 
 // leafFault holds the certificate that is judged to the rules for it.
@@ -136,17 +136,10 @@ func issuerFault(c *link, isAnchor bool, intermediatesBelow int) *signet.Error {
 			At("nameConstraints", "DNS names, e-mail addresses, IP addresses, URIs", form).Of(Reference(c.Certificate, c.index)).
 			FixBy("Constrain DNS names, e-mail addresses, IP addresses or URIs, which the hub compares.")
 	}
-	return checkAnchorNames(c, isAnchor)
-}
-
-// checkAnchorNames bounds what an anchor lists; what was presented is bounded
-// before the search.
-func checkAnchorNames(c *link, isAnchor bool) *signet.Error {
-	if !isAnchor {
-		return nil
-	}
-	if err := checkNames(c.Certificate, c.index); err != nil {
-		return signet.AsError(err)
+	if isAnchor { // what was presented is bounded before the search
+		if err := checkNames(c.Certificate, c.index); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -188,31 +181,54 @@ func uncomparedConstraint(c *x509.Certificate) string {
 	return ""
 }
 
-// emailFault holds the e-mail addresses on a path to the constraints above them
-// (RFC 5280 §4.2.1.10, §6.1.3(b), (c)).
-func emailFault(path []*link) *signet.Error {
+// hostFault holds the e-mail addresses and URIs on a path to the constraints above
+// them (RFC 5280 §4.2.1.10, §6.1.3(b), (c)): the two forms in which a constraint
+// without a leading period means one host. It comes after the engine, so that
+// only the holder of a CA's key can ask for the work.
+func hostFault(path []*link) *signet.Error {
+	const most = 1 << 16 // comparisons on a path
+	comparisons := 0
 	for i := len(path) - 1; i > 0; i-- {
 		ca := path[i]
-		if len(ca.PermittedEmailAddresses)+len(ca.ExcludedEmailAddresses) == 0 {
+		mail := len(ca.PermittedEmailAddresses) + len(ca.ExcludedEmailAddresses)
+		web := len(ca.PermittedURIDomains) + len(ca.ExcludedURIDomains)
+		if mail+web == 0 {
 			continue
 		}
 		for j, c := range path[:i] {
 			if j > 0 && c.selfIssued() {
 				continue
 			}
-			for _, address := range emailAddresses(c.Certificate) {
-				matches := func(constraint string) bool { return emailMatches(address, constraint) }
+			addresses := emailAddresses(c.Certificate)
+			if comparisons += len(addresses)*mail + len(c.URIs)*web; comparisons > most {
+				return signet.Refuse(signet.LimitPathWork, "The names on the path times the constraints on them are too many to compare.").
+					At("nameConstraints", fmt.Sprintf("at most %d comparisons", most), fmt.Sprint(comparisons)).Of(Reference(c.Certificate, c.index))
+			}
+			outside := ""
+			for _, address := range addresses {
 				// A quoted mailbox has many spellings: it is refused, not compared.
-				quoted := strings.ContainsAny(address, `"\`)
-				if quoted || slices.ContainsFunc(ca.ExcludedEmailAddresses, matches) ||
-					len(ca.PermittedEmailAddresses) > 0 && !slices.ContainsFunc(ca.PermittedEmailAddresses, matches) {
-					return signet.Refuse(signet.CertNameConstraints, "The e-mail address %q in %s is outside what %s may name.", signet.Clip(address), subjectText(c.Certificate), subjectText(ca.Certificate)).
-						At("nameConstraints", "an address that every CA above permits", address).Of(Reference(c.Certificate, c.index))
+				if mail > 0 && strings.ContainsAny(address, `"\`) ||
+					!permitted(ca.PermittedEmailAddresses, ca.ExcludedEmailAddresses, func(constraint string) bool { return emailMatches(address, constraint) }) {
+					outside = address
 				}
+			}
+			for _, uri := range c.URIs {
+				if !permitted(ca.PermittedURIDomains, ca.ExcludedURIDomains, func(constraint string) bool { return hostMatches(uri.Hostname(), constraint) }) {
+					outside = uri.String()
+				}
+			}
+			if outside != "" {
+				return signet.Refuse(signet.CertNameConstraints, "The name %q in %s is outside what %s may name.", signet.Clip(outside), subjectText(c.Certificate), subjectText(ca.Certificate)).
+					At("nameConstraints", "only names that every CA above permits", outside).Of(Reference(c.Certificate, c.index))
 			}
 		}
 	}
 	return nil
+}
+
+// permitted applies the constraints of one form to a name that matches some.
+func permitted(permitted, excluded []string, matches func(constraint string) bool) bool {
+	return !slices.ContainsFunc(excluded, matches) && (len(permitted) == 0 || slices.ContainsFunc(permitted, matches))
 }
 
 // emailAddresses gives the addresses that constraints bind: the rfc822Names, or
@@ -223,27 +239,31 @@ func emailAddresses(c *x509.Certificate) []string {
 	}
 	var addresses []string
 	for _, attribute := range c.Subject.Names {
-		if attribute.Type.String() == "1.2.840.113549.1.9.1" {
+		if attribute.Type.Equal(attributeEmailAddress) {
 			addresses = append(addresses, fmt.Sprint(attribute.Value))
 		}
 	}
 	return addresses
 }
 
-// emailMatches compares an address with a constraint: a mailbox "a@host", a host
-// "host", or with a leading period all hosts of a domain, not the domain itself.
-// The host counts without case.
+// emailMatches compares an address with a constraint: a mailbox, or a host.
 func emailMatches(address, constraint string) bool {
 	at := strings.LastIndexByte(address, '@')
-	local, host := address[:max(at, 0)], strings.ToLower(address[at+1:])
+	local, host := address[:max(at, 0)], address[at+1:]
 	if at := strings.LastIndexByte(constraint, '@'); at >= 0 {
-		return local == constraint[:at] && host == strings.ToLower(constraint[at+1:])
+		return local == constraint[:at] && strings.EqualFold(host, constraint[at+1:])
 	}
-	constraint = strings.ToLower(constraint)
+	return hostMatches(host, constraint)
+}
+
+// hostMatches compares a host with a constraint: that host or, with a leading
+// period, all hosts of the domain and not the domain itself. Case does not count.
+func hostMatches(host, constraint string) bool {
 	if strings.HasPrefix(constraint, ".") {
-		return strings.HasSuffix(host, constraint) && len(host) > len(constraint)
+		below := len(host) - len(constraint)
+		return below > 0 && strings.EqualFold(host[below:], constraint)
 	}
-	return constraint == "" || host == constraint
+	return constraint == "" || strings.EqualFold(host, constraint)
 }
 
 // keyUsageText writes a key usage as RFC 5280 §4.2.1.3 names its bits.
