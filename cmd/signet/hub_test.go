@@ -25,6 +25,7 @@ func TestHubScript(t *testing.T) {
 			env.Setenv("SIGNET_TOKEN", h.Token)
 			env.Setenv("SIGNET_CA_FILE", h.CAFile)
 			env.Setenv("SIGNET_ADDRESS", "")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command of a -race build waits a second to end
 			env.Setenv("HTTPS", h.HTTPSAddr())
 			env.Setenv("DATA", h.Config.Data)
 			env.Defer(h.Stop)

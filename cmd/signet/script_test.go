@@ -23,6 +23,7 @@ func TestScript(t *testing.T) {
 			for _, name := range []string{"SIGNET_CONNECTION_STRING", "SIGNET_TOKEN", "SIGNET_CA_FILE"} {
 				env.Setenv(name, "")
 			}
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command of a -race build waits a second to end
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
