@@ -719,9 +719,9 @@ func (c *conn) endLocked(why error) {
 // cut ends the connection without regard to what is under way.
 func (c *conn) cut() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.mute = true
 	c.changed.Broadcast()
+	c.mu.Unlock()
 	c.socket.Close()
 }
 

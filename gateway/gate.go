@@ -23,9 +23,9 @@ const (
 	// processors busy, so that peers far away cost no throughput.
 	defaultMaxHandshakes = 256
 
-	// lineTime is how long one waits in line. Clients give up after 30 to 60
-	// seconds; whoever we cannot serve by then is better told early.
-	lineTime = 20 * time.Second
+	// lineTime is how long one waits in line: SDKs give up after 30 to 60 seconds,
+	// and a turn that comes later is work for nobody.
+	lineTime = 30 * time.Second
 
 	// handshakeTime is given for the TLS handshake, and again for the CONNECT
 	// after it and our judgement: several round trips on the worst mobile link.

@@ -19,9 +19,9 @@
 // run on a goroutine that ends with them. There is no timer: keep alive and token
 // expiry are read deadlines.
 //
-// What a connection shares between goroutines is under conn.mu. Nothing is called
-// while it is held but the clock, the socket's deadlines and counters; the locks
-// of the gate and of the door are never held together with it.
+// What a connection shares between goroutines is under conn.mu. While it is held
+// nothing is called that waits or takes a lock of the house; the locks of the gate
+// and of the door are never held together with it.
 package gateway
 
 import (
