@@ -72,7 +72,6 @@ type conn struct {
 	remote   netip.AddrPort
 	accepted time.Time
 	trace    *trace.Trace
-	visitor  *visitor // while it is a stranger
 	reader   *mqtt.Reader
 	chain    []*x509.Certificate // as presented; let go once judged
 	username username
@@ -124,8 +123,11 @@ func (c *conn) life() {
 func (c *conn) live() (why error) {
 	defer c.survive(&why)
 	visitor, err := c.door.gate.enter(c.remote.Addr(), c.door.shutdown)
-	if err != nil {
+	if signet.CodeOf(err) == signet.LimitConnections {
 		return c.refuse(signet.AsError(err))
+	}
+	if err != nil {
+		return err // the server is shutting down
 	}
 	defer c.door.gate.leave(visitor)
 	c.trace.Event("has its turn")
