@@ -12,7 +12,6 @@ import (
 
 // Extensions of RFC 5280 §4.2.1.
 var (
-	extKeyUsage          = asn1.ObjectIdentifier{2, 5, 29, 15}
 	extSubjectAltName    = asn1.ObjectIdentifier{2, 5, 29, 17}
 	extNameConstraints   = asn1.ObjectIdentifier{2, 5, 29, 30}
 	extPolicyMappings    = asn1.ObjectIdentifier{2, 5, 29, 33}

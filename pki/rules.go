@@ -53,18 +53,17 @@ func leafFault(c *x509.Certificate, r *PathRequest) *signet.Error {
 
 // certFault holds a certificate to the rules for all.
 func certFault(c *x509.Certificate, index int, isAnchor bool, r *PathRequest) *signet.Error {
-	at := r.Time.UTC().Format(time.RFC3339)
 	switch {
 	case r.Time.After(c.NotAfter):
 		code := signet.CertExpired
 		if isAnchor {
 			code = signet.AnchorExpired
 		}
-		until := c.NotAfter.UTC().Format(time.RFC3339)
+		until, at := c.NotAfter.UTC().Format(time.RFC3339), r.Time.UTC().Format(time.RFC3339)
 		return signet.Refuse(code, "%s expired at %s; it is %s.", subjectText(c), until, at).
 			At("notAfter", "not before "+at, until).Of(Reference(c, index))
 	case r.Time.Before(c.NotBefore):
-		from := c.NotBefore.UTC().Format(time.RFC3339)
+		from, at := c.NotBefore.UTC().Format(time.RFC3339), r.Time.UTC().Format(time.RFC3339)
 		return signet.Refuse(signet.CertNotYetValid, "%s is valid only from %s; it is %s.", subjectText(c), from, at).
 			At("notBefore", "not after "+at, from).Of(Reference(c, index))
 	case len(c.UnhandledCriticalExtensions) > 0:
