@@ -18,6 +18,7 @@ type Store interface {
 	// CAs lists the certificates of one hub by name; of all hubs for "".
 	CAs(ctx context.Context, hub string) ([]signet.CACertificate, error)
 	CA(ctx context.Context, hub, name string) (signet.CACertificate, error)
+	// CreateCA fails with ErrNotFound when the hub is not there.
 	CreateCA(ctx context.Context, c signet.CACertificate) error
 	// ReplaceCA replaces the record of the same hub and name if its ETag is etag.
 	ReplaceCA(ctx context.Context, c signet.CACertificate, etag string) error

@@ -50,6 +50,9 @@ const (
 	// verdictFlush is how often what is new is stored. Verdicts acknowledge
 	// nothing, so they may lag.
 	verdictFlush = 250 * time.Millisecond
+	// repeatFlush is how often at most the count of one that repeats is stored
+	// again: a flood must not keep the store's writer busy.
+	repeatFlush = 5 * time.Second
 )
 
 // verdictKey says which refusals are the same one repeated.
@@ -62,6 +65,7 @@ type verdictKey struct {
 type openVerdict struct {
 	verdict signet.Verdict
 	unsaved bool
+	saved   time.Time // when it last was
 }
 
 // NewVerdictLog makes a VerdictLog and starts its writer, which ends with Close.
@@ -155,9 +159,9 @@ func (l *VerdictLog) write() {
 	for {
 		select {
 		case <-tick.C:
-			l.save()
+			l.save(repeatFlush)
 		case stored := <-l.flush:
-			l.save()
+			l.save(0)
 			if stored == nil {
 				return
 			}
@@ -166,16 +170,19 @@ func (l *VerdictLog) write() {
 	}
 }
 
-func (l *VerdictLog) save() {
+// save stores what is new, and the counts of repeats that were last stored that
+// long ago.
+func (l *VerdictLog) save(repeats time.Duration) {
 	now := l.now()
 	var vs []signet.Verdict
 	l.mu.Lock()
 	for key, o := range l.open {
-		if o.unsaved {
+		over := now.Sub(o.verdict.Time) >= l.window
+		if o.unsaved && (over || now.Sub(o.saved) >= repeats) {
 			vs = append(vs, o.verdict)
-			o.unsaved = false
+			o.unsaved, o.saved = false, now
 		}
-		if now.Sub(o.verdict.Time) >= l.window {
+		if over {
 			delete(l.open, key)
 		}
 	}

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/hex"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,9 @@ type Session struct {
 	wake      func()
 	ended     atomic.Pointer[signet.Error]
 	cut       atomic.Pointer[cut] // set while a change that ended it waits for the door to close
+
+	mailMu sync.Mutex // held with no other lock
+	mail   []Delivery // what waits for the door
 }
 
 // Principal is who the session belongs to. It must not be changed.

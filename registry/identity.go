@@ -25,8 +25,8 @@ func settle(i *signet.Identity) error {
 	default:
 		return malformed("status", "enabled or disabled", string(i.Status))
 	}
-	if utf8.RuneCountInString(i.StatusReason) > 128 || !utf8.ValidString(i.StatusReason) {
-		return malformed("statusReason", "at most 128 characters", i.StatusReason)
+	if utf8.RuneCountInString(i.StatusReason) > 128 || !utf8.ValidString(i.StatusReason) || strings.ContainsRune(i.StatusReason, 0) {
+		return malformed("statusReason", "at most 128 characters of text", i.StatusReason)
 	}
 	return settleAuthentication(&i.Auth)
 }

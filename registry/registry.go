@@ -184,8 +184,13 @@ func (r *Registry) Create(ctx context.Context, i signet.Identity) (signet.Identi
 	i.GenerationID = generation(r.now())
 	i.ETag = signet.NewETag()
 	err := r.store.CreateIdentity(ctx, i)
-	if errors.Is(err, signet.ErrExists) {
+	switch {
+	case errors.Is(err, signet.ErrExists):
 		return i, signet.Refuse(signet.IdentityExists, "The identity %q exists already.", i.Name())
+	case errors.Is(err, signet.ErrNotFound) && i.ModuleID != "":
+		return i, unknown(i.DeviceID, "")
+	case errors.Is(err, signet.ErrNotFound):
+		return i, signet.Refuse(signet.HubUnknown, "There is no hub %q any more.", i.Hub)
 	}
 	return i, err
 }

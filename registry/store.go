@@ -25,6 +25,8 @@ type Store interface {
 	// Identities lists up to limit devices (no modules) of a hub with an ID
 	// greater than after, in byte order of their IDs.
 	Identities(ctx context.Context, hub, after string, limit int) ([]signet.Identity, error)
+	// CreateIdentity fails with ErrNotFound when the hub, or a module's device, is
+	// not there.
 	CreateIdentity(ctx context.Context, i signet.Identity) error
 	// ReplaceIdentity replaces the record of the same key if its ETag is etag, or
 	// whatever it is when etag is "*".

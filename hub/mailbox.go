@@ -1,0 +1,49 @@
+package hub
+
+// A Delivery is something that the hub has for a device: one of the types that
+// the files of its kind declare. The door fetches it with Receive and says it in
+// its protocol.
+type Delivery interface{ delivery() }
+
+// maxMail bounds what waits in a session's mailbox for its door. A door that
+// writes fetches at once; one whose device reads nothing is closed within its
+// write deadline.
+const maxMail = 64
+
+// post puts a delivery into the session's mailbox and wakes the door. It does
+// not wait: false says that the session has ended, or that its device is too
+// slow for more.
+func (s *Session) post(d Delivery) bool {
+	s.mailMu.Lock()
+	if s.Ended() != nil || len(s.mail) >= maxMail {
+		s.mailMu.Unlock()
+		return false
+	}
+	s.mail = append(s.mail, d)
+	s.mailMu.Unlock()
+	s.wake()
+	return true
+}
+
+// Receive gives the next delivery, false when there is none. The door calls it
+// after a wake until there is none.
+func (s *Session) Receive() (Delivery, bool) {
+	s.mailMu.Lock()
+	defer s.mailMu.Unlock()
+	if len(s.mail) == 0 {
+		s.mail = nil // an idle session holds no memory for mail
+		return nil, false
+	}
+	d := s.mail[0]
+	s.mail[0] = nil
+	s.mail = s.mail[1:]
+	return d, true
+}
+
+// session finds the live session of an identity, nil when it is not connected
+// here.
+func (h *Hub) session(hub, name string) *Session {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.sessions[hub][name]
+}
