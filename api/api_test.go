@@ -415,28 +415,44 @@ func FuzzBodies(f *testing.F) {
 	})
 }
 
-// FuzzRequests: whatever path, query and headers come, there is an answer, and
-// strangers get nothing.
+// FuzzRequests: whatever method, path, query and headers come, from a stranger or
+// from the owner, there is an answer; strangers get nothing, and nobody gets the
+// other hub.
 func FuzzRequests(f *testing.F) {
-	f.Add("GET", "/devices/a%2fb?api-version=2021-04-12", "SharedAccessSignature sr=a&sig=YQ==&se=1", "hub.example.test", "\"")
-	f.Add("PUT", "//subscriptions/../signet//", "Bearer ", "", "*")
-	f.Add("DELETE", "/signet/hubs/%ff?hub=a&hub=b", "bearer x", "[::1]:443", "\"\"")
+	f.Add(false, "GET", "/devices/a%2fb?api-version=2021-04-12", "SharedAccessSignature sr=a&sig=YQ==&se=1", "hub.example.test", "\"")
+	f.Add(false, "PUT", "//subscriptions/../signet//", "Bearer ", "", "*")
+	f.Add(false, "DELETE", "/signet/hubs/%ff?hub=a&hub=b", "bearer x", "[::1]:443", "\"\"")
+	f.Add(true, "GET", "/devices/%00%ff?api-version=2021-04-12", "", "hub.example.test", "")
+	f.Add(true, "GET", "/devices?top=1&after=%ff%00&api-version=2021-04-12", "", "HUB.example.test:1", "")
+	f.Add(true, "GET", "/signet/verdicts?device=%00&trackingId=%ff&since=9999-12-31T23:59:59Z&limit=5", "", "hub.example.test", "")
+	f.Add(true, "DELETE", "/subscriptions/s/resourceGroups/g/providers/Microsoft.Devices/IotHubs/hub/certificates/%00?api-version=2023-06-30", "", "hub.example.test", "\xff")
 	s := newServer(f)
-	f.Fuzz(func(t *testing.T, method, target, authorization, host, etag string) {
+	if _, err := s.registry.Create(context.Background(), signet.Identity{Hub: "other", DeviceID: "not-yours"}); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, owner bool, method, target, authorization, host, etag string) {
 		r, err := http.NewRequest(method, "https://hub.example.test", nil)
-		if err != nil {
+		if err != nil || strings.Contains(target, "follow") {
 			t.Skip()
 		}
 		if r.URL, err = r.URL.Parse(target); err != nil {
 			t.Skip()
 		}
+		if owner {
+			authorization = s.names["owner"]
+		}
+		r.Body = http.NoBody
 		r.Host, r.RemoteAddr = host, "192.0.2.1:1"
 		r.Header = http.Header{"Authorization": {authorization}, "If-Match": {etag}, "Request-Id": {target}}
 		w := httptest.NewRecorder()
 		s.handler.ServeHTTP(w, r)
-		if w.Code < 400 || w.Code >= 500 {
-			t.Fatalf("%s %s: %d %s", method, target, w.Code, w.Body)
+		switch {
+		case w.Code >= 500, !owner && w.Code < 400:
+			t.Fatalf("%s %s: %d %s\n%s", method, target, w.Code, w.Body, s.log)
+		case strings.Contains(w.Body.String(), "not-yours") && !strings.Contains(target, "not-yours"):
+			t.Fatalf("%s %s shows another hub: %s", method, target, w.Body)
+		case w.Code >= 400:
+			codeOf(t, w)
 		}
-		codeOf(t, w)
 	})
 }

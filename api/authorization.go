@@ -23,8 +23,10 @@ func policy(right signet.Rights) func(*call) error {
 }
 
 // admin lets in the holder of the admin token; the hub is the one in the path.
-func admin(c *call) (err error) {
-	if err := c.checkBearer(); err != nil {
+func admin(c *call) error { return c.admit("") }
+
+func (c *call) admit(besides string) (err error) {
+	if err := c.checkBearer(besides); err != nil {
 		return err
 	}
 	if name, ok := c.args["hub"]; ok && c.dialect == management {
@@ -38,7 +40,7 @@ func admin(c *call) (err error) {
 // here an owner's connection string is enough to run one hub.
 func owner(c *call) error {
 	if !c.showsSAS() {
-		return admin(c)
+		return c.admit(", or a SAS token of the hub's owner")
 	}
 	name, inPath := c.args["hub"]
 	if inPath {
@@ -58,7 +60,7 @@ func operator(c *call) (err error) {
 	if c.showsSAS() {
 		return policy(signet.ServiceConnect)(c)
 	}
-	if err := c.checkBearer(); err != nil {
+	if err := c.checkBearer(", or a SAS token with the right ServiceConnect"); err != nil {
 		return err
 	}
 	if name := c.r.URL.Query().Get("hub"); name != "" {
@@ -74,12 +76,13 @@ func (c *call) showsSAS() bool {
 }
 
 // checkBearer compares the bearer token with the admin token in constant time.
-func (c *call) checkBearer() error {
+// besides says what else would have done.
+func (c *call) checkBearer(besides string) error {
 	scheme, token, _ := strings.Cut(c.r.Header.Get("Authorization"), " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		c.w.Header().Set("WWW-Authenticate", `Bearer realm="signet"`)
-		return signet.Refuse(signet.TokenNone, "This takes the admin token of the server.").
+		return signet.Refuse(signet.TokenNone, "This takes the admin token of the server%s.", besides).
 			FixBy("Send Authorization: Bearer, and the token from the file admin.token in the server's data folder (signet: SIGNET_TOKEN or --token-file).")
 	}
 	secret := c.AdminToken()
