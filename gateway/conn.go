@@ -754,7 +754,7 @@ func (c *conn) refuse(e *signet.Error) *signet.Error {
 	for _, cert := range c.chain[:min(len(c.chain), maxShownChain)] {
 		v.Chain = append(v.Chain, thumbprint(cert))
 	}
-	e.TrackingID = c.door.waist.Refuse(v)
+	e.TrackingID = c.door.waist.Refuse(c.username.host, v)
 	return e
 }
 

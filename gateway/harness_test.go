@@ -51,7 +51,7 @@ func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (
 	return s, nil
 }
 
-func (w *fakeWaist) Refuse(v signet.Verdict) string {
+func (w *fakeWaist) Refuse(_ string, v signet.Verdict) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.refused = append(w.refused, v)

@@ -50,8 +50,9 @@ type Waist interface {
 	Connect(ctx context.Context, c hub.Credentials, wake func()) (Session, error)
 
 	// Refuse records a refusal that the door made itself, and gives its tracking
-	// ID. It never blocks, and bounds by itself what a flood of them costs.
-	Refuse(v signet.Verdict) (trackingID string)
+	// ID. host is the hub's host name as the client wrote it, if it came that far.
+	// It never blocks, and bounds by itself what a flood of them costs.
+	Refuse(host string, v signet.Verdict) (trackingID string)
 }
 
 // A Session is what a door needs of an identity that is connected. Safe for

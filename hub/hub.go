@@ -128,8 +128,12 @@ func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error)
 }
 
 // Refuse records a refusal that a door made itself, before there were
-// credentials to judge.
-func (h *Hub) Refuse(v signet.Verdict) (trackingID string) {
+// credentials to judge. host is the hub's host name as the client wrote it, if it
+// came that far: a verdict that names no hub is put to the hub of that name.
+func (h *Hub) Refuse(host string, v signet.Verdict) (trackingID string) {
+	if tenant, err := h.registry.HubByHost(host); err == nil && v.Hub == "" {
+		v.Hub = tenant.Name
+	}
 	v.DeviceID, v.ModuleID = clipID(v.DeviceID), clipID(v.ModuleID)
 	return h.verdicts.Record(v)
 }
@@ -216,7 +220,7 @@ func (h *Hub) judge(ctx context.Context, c Credentials) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Session{principal: &p, method: p.AuthMethod(), witness: witness}, nil
+	return &Session{principal: &p, method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: witness}, nil
 }
 
 // enabled says whether the identity may connect: a module may when its device may.

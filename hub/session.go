@@ -15,6 +15,7 @@ type Session struct {
 	hub       *Hub
 	principal *signet.Principal
 	method    string // the principal's auth method, made once
+	model     string // the device's Plug and Play model, as it says itself; or ""
 	witness   string // what else the session rests on: see [Hub.reviewIdentity]
 	wake      func()
 	ended     atomic.Pointer[signet.Error]
@@ -69,6 +70,9 @@ func (s *Session) append(ctx context.Context, m *signet.Message, done func(error
 	p := s.principal
 	m.Hub, m.DeviceID, m.ModuleID, m.GenerationID = p.Hub, p.DeviceID, p.ModuleID, p.GenerationID
 	m.AuthMethod, m.Source = s.method, signet.SourceTelemetry
+	if s.model != "" {
+		m.System = append(m.System, signet.Property{Name: "dt-dataschema", Value: s.model})
+	}
 	m.EnqueuedTime = s.hub.now().UTC().Truncate(time.Millisecond)
 	s.hub.messages.Append(ctx, m, done)
 }

@@ -20,4 +20,4 @@ func (w waist) Connect(ctx context.Context, c hub.Credentials, wake func()) (gat
 	return s, nil
 }
 
-func (w waist) Refuse(v signet.Verdict) string { return w.hub.Refuse(v) }
+func (w waist) Refuse(host string, v signet.Verdict) string { return w.hub.Refuse(host, v) }
