@@ -59,6 +59,9 @@ type Deps struct {
 	// AdminToken gives the token of the management API; it is asked at every
 	// request that shows one, so that a new token counts at once. "" fits nobody.
 	AdminToken func() string
+	// Draining ends streams, which would never end by themselves, when the server
+	// shuts down; nothing does when it is nil.
+	Draining   context.Context
 	Now        func() time.Time      // the clock; time.Now when nil
 	Logger     *slog.Logger          // slog.Default() when nil
 	Traces     *trace.Traces         // none are kept when nil
@@ -79,6 +82,9 @@ func New(d Deps) http.Handler {
 	}
 	if d.Logger == nil {
 		d.Logger = slog.Default()
+	}
+	if d.Draining == nil {
+		d.Draining = context.Background()
 	}
 	a := &api{
 		Deps: d,

@@ -358,6 +358,20 @@ func TestFollowEnds(t *testing.T) {
 	})
 }
 
+// TestFollowDrains: a server that shuts down does not wait for who follows.
+func TestFollowDrains(t *testing.T) {
+	s := newServer(t)
+	s.waist.live = make(chan *signet.Message)
+	lines, status := s.follow(t, context.Background(), s.names["service"])
+	if status != 200 {
+		t.Fatal(status)
+	}
+	s.drain()
+	if line, more := <-lines; more {
+		t.Errorf("%q", line)
+	}
+}
+
 // TestReadFails: an answer that broke off does not look like a whole one.
 func TestReadFails(t *testing.T) {
 	s := newServer(t)

@@ -40,6 +40,7 @@ type server struct {
 	names    map[string]string // for exchanges: {{name}}
 	cas      map[string]*testCA
 	log      *logText
+	drain    context.CancelFunc
 }
 
 // logText keeps a log for a test to look at.
@@ -125,7 +126,11 @@ func newServer(t testing.TB) *server {
 		"leaf":    newCA(t, "press-17", line, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = false, x509.KeyUsageDigitalSignature }),
 		"expired": newCA(t, "Old Root", nil, func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Minute) }),
 	}
+	draining, drain := context.WithCancel(context.Background())
+	t.Cleanup(drain)
+	s.drain = drain
 	s.handler = api.New(api.Deps{
+		Draining:  draining,
 		Authority: trust, Registry: s.registry, Hub: s.waist, Verdicts: verdicts,
 		AdminToken: func() string { return adminToken },
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),

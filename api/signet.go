@@ -84,7 +84,7 @@ func properties(list []signet.Property) map[string]*string {
 // GET /signet/messages?device=ID&from=POSITION|TIME|now&follow=true streams telemetry,
 // one messageJSON a line, oldest first: all that is kept, or what comes after a
 // position, or at a time (RFC 3339) and later. With follow it goes on until the
-// caller leaves, the caller's token ends or the hub is deleted.
+// caller leaves, the caller's token ends, the hub is deleted or the server drains.
 func (c *call) readMessages() error {
 	q := c.r.URL.Query()
 	device := q.Get("device")
@@ -94,9 +94,10 @@ func (c *call) readMessages() error {
 	}
 	follow := q.Get("follow") == "true"
 
-	ctx := c.r.Context()
+	ctx, cancel := context.WithCancel(c.r.Context())
+	defer cancel()
+	defer context.AfterFunc(c.Draining, cancel)()
 	if !c.expires.IsZero() {
-		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.expires.Sub(c.Now()))
 		defer cancel()
 	}

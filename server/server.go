@@ -125,10 +125,11 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.mqtt = gateway.NewMQTT(waist{s.hub}, gateway.Config{
 		TLS: s.tlsConfig(), Logger: s.log, Traces: traces, Registerer: metrics, Now: cfg.Now,
 	})
+	draining, drain := context.WithCancel(context.Background())
 	s.https = &http.Server{
 		Handler: api.New(api.Deps{
 			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts,
-			AdminToken: s.adminToken, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
+			AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		}),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -138,6 +139,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100},
 	}
+	s.https.RegisterOnShutdown(drain)
 	if err := s.openAdmin(db, metrics, traces); err != nil {
 		return nil, err
 	}
