@@ -20,16 +20,6 @@ type Principal struct {
 	Path []*PathCertificate
 }
 
-// PathCertificate is what stays of a certificate once it has been judged: what
-// revocation has to find it by.
-type PathCertificate struct {
-	Thumbprint [32]byte // SHA-256 of the DER
-	Key        [32]byte // SHA-256 of the SubjectPublicKeyInfo
-	Serial     string   // hex
-	Subject    string
-	NotAfter   time.Time
-}
-
 // AuthMethod is the text that the hub stamps on a message as
 // iothub-connection-auth-method.
 func (p *Principal) AuthMethod() string {

@@ -34,14 +34,3 @@ const (
 	DoorManagement   Door = "management"
 	DoorProvisioning Door = "provisioning"
 )
-
-// CertificateRef points at one certificate of a chain for people and machines.
-type CertificateRef struct {
-	Index      int       `json:"index"` // 0 is the leaf; counts up towards the anchor; -1 when not in the chain
-	Subject    string    `json:"subject"`
-	Issuer     string    `json:"issuer"`
-	Serial     string    `json:"serial"`     // hex, as in the certificate
-	Thumbprint string    `json:"thumbprint"` // SHA-256, lower-case hex
-	NotBefore  time.Time `json:"notBefore"`
-	NotAfter   time.Time `json:"notAfter"`
-}
