@@ -31,7 +31,6 @@ import (
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/store"
 	"github.com/signet-iot/signet/trace"
-	"golang.org/x/net/netutil"
 )
 
 // Server is a running hub.
@@ -147,14 +146,10 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	return s, nil
 }
 
-// maxHTTPS bounds the HTTPS connections at a time. Each costs some 50 KiB; more
-// wait in the accept queue.
-const maxHTTPS = 4096
-
 // serve opens the doors and has Close shut them first.
 func (s *Server) serve() {
 	go func() { s.fail(s.mqtt.Serve(s.mqttL)) }()
-	go func() { s.fail(s.https.ServeTLS(netutil.LimitListener(s.httpsL, maxHTTPS), "", "")) }()
+	go func() { s.fail(s.https.ServeTLS(shareListener(s.httpsL, maxHTTPS), "", "")) }()
 	s.onClose(func(ctx context.Context) error {
 		mqtt := make(chan error, 1)
 		go func() { mqtt <- s.mqtt.Shutdown(ctx) }()
