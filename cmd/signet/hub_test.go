@@ -15,12 +15,11 @@ import (
 // TestHubScript plays the stories in testdata/hub, each against a hub of its own,
 // with the environment that an operator sets once.
 func TestHubScript(t *testing.T) {
-	var running = map[string]*hubtest.Hub{} // by the story's folder
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/hub",
 		Setup: func(env *testscript.Env) error {
 			h := hubtest.Start(t)
-			running[env.WorkDir] = h
+			env.Values["hub"] = h
 			env.Setenv("SIGNET_CONNECTION_STRING", h.Owner.String())
 			env.Setenv("SIGNET_TOKEN", h.Token)
 			env.Setenv("SIGNET_CA_FILE", h.CAFile)
@@ -34,7 +33,7 @@ func TestHubScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			// send DEVICE BODY [NAME=VALUE…]: telemetry of a device, acknowledged.
 			"send": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Check(send(running[ts.Getenv("WORK")], args[0], args[1], args[2:]))
+				ts.Check(send(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2:]))
 			},
 		},
 	})
