@@ -36,8 +36,12 @@ type CertificateRef struct {
 // revocation has to find it by.
 type PathCertificate struct {
 	Thumbprint [32]byte // SHA-256 of the DER
-	Key        [32]byte // SHA-256 of the SubjectPublicKeyInfo
-	Serial     string   // hex
-	Subject    string
-	NotAfter   time.Time
+	// Twin is the thumbprint of the one other certificate that whoever has this one
+	// can make of it without any key: an ECDSA signature has two forms. Zero when
+	// it is not signed with ECDSA.
+	Twin     [32]byte
+	Key      [32]byte // SHA-256 of the SubjectPublicKeyInfo
+	Serial   string   // hex
+	Subject  string
+	NotAfter time.Time
 }

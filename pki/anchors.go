@@ -162,12 +162,15 @@ func (a *Anchors) recall(r *PathRequest, leaf *x509.Certificate) []*x509.Certifi
 	if leafFault(leaf, r) != nil {
 		return nil
 	}
+	path := append(append(make([]*x509.Certificate, 0, 1+len(v.path)), leaf), v.path...)
+	if r.Reject != nil && r.Reject(path) != nil {
+		return nil
+	}
 	chains, err := leaf.Verify(x509.VerifyOptions{Roots: v.pool, Intermediates: noCertificates, CurrentTime: r.Time, KeyUsages: r.Usage.extKeyUsages()})
 	if err != nil || len(chains) != 1 || len(chains[0]) != 2 {
 		return nil
 	}
-	path := make([]*x509.Certificate, 0, 1+len(v.path))
-	return append(append(path, leaf), v.path...)
+	return path
 }
 
 var noCertificates = x509.NewCertPool()

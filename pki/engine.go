@@ -124,10 +124,7 @@ func (s *search) verify(path []*link) error {
 // package judge that point themselves. What is signed (RawTBSCertificate), and
 // so what the signature says, stays.
 func forEngine(path []*link) []*x509.Certificate {
-	certs := make([]*x509.Certificate, len(path))
-	for i, c := range path {
-		certs[i] = c.Certificate
-	}
+	certs := certificatesOf(path)
 	change := func(i int) *x509.Certificate {
 		if certs[i] == path[i].Certificate {
 			copied := *path[i].Certificate

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/signet-iot/signet"
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // Usage is the extended key usage that a path is asked for.
@@ -70,6 +72,10 @@ type PathRequest struct {
 	// CRLs to judge by: when not nil, each certificate under the anchor has to be
 	// covered by one that is valid, and not be on it.
 	CRLs []*x509.RevocationList
+	// Reject is asked for every path that is acceptable otherwise, leaf first and
+	// anchor last, whether it was validated now or is remembered. When it gives a
+	// refusal, the search goes on to another path. It must not keep the slice.
+	Reject func(path []*x509.Certificate) *signet.Error
 }
 
 // Validate judges a chain (RFC 5280 §6) and gives the certification path: the
@@ -105,11 +111,15 @@ func (a *Anchors) Validate(r PathRequest) ([]*x509.Certificate, error) {
 	if r.CRLs == nil {
 		a.remember(path, r.Usage)
 	}
+	return certificatesOf(path), nil
+}
+
+func certificatesOf(path []*link) []*x509.Certificate {
 	certs := make([]*x509.Certificate, len(path))
 	for i, c := range path {
 		certs[i] = c.Certificate
 	}
-	return certs, nil
+	return certs
 }
 
 // checkPresented holds what was presented against the limits that need no look
@@ -138,11 +148,30 @@ func checkPresented(r *PathRequest) error {
 			At("chain", "at most 64 KiB", fmt.Sprintf("%d bytes", size))
 	}
 	for i, c := range r.Chain {
+		if looseBits(c) {
+			return signet.Refuse(signet.ChainMalformed, "The key or the signature of certificate %d of the chain is not a whole number of octets.", i).
+				At("signatureValue, subjectPublicKey", "no unused bits", "some").Of(Reference(c, i))
+		}
 		if err := checkNames(c, i); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// looseBits says whether the key or the signature of a certificate ends within an
+// octet. None that is taken does (RFC 3279 §2.2 and §2.3, RFC 8410 §4 and §6); but
+// the parser shifts one that does into place, so that one certificate, or one
+// key, would have many thumbprints, and who is distrusted by one could take
+// another.
+func looseBits(c *x509.Certificate) bool {
+	if unused := len(c.Raw) - len(c.Signature) - 1; unused < 0 || c.Raw[unused] != 0 {
+		return true
+	}
+	info := cryptobyte.String(c.RawSubjectPublicKeyInfo)
+	var key cryptobyte.String
+	return !info.ReadASN1(&info, cryptobyte_asn1.SEQUENCE) || !info.SkipASN1(cryptobyte_asn1.SEQUENCE) ||
+		!info.ReadASN1(&key, cryptobyte_asn1.BIT_STRING) || len(key) == 0 || key[0] != 0
 }
 
 // checkNames bounds the lists of a certificate whose lengths multiply.
@@ -319,7 +348,12 @@ func (s *search) judge(path []*link) *signet.Error {
 		return err
 	}
 	if s.request.CRLs != nil {
-		return s.revocation(path)
+		if err := s.revocation(path); err != nil {
+			return err
+		}
+	}
+	if s.request.Reject != nil {
+		return s.request.Reject(certificatesOf(path))
 	}
 	return nil
 }
