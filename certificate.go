@@ -45,3 +45,43 @@ type PathCertificate struct {
 	Subject  string
 	NotAfter time.Time
 }
+
+// A Distrust is the word of a hub's operator that a certificate, or a key,
+// counts no longer, whoever issued it and whatever stands above it.
+type Distrust struct {
+	Hub string `json:"-"`
+	// ID names it within the hub. It is made of what is distrusted, so that the same
+	// has the same ID.
+	ID   string       `json:"id"`
+	Kind DistrustKind `json:"kind"`
+
+	// What is distrusted, by its kind; of the other kinds the fields are empty, but
+	// for the Thumbprint of a certificate that was at hand. Lower-case hex.
+	Thumbprint string `json:"thumbprint,omitempty"` // SHA-256 of the DER
+	Key        string `json:"key,omitempty"`        // SHA-256 of the SubjectPublicKeyInfo
+	IssuerKey  string `json:"issuerKey,omitempty"`  // the same, of the issuer
+	Serial     string `json:"serial,omitempty"`     // as many digits as it has octets
+
+	// For people.
+	Subject string    `json:"subject,omitempty"` // of the certificate, when it was at hand
+	Reason  string    `json:"reason,omitempty"`  // at most 128 characters
+	By      string    `json:"by"`                // the access policy that was used, or "admin"
+	Created time.Time `json:"created"`
+}
+
+// A DistrustKind says what a [Distrust] is of.
+type DistrustKind string
+
+// The kinds.
+const (
+	// DistrustCertificate is of one certificate. Its key under another certificate
+	// still counts.
+	DistrustCertificate DistrustKind = "certificate"
+	// DistrustKey is of a key, under every certificate that it has or will have: a
+	// CA made anew with the same key does not slip back.
+	DistrustKey DistrustKind = "key"
+	// DistrustSerial is of one certificate, by its serial number and the key of its
+	// issuer. The same number under another key is another certificate, whatever
+	// the issuer's name.
+	DistrustSerial DistrustKind = "serial"
+)

@@ -93,6 +93,8 @@ const (
 	RequestMethod     Code = "request.method"
 
 	CertificateUnknown Code = "certificate.unknown"
+	DistrustUnknown    Code = "distrust.unknown"
+	DistrustMalformed  Code = "distrust.malformed"
 	HubUnknown         Code = "hub.unknown"
 	HubExists          Code = "hub.exists"
 	HubMalformed       Code = "hub.malformed"
@@ -106,6 +108,7 @@ const (
 	LimitMessageSize   Code = "limit.message-size"
 	LimitRequestSize   Code = "limit.request-size"
 	LimitCertificates  Code = "limit.certificates"
+	LimitDistrusts     Code = "limit.distrusts"
 	LimitSubscriptions Code = "limit.subscriptions"
 	LimitPathWork      Code = "limit.path-work"
 
@@ -136,6 +139,7 @@ var Codes = []CodeInfo{
 	{LimitRequestSize, StepLimit, "A request body is larger than this operation takes.", "Send fewer items in each request."},
 	{LimitSubscriptions, StepLimit, "More topic filters than a device may hold.", "Subscribe only to the documented topics."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
+	{LimitDistrusts, StepLimit, "The hub already distrusts as many certificates and keys as it may.", "Distrust the CA above them, or lift what has expired."},
 
 	{RequestMalformed, StepRequest, "The request is not of the form that the protocol asks for.", "Compare the request with the documented form."},
 	{RequestAPIVersion, StepRequest, "The api-version is missing or is not a date.", "Add ?api-version=2021-04-12."},
@@ -206,6 +210,8 @@ var Codes = []CodeInfo{
 	{FileAccess, StepIssue, "A file or folder cannot be read or written.", "Check the path and the permissions."},
 
 	{CertificateUnknown, StepRecord, "No CA certificate is registered under that name.", "List the certificates of the hub."},
+	{DistrustUnknown, StepRecord, "Nothing is distrusted under that ID.", "List what the hub distrusts."},
+	{DistrustMalformed, StepRecord, "What is to be distrusted is not said, or is not clear.", "Send the certificate in PEM and what of it to distrust, or a thumbprint, a key hash, or an issuer's key hash and a serial number."},
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
 	{ETagStale, StepRecord, "The record has changed since it was read.", "Read it again and repeat with the new etag."},
 	{BulkFailed, StepRecord, "Some items of a bulk operation failed.", "Look at the error of each item."},

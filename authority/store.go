@@ -7,7 +7,7 @@ import (
 	"github.com/signet-iot/signet"
 )
 
-// Store keeps the registered CA certificates. Its server is package store.
+// Store keeps the registered CA certificates and what is distrusted. Its server is package store.
 //
 // Safe for concurrent use. A write is durable (fsync) when it returns nil, and
 // either wholly there or not at all. Reads see every write that has returned.
@@ -23,6 +23,11 @@ type Store interface {
 	// ReplaceCA replaces the record of the same hub and name if its ETag is etag.
 	ReplaceCA(ctx context.Context, c signet.CACertificate, etag string) error
 	DeleteCA(ctx context.Context, hub, name, etag string) error
+
+	// Distrusts lists what a hub distrusts, the latest first; of all hubs for "".
+	Distrusts(ctx context.Context, hub string) ([]signet.Distrust, error)
+	CreateDistrust(ctx context.Context, d signet.Distrust) error
+	DeleteDistrust(ctx context.Context, hub, id string) error
 }
 
 // VerdictStore keeps refusals for people to read. Safe for concurrent use.

@@ -105,6 +105,55 @@ func (s *Store) DeleteCA(ctx context.Context, hub, name, etag string) error {
 	})
 }
 
+const distrustColumns = `hub, id, kind, thumbprint, key_hash, issuer_key_hash, serial, subject, reason, by_whom, created`
+
+func scanDistrust(rows *sql.Rows, d *signet.Distrust) error {
+	var created int64
+	err := rows.Scan(&d.Hub, &d.ID, &d.Kind, &d.Thumbprint, &d.Key, &d.IssuerKey, &d.Serial, &d.Subject, &d.Reason, &d.By, &created)
+	d.Created = moment(created)
+	return err
+}
+
+// Distrusts lists what a hub distrusts, the latest first; of all hubs for "".
+func (s *Store) Distrusts(ctx context.Context, hub string) ([]signet.Distrust, error) {
+	if !findable(hub) {
+		return nil, nil
+	}
+	where, args := ``, []any(nil)
+	if hub != "" {
+		where, args = ` WHERE hub = $1`, []any{hub}
+	}
+	return list(ctx, s.engine.reader(), scanDistrust,
+		`SELECT `+distrustColumns+` FROM distrust`+where+` ORDER BY created DESC, hub, id`, args...)
+}
+
+// CreateDistrust adds one. Its hub must be there: otherwise it fails with
+// [signet.ErrNotFound].
+func (s *Store) CreateDistrust(ctx context.Context, d signet.Distrust) error {
+	if err := writable(d.Hub, d.ID, string(d.Kind), d.Thumbprint, d.Key, d.IssuerKey, d.Serial, d.Subject, d.Reason, d.By); err != nil {
+		return err
+	}
+	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+		return create(ctx, q, `INSERT INTO distrust (`+distrustColumns+`)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING`,
+			d.Hub, d.ID, string(d.Kind), d.Thumbprint, d.Key, d.IssuerKey, d.Serial, d.Subject, d.Reason, d.By, micros(d.Created))
+	})
+}
+
+// DeleteDistrust removes one.
+func (s *Store) DeleteDistrust(ctx context.Context, hub, id string) error {
+	if !findable(hub, id) {
+		return signet.ErrNotFound
+	}
+	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+		n, err := affected(ctx, q, `DELETE FROM distrust WHERE hub = $1 AND id = $2`, hub, id)
+		if err == nil && n == 0 {
+			err = signet.ErrNotFound
+		}
+		return err
+	})
+}
+
 // SaveVerdicts adds verdicts, or replaces those that have the same tracking ID,
 // and drops the oldest beyond keep of each hub concerned. Those of a hub that is
 // no longer there are left out: they would be shown to the next hub of that name.

@@ -11,3 +11,6 @@ func Change(ctx context.Context, s *Store, c func(exec func(query string, args .
 		})
 	})
 }
+
+// SchemaVersion is the one that this binary makes.
+func SchemaVersion() int { return len(migrations()) }

@@ -233,6 +233,29 @@ var promises = []struct {
 			same(t, strings.Join(got, " "), want)
 		}
 	}},
+	{"what is distrusted comes back as it went in, once, the latest first, until it is lifted", func(t *testing.T, s *store.Store) {
+		older, newer, elsewhere := distrust("east", "b", 1), distrust("east", "a", 2), distrust("west", "b", 3)
+		older.Serial, newer.Subject, newer.Reason = "00ff", "CN=Zoë", "\"stolen\"; --"
+		for _, d := range []signet.Distrust{older, newer, elsewhere} {
+			ok(t, s.CreateDistrust(t.Context(), d))
+		}
+		again := newer
+		again.Reason = "another"
+		fails(t, s.CreateDistrust(t.Context(), again), signet.ErrExists)
+		fails(t, s.CreateDistrust(t.Context(), distrust("north", "a", 1)), signet.ErrNotFound)
+		for h, want := range map[string][]signet.Distrust{"east": {newer, older}, "west": {elsewhere}, "": {elsewhere, newer, older}, "north": nil, "a\x00": nil} {
+			got, err := s.Distrusts(t.Context(), h)
+			ok(t, err)
+			same(t, got, want)
+		}
+		ok(t, s.DeleteDistrust(t.Context(), "east", "b"))
+		for _, id := range []string{"b", "a\x00b", ""} {
+			fails(t, s.DeleteDistrust(t.Context(), "east", id), signet.ErrNotFound)
+		}
+		got, err := s.Distrusts(t.Context(), "")
+		ok(t, err)
+		same(t, got, []signet.Distrust{elsewhere, newer})
+	}},
 	{"verdicts are listed newest first, and found by hub, device, time and tracking ID", func(t *testing.T, s *store.Store) {
 		all := []signet.Verdict{verdict("east", "d1", "T1", 1), verdict("east", "d2", "T2", 2), verdict("east", "d1", "T3", 3),
 			verdict("east", "d1", "T4", 3), verdict("west", "d1", "T5", 4), verdict("", "d1", "T6", 5)}
@@ -286,13 +309,14 @@ var promises = []struct {
 			ok(t, s.CreateIdentity(t.Context(), device(h, "d")))
 			ok(t, s.CreateIdentity(t.Context(), module(h, "d", "m")))
 			ok(t, s.CreateCA(t.Context(), ca(h, "Root")))
+			ok(t, s.CreateDistrust(t.Context(), distrust(h, "a", 1)))
 			ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{verdict(h, "d", "T", 1)}, 9))
 		}
 		ok(t, s.DeleteHub(t.Context(), "east"))
 		fails(t, s.DeleteHub(t.Context(), "east"), signet.ErrNotFound)
 		ok(t, s.SaveVerdicts(t.Context(), []signet.Verdict{verdict("east", "d", "Late", 2), verdict("west", "d", "T2", 2)}, 9))
 		ok(t, s.CreateHub(t.Context(), hub("east")))
-		for h, want := range map[string]string{"east": "0 0 0 ", "west": "1 1 1 T2 T"} {
+		for h, want := range map[string]string{"east": "0 0 0 0 ", "west": "1 1 1 1 T2 T"} {
 			total, _, err := s.CountDevices(t.Context(), h)
 			ok(t, err)
 			modules := 0
@@ -301,7 +325,9 @@ var promises = []struct {
 			}
 			cas, err := s.CAs(t.Context(), h)
 			ok(t, err)
-			same(t, fmt.Sprint(total, modules, len(cas), " ", trackingIDs(t, s, authority.VerdictQuery{Hub: h, Limit: 9})), want)
+			ds, err := s.Distrusts(t.Context(), h)
+			ok(t, err)
+			same(t, fmt.Sprint(total, modules, len(cas), len(ds), " ", trackingIDs(t, s, authority.VerdictQuery{Hub: h, Limit: 9})), want)
 		}
 	}},
 	{"text that not every database holds is refused, and is nobody's key", func(t *testing.T, s *store.Store) {
@@ -390,9 +416,9 @@ var promises = []struct {
 	}},
 	{"a hub that goes while all kinds of things come leaves nothing behind", func(t *testing.T, s *store.Store) {
 		for range 10 {
-			errs := together(10, func(n int) error {
+			errs := together(12, func(n int) error {
 				id := fmt.Sprintf("d%d", n)
-				switch n % 5 {
+				switch n % 6 {
 				case 0:
 					return s.CreateIdentity(t.Context(), device("east", id))
 				case 1:
@@ -401,6 +427,8 @@ var promises = []struct {
 					return s.SaveVerdicts(t.Context(), []signet.Verdict{verdict("east", id, id, 1), verdict("west", id, id, 1)}, 9)
 				case 3:
 					return s.CreateIdentity(t.Context(), module("east", fmt.Sprintf("d%d", n-3), "m"))
+				case 4:
+					return s.CreateDistrust(t.Context(), distrust("east", id, 1))
 				}
 				return s.DeleteHub(t.Context(), "east")
 			})
@@ -414,7 +442,9 @@ var promises = []struct {
 			ok(t, err)
 			cas, err := s.CAs(t.Context(), "east")
 			ok(t, err)
-			same(t, fmt.Sprint(total, len(cas), trackingIDs(t, s, authority.VerdictQuery{Hub: "east", Limit: 9})), "0 0")
+			ds, err := s.Distrusts(t.Context(), "east")
+			ok(t, err)
+			same(t, fmt.Sprint(total, len(cas), len(ds), trackingIDs(t, s, authority.VerdictQuery{Hub: "east", Limit: 9})), "0 0 0")
 		}
 	}},
 	{"a caller who has given up changes nothing", func(t *testing.T, s *store.Store) {
@@ -511,7 +541,7 @@ func TestNewerSchema(t *testing.T) {
 		}
 		_, err := db.open(t.Context(), dsn, quiet)
 		same(t, signet.CodeOf(err), signet.Unavailable)
-		if err == nil || !strings.Contains(err.Error(), "version 99;") || !strings.Contains(err.Error(), "up to version 1.") || strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.Contains(err.Error(), "version 99;") || !strings.Contains(err.Error(), fmt.Sprintf("up to version %d.", store.SchemaVersion())) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("not one line with both versions: %v", err)
 		}
 		_, err = behind.Exec(`CREATE TABLE verdict (x TEXT)`) // it was not made again
@@ -636,6 +666,11 @@ func ca(hub, name string) signet.CACertificate {
 	return signet.CACertificate{Hub: hub, Name: name, DER: []byte{0x30, 0x00, 0xff}, Subject: "CN=" + name, Thumbprint: "AB",
 		NotBefore: at(-9), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), Verified: true,
 		VerificationCode: "C0DE", ETag: "e1", Created: at(1), Updated: at(2)}
+}
+
+func distrust(hub, id string, second int) signet.Distrust {
+	return signet.Distrust{Hub: hub, ID: id, Kind: signet.DistrustSerial, Thumbprint: "aa", Key: "bb", IssuerKey: "cc", Serial: "dd",
+		Subject: "CN=x", Reason: "stolen", By: "iothubowner", Created: at(second)}
 }
 
 func verdict(hub, device, id string, second int) signet.Verdict {

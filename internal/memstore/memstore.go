@@ -26,6 +26,7 @@ type Store struct {
 	hubs       map[string]signet.Hub
 	identities map[[3]string]signet.Identity
 	cas        map[[2]string]signet.CACertificate
+	distrusts  map[[2]string]signet.Distrust
 	verdicts   map[string]signet.Verdict
 }
 
@@ -41,7 +42,8 @@ var ErrFault = errors.New("the disk is on fire")
 // New makes an empty Store.
 func New() *Store {
 	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{},
-		cas: map[[2]string]signet.CACertificate{}, verdicts: map[string]signet.Verdict{}}
+		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
+		verdicts: map[string]signet.Verdict{}}
 }
 
 // do runs one operation between its faults.
@@ -108,6 +110,11 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		for k := range s.cas {
 			if k[0] == name {
 				delete(s.cas, k)
+			}
+		}
+		for k := range s.distrusts {
+			if k[0] == name {
+				delete(s.distrusts, k)
 			}
 		}
 		return nil
@@ -261,6 +268,38 @@ func (s *Store) DeleteCA(_ context.Context, hub, name, etag string) error {
 			return signet.ErrStale
 		}
 		delete(s.cas, caKey(hub, name))
+		return nil
+	})
+}
+
+// Distrusts lists what is distrusted.
+func (s *Store) Distrusts(_ context.Context, hub string) (ds []signet.Distrust, err error) {
+	err = s.do("Distrusts", func() error {
+		ds = sorted(s.distrusts, func(d signet.Distrust) bool { return hub == "" || d.Hub == hub },
+			func(a, b signet.Distrust) int { return cmp.Or(b.Created.Compare(a.Created), cmp.Compare(a.ID, b.ID)) })
+		return nil
+	})
+	return ds, err
+}
+
+// CreateDistrust adds one.
+func (s *Store) CreateDistrust(_ context.Context, d signet.Distrust) error {
+	return s.do("CreateDistrust", func() error {
+		if _, ok := s.distrusts[[2]string{d.Hub, d.ID}]; ok {
+			return signet.ErrExists
+		}
+		s.distrusts[[2]string{d.Hub, d.ID}] = d
+		return nil
+	})
+}
+
+// DeleteDistrust removes one.
+func (s *Store) DeleteDistrust(_ context.Context, hub, id string) error {
+	return s.do("DeleteDistrust", func() error {
+		if _, ok := s.distrusts[[2]string{hub, id}]; !ok {
+			return signet.ErrNotFound
+		}
+		delete(s.distrusts, [2]string{hub, id})
 		return nil
 	})
 }
