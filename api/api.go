@@ -19,6 +19,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,6 +48,8 @@ type Hub interface {
 	Sessions(hub string) int
 	// Read is [hub.Hub.Read].
 	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
+	// Explain is [hub.Hub.Explain].
+	Explain(ctx context.Context, c hub.Credentials, at time.Time) ([]*x509.Certificate, error)
 }
 
 // Deps are what an API stands on. Authority, Registry, Hub, Verdicts and

@@ -129,6 +129,7 @@ func newServer(t testing.TB) *server {
 	draining, drain := context.WithCancel(context.Background())
 	t.Cleanup(drain)
 	s.drain = drain
+	s.waist.Hub = hub.New(hub.Options{Authority: trust, Registry: s.registry})
 	s.handler = api.New(api.Deps{
 		Draining:  draining,
 		Authority: trust, Registry: s.registry, Hub: s.waist, Verdicts: verdicts,
@@ -232,6 +233,7 @@ func (c *testCA) pem() string {
 // waist is the hub that the API sees: who is connected and what was sent is what
 // a test says.
 type waist struct {
+	*hub.Hub  // explains; the rest is as a test says
 	connected []string
 	messages  []*signet.Message
 	live      chan *signet.Message // what comes while someone follows

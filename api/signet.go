@@ -294,33 +294,7 @@ func (c *call) judge(chainPEM, device, module string, at time.Time) ([]*x509.Cer
 	if device == "" {
 		return c.Authority.Judge(c.hub.Name, chain, at)
 	}
-	i, err := c.Registry.Get(c.r.Context(), c.hub.Name, device, module)
-	if err != nil {
-		return nil, err
-	}
-	if i.Status != signet.Enabled {
-		return nil, signet.Refuse(signet.IdentityDisabled, "The device %q is disabled.", device).At("status", "enabled", string(i.Status))
-	}
-	switch i.Auth.Type {
-	case signet.AuthCA:
-		path, err := c.Authority.Judge(c.hub.Name, chain, at)
-		if err != nil {
-			return nil, err
-		}
-		return path, pki.CheckCommonName(path[0], i.Name())
-	case signet.AuthSelfSigned:
-		sha1, sha256 := pki.ThumbprintSHA1(chain[0].Raw), pki.ThumbprintSHA256(chain[0].Raw)
-		for _, known := range [...]string{i.Auth.PrimaryThumbprint, i.Auth.SecondaryThumbprint} {
-			if known != "" && (strings.EqualFold(known, sha1) || strings.EqualFold(known, sha256)) {
-				return chain[:1], pki.CheckSelfStanding(chain[0], at)
-			}
-		}
-		return nil, signet.Refuse(signet.IdentityThumbprint, "The certificate is not one that is registered for %q.", i.Name()).
-			Of(pki.Reference(chain[0], 0)).
-			At("thumbprint", "primary "+i.Auth.PrimaryThumbprint+" or secondary "+i.Auth.SecondaryThumbprint, "SHA-1 "+sha1+", SHA-256 "+sha256)
-	}
-	return nil, signet.Refuse(signet.IdentityAuthType, "The identity %q authenticates by %s, not by a certificate.", i.Name(), i.Auth.Type).
-		At("authentication.type", string(i.Auth.Type), "a certificate")
+	return c.Hub.Explain(c.r.Context(), hub.Credentials{Host: c.hub.HostName, DeviceID: device, ModuleID: module, Chain: chain}, at)
 }
 
 // parseChain reads the certificates of a PEM file, leaf first. Judging bounds

@@ -119,12 +119,22 @@ func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session
 // and is found by nothing; it is good for what the request does, at once.
 // Refusals as for Connect.
 func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error) {
-	s, err := h.judge(ctx, c)
+	j, err := h.judge(ctx, c, h.now())
 	if err != nil {
 		return nil, h.refused(c, err)
 	}
-	s.hub, s.wake = h, func() {}
-	return s, nil
+	return h.newSession(c, j, func() {}), nil
+}
+
+// Explain judges credentials as a connect at that time would be, and does
+// nothing else: it gives the certification path, leaf first, or the refusal,
+// which is not recorded.
+func (h *Hub) Explain(ctx context.Context, c Credentials, at time.Time) ([]*x509.Certificate, error) {
+	j, err := h.judge(ctx, c, at)
+	if err != nil {
+		return nil, err
+	}
+	return j.path, nil
 }
 
 // Refuse records a refusal that a door made itself, before there were
@@ -163,11 +173,11 @@ func clipID(id string) string {
 
 func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session, error) {
 	changes := h.changes.Load()
-	s, err := h.judge(ctx, c)
+	j, err := h.judge(ctx, c, h.now())
 	if err != nil {
 		return nil, err
 	}
-	s.hub, s.wake = h, wake
+	s := h.newSession(c, j, wake)
 	h.admit(s)
 	// From here Apply finds the session. Whatever changed between the judgement
 	// and now is looked at again; whatever changes later will end it.
@@ -180,9 +190,16 @@ func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session
 	return s, nil
 }
 
+// A judgement is whom credentials belong to.
+type judgement struct {
+	principal signet.Principal
+	path      []*x509.Certificate // leaf first; empty for a token
+	witness   string              // see [Hub.reviewIdentity]
+}
+
 // judge decides who the credentials belong to. The cheap questions come first:
 // no chain is validated for a device that the hub does not know.
-func (h *Hub) judge(ctx context.Context, c Credentials) (*Session, error) {
+func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time) (*judgement, error) {
 	tenant, err := h.registry.HubByHost(c.Host)
 	if err != nil {
 		return nil, err
@@ -197,30 +214,37 @@ func (h *Hub) judge(ctx context.Context, c Credentials) (*Session, error) {
 	if err := h.enabled(ctx, &identity); err != nil {
 		return nil, err
 	}
-	p := signet.Principal{
+	j := &judgement{principal: signet.Principal{
 		Hub: tenant.Name, DeviceID: identity.DeviceID, ModuleID: identity.ModuleID,
 		GenerationID: identity.GenerationID, Auth: identity.Auth.Type, Scope: "device",
+	}}
+	if identity.ModuleID != "" {
+		j.principal.Scope = "module"
 	}
-	if p.ModuleID != "" {
-		p.Scope = "module"
-	}
-	var witness string
 	switch {
 	case c.Token != "":
-		witness, err = h.judgeToken(&p, &identity, tenant, c.Token)
+		err = j.byToken(&identity, tenant, c.Token, at)
 	case len(c.Chain) == 0:
 		err = signet.Refuse(signet.ChainNone, "The device presented neither a certificate nor a token.")
 	case identity.Auth.Type == signet.AuthCA:
-		err = h.judgeChain(&p, c.Chain)
+		err = h.judgeChain(j, c.Chain, at)
 	case identity.Auth.Type == signet.AuthSelfSigned:
-		witness, err = h.judgeThumbprint(&p, &identity, c.Chain[0])
+		err = h.judgeThumbprint(j, &identity, c.Chain[0], at)
 	default:
 		err = wrongType(&identity, "a certificate")
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Session{principal: &p, method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: witness}, nil
+	for _, cert := range j.path {
+		j.principal.Path = append(j.principal.Path, pki.PathCertificate(cert))
+	}
+	if identity.Auth.Type == signet.AuthSelfSigned {
+		if err := h.authority.Revoked(tenant.Name, j.principal.Path); err != nil {
+			return nil, err
+		}
+	}
+	return j, nil
 }
 
 // enabled says whether the identity may connect: a module may when its device may.
@@ -244,35 +268,26 @@ func (h *Hub) enabled(ctx context.Context, i *signet.Identity) error {
 }
 
 // judgeChain: a path to a verified CA, and the leaf names the identity.
-func (h *Hub) judgeChain(p *signet.Principal, chain []*x509.Certificate) error {
-	path, err := h.authority.Judge(p.Hub, chain, h.now())
-	if err != nil {
+func (h *Hub) judgeChain(j *judgement, chain []*x509.Certificate, at time.Time) (err error) {
+	p := &j.principal
+	if j.path, err = h.authority.Judge(p.Hub, chain, at); err != nil {
 		return err
 	}
-	if err := pki.CheckCommonName(path[0], signet.IdentityName(p.DeviceID, p.ModuleID)); err != nil {
-		return err
-	}
-	for _, cert := range path {
-		p.Path = append(p.Path, pki.PathCertificate(cert))
-	}
-	return nil
+	return pki.CheckCommonName(j.path[0], signet.IdentityName(p.DeviceID, p.ModuleID))
 }
 
 // judgeThumbprint: the leaf itself is registered. No path is asked for, but a
 // certificate counts only within its validity, and a registered CA is no device.
-func (h *Hub) judgeThumbprint(p *signet.Principal, i *signet.Identity, leaf *x509.Certificate) (witness string, err error) {
+func (h *Hub) judgeThumbprint(j *judgement, i *signet.Identity, leaf *x509.Certificate, at time.Time) error {
 	sha1, sha256 := pki.ThumbprintSHA1(leaf.Raw), pki.ThumbprintSHA256(leaf.Raw)
 	if !thumbprintMatches(i, sha256, sha1) {
-		return "", signet.Refuse(signet.IdentityThumbprint, "The presented certificate is not one that is registered for %q.", i.Name()).
+		return signet.Refuse(signet.IdentityThumbprint, "The presented certificate is not one that is registered for %q.", i.Name()).
 			Of(pki.Reference(leaf, 0)).
 			At("thumbprint", "primary "+i.Auth.PrimaryThumbprint+" or secondary "+i.Auth.SecondaryThumbprint,
 				"SHA-1 "+sha1+", SHA-256 "+sha256)
 	}
-	if err := pki.CheckSelfStanding(leaf, h.now()); err != nil {
-		return "", err
-	}
-	p.Path = []*signet.PathCertificate{pki.PathCertificate(leaf)}
-	return sha1, h.authority.Revoked(p.Hub, p.Path)
+	j.path, j.witness = []*x509.Certificate{leaf}, sha1
+	return pki.CheckSelfStanding(leaf, at)
 }
 
 func wrongType(i *signet.Identity, presented string) error {

@@ -25,6 +25,11 @@ type Session struct {
 	mail   []Delivery // what waits for the door
 }
 
+func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
+	p := &j.principal
+	return &Session{hub: h, principal: p, method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: j.witness, wake: wake}
+}
+
 // Principal is who the session belongs to. It must not be changed.
 func (s *Session) Principal() *signet.Principal { return s.principal }
 

@@ -3,21 +3,21 @@ package hub
 import (
 	"crypto/sha256"
 	"strings"
+	"time"
 
 	"github.com/signet-iot/signet"
 )
 
-// judgeToken: a SAS token, signed by the identity's own key or by a policy of
-// the hub that may connect devices, for this identity, not expired. It gives a
-// fingerprint of the keys that could have signed it, so that a change of keys
-// can be noticed later.
-func (h *Hub) judgeToken(p *signet.Principal, i *signet.Identity, tenant signet.Hub, text string) (witness string, err error) {
+// byToken: a SAS token, signed by the identity's own key or by a policy of the
+// hub that may connect devices, for this identity, not expired.
+func (j *judgement) byToken(i *signet.Identity, tenant signet.Hub, text string, at time.Time) error {
+	p := &j.principal
 	if i.Auth.Type != signet.AuthSAS {
-		return "", wrongType(i, "a SAS token")
+		return wrongType(i, "a SAS token")
 	}
 	t, err := signet.ParseSASToken(text)
 	if err != nil {
-		return "", err
+		return err
 	}
 	primary, secondary := i.Auth.PrimaryKey, i.Auth.SecondaryKey
 	if t.Policy != "" {
@@ -31,26 +31,26 @@ func (h *Hub) judgeToken(p *signet.Principal, i *signet.Identity, tenant signet.
 	}
 	// The MAC first: what an unsigned token says is worth no answer.
 	if !t.SignedBy(primary, secondary) {
-		return "", signet.Refuse(signet.TokenSignature, "The SAS token for %q is not signed with a key that may connect it.", i.Name())
+		return signet.Refuse(signet.TokenSignature, "The SAS token for %q is not signed with a key that may connect it.", i.Name())
 	}
 	resource := "devices/" + p.DeviceID
 	if p.ModuleID != "" {
 		resource += "/modules/" + p.ModuleID
 	}
 	if !t.Covers(tenant.HostName, resource) {
-		return "", signet.Refuse(signet.TokenAudience, "The SAS token is for %q.", signet.Clip(t.Resource)).
+		return signet.Refuse(signet.TokenAudience, "The SAS token is for %q.", signet.Clip(t.Resource)).
 			At("sr", tenant.HostName+"/"+resource, t.Resource)
 	}
 	expires := t.Expiry.Add(signet.SASClockSkew)
-	if !h.now().Before(expires) {
-		return "", signet.Refuse(signet.TokenExpired, "The SAS token expired at %s.", t.Expiry.Format("2006-01-02T15:04:05Z")).
+	if !at.Before(expires) {
+		return signet.Refuse(signet.TokenExpired, "The SAS token expired at %s.", t.Expiry.Format("2006-01-02T15:04:05Z")).
 			At("se", "a time to come", t.Expiry.Format("2006-01-02T15:04:05Z"))
 	}
 	p.Expires = expires
-	if p.Scope == "hub" {
-		return "", nil
+	if p.Scope != "hub" {
+		j.witness = fingerprint(i) // so that a change of keys is noticed later
 	}
-	return fingerprint(i), nil
+	return nil
 }
 
 // fingerprint tells one pair of keys from another without holding them.

@@ -70,7 +70,8 @@ func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error 
 
 func (e *postgresEngine) shared() string { return " FOR KEY SHARE" }
 
-func (e *postgresEngine) write(ctx context.Context, c change) error {
+func (e *postgresEngine) write(ctx context.Context, c change) (err error) {
+	defer func() { err = unavailable(err) }()
 	for attempt := 1; ; attempt++ {
 		err := e.transact(ctx, nil, c)
 		failed, ok := errors.AsType[*pgconn.PgError](err)

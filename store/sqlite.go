@@ -160,7 +160,8 @@ func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
 func (e *sqliteEngine) shared() string { return "" }
 
 // write queues c and waits until it is on disk.
-func (e *sqliteEngine) write(ctx context.Context, c change) error {
+func (e *sqliteEngine) write(ctx context.Context, c change) (err error) {
+	defer func() { err = unavailable(err) }()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("store: the change was not made: %w", err)
 	}

@@ -98,6 +98,20 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// unavailable has a change that the machine failed at (a full disk, a lost
+// connection) told from a fault of ours: the caller may try again.
+func unavailable(err error) error {
+	if err == nil || errors.Is(err, signet.ErrNotFound) || errors.Is(err, signet.ErrExists) || errors.Is(err, signet.ErrStale) {
+		return err
+	}
+	if _, ok := errors.AsType[*signet.Error](err); ok {
+		return err
+	}
+	e := signet.Refuse(signet.Unavailable, "The database cannot keep this change just now.")
+	e.Cause = err
+	return e
+}
+
 // engine is what SQLite and PostgreSQL each do in their own way.
 type engine interface {
 	// reader runs single statements outside of a transaction.
