@@ -60,7 +60,7 @@ type Hub struct {
 	changes atomic.Uint64
 
 	mu       sync.RWMutex
-	sessions map[string]map[string]*Session // hub, identity name → session
+	sessions map[string]map[string][]*Session // hub, device ID → sessions of the device and its modules
 }
 
 // Options of a Hub; all but Now and Node are required.
@@ -79,7 +79,7 @@ func New(o Options) *Hub {
 		o.Now = time.Now
 	}
 	return &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
-		now: o.Now, sessions: map[string]map[string]*Session{}}
+		now: o.Now, sessions: map[string]map[string][]*Session{}}
 }
 
 // Credentials are what a device shows at a door.

@@ -39,11 +39,3 @@ func (s *Session) Receive() (Delivery, bool) {
 	s.mail = s.mail[1:]
 	return d, true
 }
-
-// session finds the live session of an identity, nil when it is not connected
-// here.
-func (h *Hub) session(hub, name string) *Session {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.sessions[hub][name]
-}

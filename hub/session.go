@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/hex"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,16 +98,7 @@ func (s *Session) end(why error) bool {
 	if !s.ended.CompareAndSwap(nil, signet.AsError(why)) {
 		return false
 	}
-	h, p := s.hub, s.principal
-	name := signet.IdentityName(p.DeviceID, p.ModuleID)
-	h.mu.Lock()
-	if of := h.sessions[p.Hub]; of[name] == s {
-		delete(of, name)
-		if len(of) == 0 {
-			delete(h.sessions, p.Hub)
-		}
-	}
-	h.mu.Unlock()
+	s.hub.dismiss(s)
 	s.wake()
 	return true
 }
@@ -114,19 +106,59 @@ func (s *Session) end(why error) bool {
 // admit makes a session findable, and ends the one that it takes over from.
 func (h *Hub) admit(s *Session) {
 	p := s.principal
-	name := signet.IdentityName(p.DeviceID, p.ModuleID)
+	var older *Session
 	h.mu.Lock()
-	of := h.sessions[p.Hub]
-	if of == nil {
-		of = map[string]*Session{}
-		h.sessions[p.Hub] = of
+	devices := h.sessions[p.Hub]
+	if devices == nil {
+		devices = map[string][]*Session{}
+		h.sessions[p.Hub] = devices
 	}
-	older := of[name]
-	of[name] = s
+	of := devices[p.DeviceID]
+	if n := slices.IndexFunc(of, s.sameIdentity); n >= 0 {
+		older, of[n] = of[n], s
+	} else {
+		devices[p.DeviceID] = append(of, s)
+	}
 	h.mu.Unlock()
 	if older != nil {
-		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", name))
+		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", signet.IdentityName(p.DeviceID, p.ModuleID)))
 	}
+}
+
+func (s *Session) sameIdentity(other *Session) bool {
+	return s.principal.ModuleID == other.principal.ModuleID // of one device
+}
+
+// dismiss makes a session no longer findable, if it still is.
+func (h *Hub) dismiss(s *Session) {
+	p := s.principal
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	devices := h.sessions[p.Hub]
+	n := slices.Index(devices[p.DeviceID], s)
+	switch {
+	case n < 0:
+		return // taken over, or never admitted
+	case len(devices[p.DeviceID]) > 1:
+		devices[p.DeviceID] = slices.Delete(devices[p.DeviceID], n, n+1)
+	case len(devices) > 1:
+		delete(devices, p.DeviceID)
+	default:
+		delete(h.sessions, p.Hub)
+	}
+}
+
+// session finds the live session of an identity, nil when it is not connected
+// here.
+func (h *Hub) session(hub, device, module string) *Session {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, s := range h.sessions[hub][device] {
+		if s.principal.ModuleID == module {
+			return s
+		}
+	}
+	return nil
 }
 
 // Apply ends every session that a change no longer allows, waits up to a second
@@ -158,14 +190,17 @@ func (h *Hub) Apply(ctx context.Context, c signet.Change) signet.Receipt {
 func (h *Hub) concerned(c signet.Change) []*Session {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
+	if !c.HubDeleted && !c.Trust {
+		return slices.DeleteFunc(slices.Clone(h.sessions[c.Hub][c.DeviceID]), func(s *Session) bool {
+			return c.ModuleID != "" && c.ModuleID != s.principal.ModuleID
+		})
+	}
 	var found []*Session
-	for _, s := range h.sessions[c.Hub] {
-		p := s.principal
-		switch {
-		case c.HubDeleted,
-			c.Trust && len(p.Path) > 0,
-			c.DeviceID != "" && p.DeviceID == c.DeviceID && (c.ModuleID == "" || p.ModuleID == c.ModuleID):
-			found = append(found, s)
+	for _, of := range h.sessions[c.Hub] {
+		for _, s := range of {
+			if c.HubDeleted || len(s.principal.Path) > 0 {
+				found = append(found, s)
+			}
 		}
 	}
 	return found
@@ -221,21 +256,20 @@ func (h *Hub) reviewIdentity(ctx context.Context, s *Session) error {
 
 // Connected says whether an identity is connected.
 func (h *Hub) Connected(hub, device, module string) bool {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	return h.sessions[hub][signet.IdentityName(device, module)] != nil
+	return h.session(hub, device, module) != nil
 }
 
 // Sessions counts the sessions of a hub; of all hubs for "".
 func (h *Hub) Sessions(hub string) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if hub != "" {
-		return len(h.sessions[hub])
-	}
 	n := 0
-	for _, of := range h.sessions {
-		n += len(of)
+	for name, devices := range h.sessions {
+		if hub == "" || hub == name {
+			for _, of := range devices {
+				n += len(of)
+			}
+		}
 	}
 	return n
 }
