@@ -36,10 +36,10 @@ type CertificateRef struct {
 // revocation has to find it by.
 type PathCertificate struct {
 	Thumbprint [32]byte // SHA-256 of the DER
-	// Twin is the thumbprint of the one other certificate that whoever has this one
+	// Alias is the thumbprint of the one other certificate that whoever has this one
 	// can make of it without any key: an ECDSA signature has two forms. Zero when
 	// it is not signed with ECDSA.
-	Twin     [32]byte
+	Alias    [32]byte
 	Key      [32]byte // SHA-256 of the SubjectPublicKeyInfo
 	Serial   string   // hex
 	Subject  string

@@ -15,10 +15,12 @@ package authority
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +62,9 @@ type trust struct {
 	// unverified anchors decide nothing; they make a refusal more helpful. nil
 	// when there are none.
 	unverified *pki.Anchors
+	distrusts  distrusts
+	// unreadable is set when what is stored could not be read: nothing counts.
+	unreadable bool
 }
 
 // New makes an Authority; call Load before using it.
@@ -86,13 +91,21 @@ func (a *Authority) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read CA certificates: %w", err)
 	}
-	byHub := map[string][]signet.CACertificate{}
+	ds, err := a.store.Distrusts(ctx, "")
+	if err != nil {
+		return fmt.Errorf("read what is distrusted: %w", err)
+	}
+	byHub, distrusted := map[string][]signet.CACertificate{}, map[string][]signet.Distrust{}
 	for _, c := range cas {
 		byHub[c.Hub] = append(byHub[c.Hub], c)
 	}
+	for _, d := range ds {
+		distrusted[d.Hub] = append(distrusted[d.Hub], d)
+		byHub[d.Hub] = byHub[d.Hub] // a hub that has no CAs yet
+	}
 	all := make(map[string]*trust, len(byHub))
 	for hub, cas := range byHub {
-		if all[hub], err = newTrust(cas); err != nil {
+		if all[hub], err = newTrust(cas, distrusted[hub]); err != nil {
 			return err
 		}
 	}
@@ -100,17 +113,22 @@ func (a *Authority) Load(ctx context.Context) error {
 	return nil
 }
 
-// reload brings a durable change of one hub's certificates into force.
+// reload brings a durable change of what one hub trusts into force.
 func (a *Authority) reload(ctx context.Context, hub string) error {
 	a.trustMu.Lock()
 	defer a.trustMu.Unlock()
 	// The set is read anew rather than patched: whatever order two changes come
 	// here in, the last to read sees both.
-	cas, err := a.store.CAs(context.WithoutCancel(ctx), hub)
+	ctx = context.WithoutCancel(ctx)
+	cas, err := a.store.CAs(ctx, hub)
 	if err != nil {
 		return fmt.Errorf("read CA certificates of %s: %w", hub, err)
 	}
-	t, err := newTrust(cas)
+	ds, err := a.store.Distrusts(ctx, hub)
+	if err != nil {
+		return fmt.Errorf("read what %s distrusts: %w", hub, err)
+	}
+	t, err := newTrust(cas, ds)
 	if err != nil {
 		return err
 	}
@@ -120,8 +138,11 @@ func (a *Authority) reload(ctx context.Context, hub string) error {
 	return nil
 }
 
-func newTrust(cas []signet.CACertificate) (*trust, error) {
+func newTrust(cas []signet.CACertificate, ds []signet.Distrust) (_ *trust, err error) {
 	t := &trust{thumbprints: map[[32]byte]bool{}}
+	if t.distrusts, err = newDistrusts(ds); err != nil {
+		return nil, err
+	}
 	var verified, unverified []*x509.Certificate
 	for _, c := range cas {
 		cert, err := x509.ParseCertificate(c.DER)
@@ -142,7 +163,7 @@ func newTrust(cas []signet.CACertificate) (*trust, error) {
 	return t, nil
 }
 
-var noTrust, _ = newTrust(nil)
+var noTrust, _ = newTrust(nil, nil)
 
 func (a *Authority) trustOf(hub string) *trust {
 	if t, ok := (*a.trust.Load())[hub]; ok {
@@ -157,7 +178,19 @@ func (a *Authority) trustOf(hub string) *trust {
 // anchor.* or limit.* code.
 func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
 	t := a.trustOf(hub)
+	if t.unreadable {
+		return nil, unreadable()
+	}
 	request := pki.PathRequest{Chain: chain, Time: at, Usage: pki.UsageClient, MaxDepth: -1}
+	if !t.distrusts.empty() {
+		request.Reject = func(path []*x509.Certificate) *signet.Error {
+			i, refusal := t.distrusts.refusal(pki.Path(path))
+			if refusal == nil {
+				return nil
+			}
+			return refusal.Of(pki.Reference(path[i], slices.IndexFunc(chain, path[i].Equal)))
+		}
+	}
 	path, err := t.anchors.Validate(request)
 	if err == nil {
 		return path, nil
@@ -180,7 +213,25 @@ func (a *Authority) Trusts(hub string, thumbprint [32]byte) bool {
 
 // Revoked gives the refusal when a certificate of a path is distrusted or
 // revoked by what is known now.
-func (a *Authority) Revoked(hub string, path []*signet.PathCertificate) error { return nil }
+func (a *Authority) Revoked(hub string, path []*signet.PathCertificate) error {
+	t := a.trustOf(hub)
+	if t.unreadable {
+		return unreadable()
+	}
+	if at, refusal := t.distrusts.refusal(path); refusal != nil {
+		c := path[at]
+		return refusal.Of(&signet.CertificateRef{Index: at, Subject: c.Subject, Serial: c.Serial,
+			Thumbprint: hex.EncodeToString(c.Thumbprint[:]), NotAfter: c.NotAfter})
+	}
+	return nil
+}
+
+// Reload reads what a hub trusts from the store again: after the hub has been
+// made, or has gone with all that was its own. Until that can be read, it trusts
+// nobody.
+func (a *Authority) Reload(ctx context.Context, hub string) error {
+	return a.enforce(ctx, hub, nil, false)
+}
 
 // List gives the CA certificates of a hub by name.
 func (a *Authority) List(ctx context.Context, hub string) ([]signet.CACertificate, error) {
@@ -361,13 +412,20 @@ func (a *Authority) effect(ctx context.Context, hub, name string, written error,
 	case errors.Is(written, signet.ErrNotFound):
 		return unknown(name)
 	}
+	return a.enforce(ctx, hub, written, anchorGone)
+}
+
+// enforce brings what is stored of a hub into force after a write, whatever came
+// of it, then, if less is trusted than before, has the sessions ended that it
+// concerns.
+func (a *Authority) enforce(ctx context.Context, hub string, written error, less bool) error {
 	if err := a.reload(ctx, hub); err != nil {
 		// Trust may only shrink by mistake: until the store can be read again, the
 		// hub trusts nobody.
 		a.distrustAll(hub)
-		written, anchorGone = errors.Join(written, err), true
+		written, less = errors.Join(written, err), true
 	}
-	if anchorGone {
+	if less {
 		a.changed(ctx, signet.Change{Hub: hub, Trust: true})
 	}
 	return written
@@ -377,8 +435,13 @@ func (a *Authority) distrustAll(hub string) {
 	a.trustMu.Lock()
 	defer a.trustMu.Unlock()
 	all := maps.Clone(*a.trust.Load())
-	delete(all, hub)
+	all[hub] = &trust{unreadable: true}
 	a.trust.Store(&all)
+}
+
+func unreadable() error {
+	return signet.Refuse(signet.Unavailable, "What the hub trusts could not be read after a change; until it can, it trusts nobody.").
+		FixBy("The log has the cause. Once the database answers, restart the server, or change any CA certificate of the hub.")
 }
 
 // stamp is now as the store keeps it: UTC, to the millisecond.

@@ -116,14 +116,17 @@ func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session
 
 // Authenticate judges the credentials of a single request, by a door whose
 // connections are not sessions. The session that it gives takes over from none
-// and is found by nothing; it is good for what the request does, at once.
-// Refusals as for Connect.
+// and is found by nothing; it is good for what the request does, and asks itself
+// before it sends whether anything has changed since. Refusals as for Connect.
 func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error) {
+	changes := h.changes.Load()
 	j, err := h.judge(ctx, c, h.now())
 	if err != nil {
 		return nil, h.refused(c, err)
 	}
-	return h.newSession(c, j, func() {}), nil
+	s := h.newSession(c, j, func() {})
+	s.single, s.judgedAt = true, changes
+	return s, nil
 }
 
 // Explain judges credentials as a connect at that time would be, and does
@@ -236,9 +239,7 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time) (*judgemen
 	if err != nil {
 		return nil, err
 	}
-	for _, cert := range j.path {
-		j.principal.Path = append(j.principal.Path, pki.PathCertificate(cert))
-	}
+	j.principal.Path = pki.Path(j.path)
 	if identity.Auth.Type == signet.AuthSelfSigned {
 		if err := h.authority.Revoked(tenant.Name, j.principal.Path); err != nil {
 			return nil, err

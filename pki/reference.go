@@ -49,16 +49,16 @@ func Path(path []*x509.Certificate) []*signet.PathCertificate {
 	kept := make([]*signet.PathCertificate, len(path))
 	for i, c := range path {
 		kept[i] = PathCertificate(c)
-		kept[i].Twin = twin(c, path[min(i+1, len(path)-1)])
+		kept[i].Alias = alias(c, path[min(i+1, len(path)-1)])
 	}
 	return kept
 }
 
-// twin gives the thumbprint of the certificate with the other form of its ECDSA
+// alias gives the thumbprint of the certificate with the other form of its ECDSA
 // signature: with (r, s), (r, n-s) fits too (SEC 1 §4.1.4). No other signature
 // that is taken has a second form, and no other part of a certificate is outside
 // of what is signed.
-func twin(c, issuer *x509.Certificate) (thumbprint [32]byte) {
+func alias(c, issuer *x509.Certificate) (thumbprint [32]byte) {
 	key, ok := issuer.PublicKey.(*ecdsa.PublicKey)
 	if !ok {
 		return

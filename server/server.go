@@ -179,6 +179,12 @@ func (s *Server) openStore(ctx context.Context) (*store.Store, error) {
 // changed is told by the keepers what is durable and in force, before they
 // answer their caller.
 func (s *Server) changed(ctx context.Context, c signet.Change) {
+	// Nothing of a hub that is gone may count at one made anew under its name.
+	if c.HubDeleted || c.HubCreated {
+		if err := s.authority.Reload(ctx, c.Hub); err != nil {
+			s.log.Error("what a hub trusts could not be read", "hub", c.Hub, "error", err)
+		}
+	}
 	signet.AddReceipt(ctx, s.hub.Apply(ctx, c))
 	if c.HubDeleted {
 		if err := s.hub.Forget(context.Background(), c.Hub); err != nil {
