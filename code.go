@@ -20,7 +20,9 @@ const (
 	StepUpload     Step = "upload"     // a CA certificate offered for registration
 	StepProof      Step = "proof"      // a proof of possession
 	StepIssue      Step = "issue"      // a certificate being made
+	StepRevocation Step = "revocation" // what a CA says of certificates that it has revoked
 	StepRecord     Step = "record"     // create, replace or delete of a stored record
+	StepMethod     Step = "method"     // a direct method on its way to a device and back
 	StepSession    Step = "session"    // a session that was established, and ended
 	StepProcessing Step = "processing" // the hub itself
 )
@@ -73,6 +75,19 @@ const (
 	UploadExpired    Code = "upload.expired"
 	UploadDuplicate  Code = "upload.duplicate"
 
+	CRLMalformed      Code = "crl.malformed"
+	CRLUnsupported    Code = "crl.unsupported"
+	CRLWrongSigner    Code = "crl.wrong-signer"
+	CRLStale          Code = "crl.stale"
+	CRLOlder          Code = "crl.older"
+	CRLUnknown        Code = "crl.unknown"
+	OCSPMalformed     Code = "ocsp.malformed"
+	OCSPWrongSigner   Code = "ocsp.wrong-signer"
+	OCSPStale         Code = "ocsp.stale"
+	OCSPNonce         Code = "ocsp.nonce"
+	SourceUnreachable Code = "source.unreachable"
+	SourceForbidden   Code = "source.forbidden"
+
 	CSRMalformed  Code = "csr.malformed"
 	KeyMalformed  Code = "key.malformed"
 	KeyPassphrase Code = "key.passphrase"
@@ -101,6 +116,8 @@ const (
 	ETagMissing        Code = "etag.missing"
 	ETagStale          Code = "etag.stale"
 	BulkFailed         Code = "bulk.failed"
+	MessageLockLost    Code = "message.lock-lost"
+	FilesNoStorage     Code = "files.no-storage"
 
 	LimitChainBytes    Code = "limit.chain-bytes"
 	LimitConnections   Code = "limit.connections"
@@ -111,6 +128,16 @@ const (
 	LimitDistrusts     Code = "limit.distrusts"
 	LimitSubscriptions Code = "limit.subscriptions"
 	LimitPathWork      Code = "limit.path-work"
+	LimitCRLs          Code = "limit.crls"
+	LimitTwinSize      Code = "limit.twin-size"
+	LimitMethods       Code = "limit.methods"
+	LimitModules       Code = "limit.modules"
+
+	TwinMalformed Code = "twin.malformed"
+
+	MethodOffline   Code = "method.offline"
+	MethodTimeout   Code = "method.timeout"
+	MethodBadAnswer Code = "method.bad-answer"
 
 	SessionTakenOver Code = "session.taken-over"
 	SessionExpired   Code = "session.expired"
@@ -138,6 +165,10 @@ var Codes = []CodeInfo{
 	{LimitMessageSize, StepLimit, "A message is larger than 256 KiB.", "Split the message, or move bulk data by file upload."},
 	{LimitRequestSize, StepLimit, "A request body is larger than this operation takes.", "Send fewer items in each request."},
 	{LimitSubscriptions, StepLimit, "More topic filters than a device may hold.", "Subscribe only to the documented topics."},
+	{LimitTwinSize, StepLimit, "A twin would be larger, deeper or of more parts than it may be.", "Keep desired and reported properties within 32 KB each and tags within 8 KB, ten levels deep; send bulk data as telemetry."},
+	{LimitMethods, StepLimit, "Too many method calls are under way to one device.", "Wait for the answers before calling again."},
+	{LimitModules, StepLimit, "The device already has as many modules as it may.", "Delete a module that is no longer needed."},
+	{LimitCRLs, StepLimit, "The hub already holds as many CRLs, or as many bytes of them, as it may.", "Delete a CRL that is no longer needed."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
 	{LimitDistrusts, StepLimit, "The hub already distrusts as many certificates and keys as it may.", "Distrust the CA above them, or lift what has expired."},
 
@@ -145,6 +176,7 @@ var Codes = []CodeInfo{
 	{RequestAPIVersion, StepRequest, "The api-version is missing or is not a date.", "Add ?api-version=2021-04-12."},
 	{RequestNotFound, StepRequest, "There is nothing at this path.", "Check the path; docs/compatibility.md lists what is served."},
 	{RequestMethod, StepRequest, "This path does not take this method.", "Check the method; docs/compatibility.md lists what is served."},
+	{FilesNoStorage, StepRequest, "No storage for file upload is configured; this hub has none.", "Send data as messages, or upload to a storage of your own."},
 
 	{HubUnknown, StepHub, "No hub of this server has that name.", "Use the host name that the hub was created with."},
 	{HubExists, StepHub, "A hub of that name or host name is there already.", "Choose another name."},
@@ -202,6 +234,19 @@ var Codes = []CodeInfo{
 	{ProofExpired, StepProof, "The proof certificate is not valid now.", "Sign a new proof; check the clock."},
 	{ProofMalformed, StepProof, "The proof is not one X.509 certificate.", "Upload the proof certificate as PEM."},
 
+	{CRLMalformed, StepRevocation, "The file is not a certificate revocation list in PEM or DER, or it is damaged or too large.", "Make it anew: openssl ca -gencrl"},
+	{CRLUnsupported, StepRevocation, "The CRL is of a kind that would be misread: a delta, indirect, a part, without a number, or with an extension that must be understood.", "Have the CA write a complete CRL of version 2 with a number and a next update, signed with SHA-256 or better."},
+	{CRLWrongSigner, StepRevocation, "No issuer that is known here has signed the CRL, by the key that signs its certificates.", "Upload the issuer's certificate with the CRL, in one PEM file, or register the CA first."},
+	{CRLStale, StepRevocation, "The CRL is past its nextUpdate, or not yet at its thisUpdate.", "Get the CA's latest CRL; check the clock."},
+	{CRLOlder, StepRevocation, "A newer CRL of that issuer is in force, and an older one never replaces it.", "Get the CA's latest CRL; to go back on purpose, delete the one in force first."},
+	{CRLUnknown, StepRevocation, "No CRL of that ID is kept here.", "List the CRLs of the hub: signet crl list"},
+	{OCSPMalformed, StepRevocation, "The OCSP responder answered with an error, or with what is no answer to the question.", "Ask the responder by hand: openssl ocsp -url …"},
+	{OCSPWrongSigner, StepRevocation, "The OCSP response is signed neither by the issuer nor by a responder that the issuer has appointed.", "Sign it with the issuer's key, or by a certificate that the issuer itself has signed for OCSPSigning."},
+	{OCSPStale, StepRevocation, "The OCSP response is outside its time, or older than one that is known.", "Check the responder and the clocks."},
+	{OCSPNonce, StepRevocation, "The OCSP response is to another question: its nonce is not the one that was sent, or is missing and required.", "Have the responder answer nonces, or do not require them."},
+	{SourceUnreachable, StepRevocation, "A source of CRLs or an OCSP responder cannot be reached, answers too slowly, or answers with too much.", "Check the address and the network; the hub tries again by itself."},
+	{SourceForbidden, StepRevocation, "The hub does not go to that address: it is private, or of another scheme than http and https.", "Have the server's admin set the policy with private addresses allowed, or upload the CRL."},
+
 	{CSRMalformed, StepIssue, "The file is not a certificate signing request, or its signature does not fit.", "Make it anew on the device: openssl req -new -key device.key -subj /CN=ID"},
 	{KeyMalformed, StepIssue, "The file holds no private key that can be read.", "Give the key as PEM: PKCS#8, SEC 1 or PKCS#1."},
 	{KeyPassphrase, StepIssue, "The private key is encrypted and its passphrase is missing or does not fit.", "Name a file with the passphrase: --passphrase-file FILE"},
@@ -214,7 +259,14 @@ var Codes = []CodeInfo{
 	{DistrustMalformed, StepRecord, "What is to be distrusted is not said, or is not clear.", "Send the certificate in PEM and what of it to distrust, or a thumbprint, a key hash, or an issuer's key hash and a serial number."},
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
 	{ETagStale, StepRecord, "The record has changed since it was read.", "Read it again and repeat with the new etag."},
+	{MessageLockLost, StepRecord, "The message is not locked by that token, or not any more.", "Receive it again, and settle it within its lock time."},
 	{BulkFailed, StepRecord, "Some items of a bulk operation failed.", "Look at the error of each item."},
+
+	{TwinMalformed, StepRecord, "The change of a twin is not well formed.", "Mend the field named in the message: JSON objects, keys without dots, dollar signs and spaces."},
+
+	{MethodOffline, StepMethod, "The device is not connected, or does not listen to direct methods.", "Call again when the device is connected, or give a connectTimeoutInSeconds to wait for it."},
+	{MethodTimeout, StepMethod, "The device did not answer the method call in time; whether it carried it out is not known.", "Check that the device has a handler for the method; give it more time with responseTimeoutInSeconds."},
+	{MethodBadAnswer, StepMethod, "The device's answer to the method call cannot be passed on.", "Let the device answer with JSON of at most 128 KiB."},
 
 	{SessionTakenOver, StepSession, "The same identity has connected again; the older connection gives way.", "If this repeats, two devices use one identity: find the second."},
 	{SessionExpired, StepSession, "The token that the session rests on is past its expiry.", "Renew the token and connect again."},

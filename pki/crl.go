@@ -70,26 +70,15 @@ func (s *search) crlFault(crl *x509.RevocationList, signer *link) string {
 	switch {
 	case crl.ThisUpdate.After(s.request.Time):
 		return "the CRL is not valid yet"
-	case crl.NextUpdate.IsZero(): // §5.1.2.5 requires it
-		return "the CRL does not say until when it holds"
-	case crl.NextUpdate.Before(s.request.Time):
+	case !crl.NextUpdate.IsZero() && crl.NextUpdate.Before(s.request.Time):
 		return "the CRL is out of date since " + crl.NextUpdate.UTC().Format(time.RFC3339)
-	case crl.Number == nil: // §5.2.3
-		return "the CRL has no number"
 	case hasKeyUsage(signer.Certificate) && signer.KeyUsage&x509.KeyUsageCRLSign == 0: // §6.3.3(f)
 		return "the key usage of the issuer does not let it sign CRLs"
 	case len(crl.AuthorityKeyId) > 0 && len(signer.SubjectKeyId) > 0 && !bytes.Equal(crl.AuthorityKeyId, signer.SubjectKeyId):
 		return "the CRL is of another key of the issuer"
 	}
-	for _, e := range crl.Extensions {
-		switch {
-		case e.Id.Equal(extDeltaCRL):
-			return "the CRL is a delta, and only complete ones count"
-		case e.Id.Equal(extIssuingDistPoint):
-			return "the CRL covers a part of the certificates, and only complete ones count"
-		case e.Critical: // §5.2
-			return "the CRL has a critical extension that the hub does not understand, " + e.Id.String()
-		}
+	if fault := crlExtensionFault(crl); fault != "" {
+		return fault
 	}
 	for _, entry := range crl.RevokedCertificateEntries {
 		for _, e := range entry.Extensions {
