@@ -22,6 +22,9 @@ type Session struct {
 	ended     atomic.Pointer[signet.Error]
 	cut       atomic.Pointer[cut] // set while a change that ended it waits for the door to close
 
+	single   bool   // of one request: no change finds it
+	judgedAt uint64 // and the count of changes then
+
 	mailMu sync.Mutex // held with no other lock
 	mail   []Delivery // what waits for the door
 }
@@ -50,7 +53,11 @@ func (s *Session) Ended() error {
 // door, the rest is stamped here. done is called as for [Messages.Append]: once,
 // in order, with nil when the message is on disk. It must not block.
 func (s *Session) Send(ctx context.Context, m *signet.Message, done func(error)) {
-	if err := s.Ended(); err != nil {
+	err := s.Ended()
+	if err == nil && s.single && s.hub.changes.Load() != s.judgedAt {
+		err = s.hub.review(ctx, s)
+	}
+	if err != nil {
 		done(err)
 		return
 	}
