@@ -25,6 +25,7 @@ import (
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/trace"
 	"github.com/signet-iot/signet/wire/mqtt"
+	"github.com/signet-iot/signet/wire/websocket"
 )
 
 // The bounds of one connection.
@@ -67,8 +68,9 @@ const (
 // life.
 type conn struct {
 	door     *MQTT
-	socket   net.Conn // as accepted
-	stream   net.Conn // what MQTT is spoken on: TLS over socket
+	via      signet.Door // MQTT over TLS, or over WebSocket
+	socket   net.Conn    // as accepted
+	stream   net.Conn    // what MQTT is spoken on: TLS over socket, WebSocket over TLS
 	remote   netip.AddrPort
 	accepted time.Time
 	trace    *trace.Trace
@@ -105,7 +107,7 @@ type laterAck struct {
 }
 
 func newConn(m *MQTT, nc net.Conn) *conn {
-	c := &conn{door: m, socket: nc, stream: nc, accepted: time.Now()}
+	c := &conn{door: m, via: signet.DoorMQTT, socket: nc, stream: nc, accepted: time.Now()}
 	c.changed.L = &c.mu
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
@@ -115,7 +117,7 @@ func newConn(m *MQTT, nc net.Conn) *conn {
 
 // life is the life of a connection.
 func (c *conn) life() {
-	c.trace = c.door.traces.Start("mqtt", c.remote.String())
+	c.trace = c.door.traces.Start(string(c.via), c.remote.String())
 	c.farewell(c.live())
 }
 
@@ -196,7 +198,7 @@ func (c *conn) apart(f func() error) error {
 // survive makes a panic the end of this connection, not of the process.
 func (c *conn) survive(why *error) {
 	if p := recover(); p != nil {
-		c.door.log.Error("a connection has failed", "door", signet.DoorMQTT, "remote", c.remote, "panic", p, "stack", string(debug.Stack()))
+		c.door.log.Error("a connection has failed", "door", c.via, "remote", c.remote, "panic", p, "stack", string(debug.Stack()))
 		*why = signet.Fail(fmt.Errorf("panic: %v", p))
 	}
 }
@@ -204,8 +206,8 @@ func (c *conn) survive(why *error) {
 // handshake begins to speak TLS, and keeps the chain that the device presents.
 // Possession of the leaf's key is proven by it; everything else is judged later.
 func (c *conn) handshake() error {
-	if err := c.within(handshakeTime); err != nil || c.door.tls == nil {
-		return err
+	if err := c.within(handshakeTime); err != nil || c.door.tls == nil || c.via == signet.DoorMQTTWS {
+		return err // of a WebSocket it was done before
 	}
 	t := tls.Server(c.socket, c.door.tls)
 	if err := t.Handshake(); err != nil {
@@ -322,7 +324,7 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 	c.door.metrics.seconds.Observe(time.Since(c.accepted).Seconds())
 	c.trace.Event("let in", slog.String("hub", session.Principal().Hub), slog.String("auth", string(session.Principal().Auth)))
 	c.trace.Answered()
-	c.door.log.Debug("connected", "door", signet.DoorMQTT, "remote", c.remote, "hub", session.Principal().Hub,
+	c.door.log.Debug("connected", "door", c.via, "remote", c.remote, "hub", session.Principal().Hub,
 		"device", c.topics.prefix, "auth", session.Principal().Auth, "client", signet.Clip(c.username.client))
 
 	c.username = username{deviceID: c.username.deviceID, moduleID: c.username.moduleID} // let go of the rest
@@ -358,7 +360,7 @@ func (c *conn) connect(p *mqtt.Connect) (Session, *signet.Error) {
 	ctx, cancel := context.WithTimeout(c.door.ctx, handshakeTime)
 	defer cancel()
 	session, err := c.door.waist.Connect(ctx, hub.Credentials{
-		Door: signet.DoorMQTT, Remote: c.remote, Host: u.host, DeviceID: u.deviceID, ModuleID: u.moduleID,
+		Door: c.via, Remote: c.remote, Host: u.host, DeviceID: u.deviceID, ModuleID: u.moduleID,
 		Chain: c.chain, Token: string(p.Password),
 		APIVersion: signet.Clip(u.apiVersion), ModelID: signet.Clip(u.modelID), Client: signet.Clip(u.client),
 	}, c.wake)
@@ -422,9 +424,13 @@ func (c *conn) lost(err error) error {
 	}
 	var bad *mqtt.Malformed
 	var large *mqtt.TooLarge
+	var frame *websocket.Violation
 	switch {
 	case errors.As(err, &bad):
 		return c.refuse(violation(bad.Tag, bad.Reason))
+	case errors.As(err, &frame):
+		return c.refuse(signet.Refuse(signet.RequestMalformed, "The device broke the rules of WebSocket: %s.", frame.Reason).
+			FixBy("Send MQTT in binary messages, as RFC 6455 has them."))
 	case errors.As(err, &large):
 		return c.refuse(signet.Refuse(signet.LimitMessageSize, "The device sent a packet of %d bytes.", large.Size))
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -691,13 +697,14 @@ func (c *conn) lastWord(packet []byte) {
 	if _, err := c.stream.Write(packet); err != nil {
 		return
 	}
-	if t, ok := c.stream.(*tls.Conn); ok {
+	type half interface{ CloseWrite() error }
+	if t, ok := c.stream.(half); ok {
 		t.CloseWrite()
 	}
-	if t, ok := c.socket.(*net.TCPConn); ok {
+	if t, ok := c.socket.(half); ok {
 		t.CloseWrite()
-		t.SetReadDeadline(time.Now().Add(lingerTime))
-		io.CopyN(io.Discard, t, lingerBytes)
+		c.socket.SetReadDeadline(time.Now().Add(lingerTime))
+		io.CopyN(io.Discard, c.socket, lingerBytes)
 	}
 }
 
@@ -742,7 +749,7 @@ func (c *conn) within(d time.Duration) error {
 // refused here is told nothing but, at most, a CONNACK.
 func (c *conn) refuse(e *signet.Error) *signet.Error {
 	v := signet.Verdict{
-		Error: *e, Door: signet.DoorMQTT, Remote: c.remote.Addr().String(),
+		Error: *e, Door: c.via, Remote: c.remote.Addr().String(),
 		DeviceID: c.username.deviceID, ModuleID: c.username.moduleID,
 	}
 	if !c.remote.IsValid() {
@@ -784,7 +791,7 @@ func (c *conn) farewell(why error) {
 	} else {
 		c.door.metrics.connects.WithLabelValues(code).Inc()
 	}
-	c.door.log.Debug("disconnected", "door", signet.DoorMQTT, "remote", c.remote, "device", c.topics.prefix, "reason", why)
+	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", c.topics.prefix, "reason", why)
 }
 
 // part parts with the device. A DISCONNECT discards the will [MQTT-3.14.4-3]; every

@@ -51,6 +51,10 @@ func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (
 	return s, nil
 }
 
+func (w *fakeWaist) Authenticate(ctx context.Context, c hub.Credentials) (Session, error) {
+	return w.Connect(ctx, c, func() {})
+}
+
 func (w *fakeWaist) Refuse(_ string, v signet.Verdict) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -171,7 +175,7 @@ func shutDown(t testing.TB, m *MQTT) {
 // pipe begins a connection to a door, and gives the device's end.
 func pipe(m *MQTT) net.Conn {
 	device, server := net.Pipe()
-	m.serve(server)
+	m.serve(newConn(m, server))
 	return device
 }
 

@@ -49,6 +49,11 @@ type Waist interface {
 	// door: that it has ended, for now. It never blocks.
 	Connect(ctx context.Context, c hub.Credentials, wake func()) (Session, error)
 
+	// Authenticate judges credentials for a single request: no session begins, and
+	// none ends. What it gives is good for that request, at once. Refusals as for
+	// Connect.
+	Authenticate(ctx context.Context, c hub.Credentials) (Session, error)
+
 	// Refuse records a refusal that the door made itself, and gives its tracking
 	// ID. host is the hub's host name as the client wrote it, if it came that far.
 	// It never blocks, and bounds by itself what a flood of them costs.
@@ -232,7 +237,7 @@ func (m *MQTT) Serve(l net.Listener) error {
 		switch {
 		case err == nil:
 			pause = 0
-			m.serve(nc)
+			m.serve(newConn(m, nc))
 		case m.isClosed():
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -267,12 +272,11 @@ func (m *MQTT) isClosed() bool {
 }
 
 // serve begins the life of a connection.
-func (m *MQTT) serve(nc net.Conn) {
-	c := newConn(m, nc)
+func (m *MQTT) serve(c *conn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		nc.Close()
+		c.socket.Close()
 		return
 	}
 	m.conns[c] = struct{}{}

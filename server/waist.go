@@ -20,4 +20,12 @@ func (w waist) Connect(ctx context.Context, c hub.Credentials, wake func()) (gat
 	return s, nil
 }
 
+func (w waist) Authenticate(ctx context.Context, c hub.Credentials) (gateway.Session, error) {
+	s, err := w.hub.Authenticate(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
 func (w waist) Refuse(host string, v signet.Verdict) string { return w.hub.Refuse(host, v) }
