@@ -1,7 +1,9 @@
 package server
 
 import (
+	"crypto/tls"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 )
@@ -75,7 +77,7 @@ func sourceOf(a net.Addr) netip.Prefix {
 	return prefix
 }
 
-// A sharedConn gives its place back when it is closed.
+// A sharedConn gives its place back when it is closed, or before.
 type sharedConn struct {
 	net.Conn
 	leave func()
@@ -84,4 +86,27 @@ type sharedConn struct {
 func (c *sharedConn) Close() error {
 	c.leave()
 	return c.Conn.Close()
+}
+
+// CloseWrite is that of TCP.
+func (c *sharedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// leaveHijacked gives back the place of a connection that became a WebSocket: it
+// lives long, and is bounded from then on as those of the MQTT door are. It is an
+// [http.Server.ConnState].
+func leaveHijacked(nc net.Conn, state http.ConnState) {
+	if state != http.StateHijacked {
+		return
+	}
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	if c, ok := nc.(*sharedConn); ok {
+		c.leave()
+	}
 }

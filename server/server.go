@@ -126,10 +126,11 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	})
 	draining, drain := context.WithCancel(context.Background())
 	s.https = &http.Server{
-		Handler: api.New(api.Deps{
+		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
 			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts,
 			AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
-		}),
+		})),
+		ConnState: leaveHijacked,
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		// A stranger gets ten seconds for headers of 16 KiB, anyone a minute for a
@@ -144,6 +145,18 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	s.serve()
 	return s, nil
+}
+
+// split puts two doors behind one address: what is a device's own path goes to
+// the devices' door, everything else to the back end's.
+func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if devices.Takes(r.URL) {
+			devices.ServeHTTP(w, r)
+		} else {
+			backEnd.ServeHTTP(w, r)
+		}
+	})
 }
 
 // serve opens the doors and has Close shut them first.
