@@ -117,15 +117,10 @@ func connectAs(id string) []byte {
 		HasUsername: true, Username: host + "/" + id + "/?api-version=2021-04-12"})
 }
 
-// verdict gives the last refusal of a device; of those that could be put to no
-// hub for "".
+// verdict gives the last refusal of a device.
 func (a *arena) verdict(t *testing.T, id string) signet.Verdict {
 	t.Helper()
-	query := authority.VerdictQuery{Hub: tenant, DeviceID: id, Limit: 1}
-	if id == "" {
-		query.Hub = ""
-	}
-	vs, err := a.Verdicts().List(t.Context(), query)
+	vs, err := a.Verdicts().List(t.Context(), authority.VerdictQuery{Hub: tenant, DeviceID: id, Limit: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,6 +128,31 @@ func (a *arena) verdict(t *testing.T, id string) signet.Verdict {
 		return signet.Verdict{}
 	}
 	return vs[0]
+}
+
+// strangers counts the refusals of a kind that could be put to no hub.
+func (a *arena) strangers(t *testing.T, code signet.Code) (n int64) {
+	t.Helper()
+	vs, err := a.Verdicts().List(t.Context(), authority.VerdictQuery{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range vs {
+		if v.Code == code {
+			n += v.Count
+		}
+	}
+	return n
+}
+
+// soon waits for what the server does after it has closed a connection.
+func soon(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not in time: " + what)
+		}
+	}
 }
 
 // kept gives the messages that the hub has of a device.
