@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -232,4 +233,78 @@ func lastVerdict(t *testing.T, h *hubtest.Hub, device string) signet.Code {
 		t.Fatalf("%d verdicts, %v", len(vs), err)
 	}
 	return vs[0].Code
+}
+
+// TestOtherDoors: the same device by MQTT over WebSocket and by HTTPS, with a
+// certificate and with a key.
+func TestOtherDoors(t *testing.T) {
+	h := startHub(t)
+	root := hubtest.NewCA(t, "Acme Root")
+	line := root.Intermediate(t, "Factory").Intermediate(t, "Line 4")
+	trust(t, h, root)
+	createDevice(t, h, signet.Identity{DeviceID: "press-17", Auth: signet.Authentication{Type: signet.AuthCA}})
+	keyed := createDevice(t, h, signet.Identity{DeviceID: "keyed"})
+	certificate := folder(t, line.Device(t, "press-17"))
+	x509 := "HostName=" + host + ";DeviceId=press-17;x509=true"
+	sas := signet.ConnectionString{HostName: host, DeviceID: "keyed", SharedAccessKey: keyed.Auth.PrimaryKey}.String()
+	for _, args := range [][]string{{"ws", x509, h.CAFile, certificate}, {"ws", sas, h.CAFile}, {"http", x509, h.CAFile, certificate}, {"http", sas, h.CAFile}} {
+		out, err := node(t, h, append([]string{"doors.js"}, args...)...)
+		if err != nil || !strings.Contains(out, "acknowledged") {
+			t.Errorf("%s: %v %s", args[0], err, out)
+		}
+		if args[0] == "http" && !strings.Contains(out, "DefaultStorageEndpointNotConfigured") {
+			t.Errorf("the upload of a file is not refused as it should be: %s", out)
+		}
+	}
+	got := map[string][]*signet.Message{}
+	err := h.Hub().Read(context.Background(), h.Config.Hub, hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+		got[m.DeviceID] = append(got[m.DeviceID], m)
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for device, messages := range got {
+		var bodies []string
+		for _, m := range messages {
+			bodies = append(bodies, string(m.Body))
+		}
+		if all := strings.Join(bodies, " "); all != `{"temperature":21.5} {"temperature":21.5} second third` {
+			t.Errorf("%s sent %s", device, all)
+			continue
+		}
+		single, batched := messages[1], messages[2]
+		for _, want := range []signet.Property{{Name: "message-id", Value: "m-1"}, {Name: "content-type", Value: "application/json"}, {Name: "content-encoding", Value: "utf-8"}} {
+			if !slices.Contains(single.System, want) {
+				t.Errorf("no %v in %v", want, single.System)
+			}
+		}
+		if !slices.Contains(single.Properties, signet.Property{Name: "alarm", Value: "a&b/c=d e+f"}) ||
+			!slices.Contains(batched.Properties, signet.Property{Name: "Line", Value: "4"}) {
+			t.Errorf("%v %v", single.Properties, batched.Properties)
+		}
+	}
+	if len(got) != 2 {
+		t.Errorf("%d devices have sent", len(got))
+	}
+}
+
+// TestOtherDoorsRefused: the SDK understands a refusal at every door, and is told
+// no more than that.
+func TestOtherDoorsRefused(t *testing.T) {
+	h := startHub(t)
+	root, stranger := hubtest.NewCA(t, "Acme Root"), hubtest.NewCA(t, "Stranger Root")
+	trust(t, h, root)
+	createDevice(t, h, signet.Identity{DeviceID: "press-17", Auth: signet.Authentication{Type: signet.AuthCA}})
+	for _, door := range []string{"ws", "http"} {
+		for id, code := range map[string]signet.Code{"press-17": signet.ChainIssuerMissing, "press-99": signet.IdentityUnknown} {
+			out, err := node(t, h, "doors.js", door, "HostName="+host+";DeviceId="+id+";x509=true", h.CAFile, folder(t, stranger.Device(t, id)))
+			if err == nil || !strings.Contains(out, "UnauthorizedError") || strings.Contains(out, string(code)) {
+				t.Errorf("%s %s: %v %s", door, id, err, out)
+			}
+			if got := lastVerdict(t, h, id); got != code {
+				t.Errorf("%s %s: verdict %s, want %s", door, id, got, code)
+			}
+		}
+	}
 }
