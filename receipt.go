@@ -52,3 +52,17 @@ func (r *Receipts) List() []Receipt {
 	defer r.mu.Unlock()
 	return append([]Receipt{}, r.list...)
 }
+
+// Total sums up what was gathered, if anything was: the sessions are added up,
+// the times are those of the slowest change, the devices are left out.
+func (r *Receipts) Total() (total Receipt, some bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, one := range r.list {
+		total.Node = one.Node
+		total.Sessions += one.Sessions
+		total.Closed += one.Closed
+		total.P50, total.P99, total.Last = max(total.P50, one.P50), max(total.P99, one.P99), max(total.Last, one.Last)
+	}
+	return total, len(r.list) > 0
+}

@@ -5,7 +5,7 @@
 //     policy;
 //   - the management API of Azure for hubs and their CA certificates, under
 //     /subscriptions/ and any host name, by the admin token;
-//   - Signet's own under /signet/: telemetry, verdicts, explanations, hubs.
+//   - Signet's own under /signet/: telemetry, verdicts, explanations, distrust, hubs.
 //
 // The table routes lists all that is served. A refusal has the form that the
 // clients of each API understand, and in all three a member "signet" that holds
@@ -155,9 +155,12 @@ var routes = []route{
 	{"POST", certificate + "/verify", owner, (*call).verifyCertificate},
 
 	// Signet's own.
-	{"GET", "/signet/messages", operator, (*call).readMessages},
-	{"GET", "/signet/verdicts", operator, (*call).listVerdicts},
-	{"POST", "/signet/explain", operator, (*call).explain},
+	{"GET", "/signet/messages", operator(signet.ServiceConnect), (*call).readMessages},
+	{"GET", "/signet/verdicts", operator(signet.ServiceConnect), (*call).listVerdicts},
+	{"POST", "/signet/explain", operator(signet.ServiceConnect), (*call).explain},
+	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},
+	{"POST", "/signet/distrust", operator(signet.RegistryWrite), (*call).postDistrust},
+	{"DELETE", "/signet/distrust/{distrust}", operator(signet.RegistryWrite), (*call).deleteDistrust},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},
@@ -174,6 +177,7 @@ type call struct {
 	args    map[string]string // the {names} of the route
 	hub     signet.Hub        // the one that is meant; set by allow
 	expires time.Time         // when the caller's token ends; zero is never
+	by      string            // the policy whose token the caller showed, or "admin"
 	trace   *trace.Trace
 }
 
@@ -181,13 +185,15 @@ type call struct {
 // WriteHeader.
 type response struct {
 	http.ResponseWriter
-	status int
-	begun  time.Time
+	status   int
+	begun    time.Time
+	receipts *signet.Receipts // of the changes made by the request
 }
 
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status, w.begun = status, time.Now()
+		tellReceipt(w.Header(), w.receipts)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -198,7 +204,9 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // ServeHTTP answers one request; whatever goes wrong in it stays in it.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	c := &call{api: a, w: &response{ResponseWriter: w}, r: r}
+	ctx, receipts := signet.WithReceipts(r.Context())
+	r = r.WithContext(ctx)
+	c := &call{api: a, w: &response{ResponseWriter: w, receipts: receipts}, r: r}
 	var err error
 	c.path, err = segments(r.URL)
 	c.dialect = dialectOf(c.path)

@@ -54,21 +54,23 @@ func owner(c *call) error {
 }
 
 // operator lets in the admin, at any hub (named by ?hub= or by the host), and
-// who holds a key of a policy with ServiceConnect, at the hub whose host name
-// was called.
-func operator(c *call) (err error) {
-	if c.showsSAS() {
-		return policy(signet.ServiceConnect)(c)
-	}
-	if err := c.checkBearer(", or a SAS token with the right ServiceConnect"); err != nil {
+// who holds a key of a policy with the right, at the hub whose host name was
+// called.
+func operator(right signet.Rights) func(*call) error {
+	return func(c *call) (err error) {
+		if c.showsSAS() {
+			return policy(right)(c)
+		}
+		if err := c.checkBearer(", or a SAS token with the right " + right.String()); err != nil {
+			return err
+		}
+		if name := c.r.URL.Query().Get("hub"); name != "" {
+			c.hub, err = c.Registry.HubByName(name)
+		} else {
+			c.hub, err = c.Registry.HubByHost(c.r.Host)
+		}
 		return err
 	}
-	if name := c.r.URL.Query().Get("hub"); name != "" {
-		c.hub, err = c.Registry.HubByName(name)
-	} else {
-		c.hub, err = c.Registry.HubByHost(c.r.Host)
-	}
-	return err
 }
 
 func (c *call) showsSAS() bool {
@@ -92,6 +94,7 @@ func (c *call) checkBearer(besides string) error {
 		return signet.Refuse(signet.TokenSignature, "The bearer token is not the admin token of the server.").
 			FixBy("Use the token from the file admin.token in the server's data folder.")
 	}
+	c.by = "admin"
 	return nil
 }
 
@@ -136,6 +139,7 @@ func (c *call) checkSAS(right signet.Rights) error {
 		return signet.Refuse(signet.TokenRights, "The policy %q does not have the right %s.", of.Name, right).
 			At("rights", right.String(), of.Rights.String())
 	}
+	c.by = of.Name
 	c.w.Header().Del("WWW-Authenticate")
 	return nil
 }

@@ -31,6 +31,7 @@ var azureErrors = map[signet.Code]azureError{
 	"limit":                   {http.StatusTooManyRequests, 429001, "ThrottlingException"},
 	signet.LimitRequestSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
 	signet.LimitMessageSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
+	signet.LimitDistrusts:     {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitCertificates:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitChainBytes:    {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.LimitPathWork:      {http.StatusBadRequest, 400004, "ArgumentInvalid"},
@@ -57,6 +58,9 @@ var azureErrors = map[signet.Code]azureError{
 	"proof":                   {http.StatusBadRequest, 400053, "GenericBadRequest"},
 	signet.UploadDuplicate:    {http.StatusConflict, 409000, "GenericConflict"},
 	signet.CertificateUnknown: {http.StatusNotFound, 404008, "CertificateNotFound"},
+
+	"distrust":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.DistrustUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
 
 	"etag":            {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
 	signet.BulkFailed: {http.StatusBadRequest, 400013, "BulkRegistryOperationFailure"},

@@ -248,12 +248,12 @@ func (s *distrusts) refusal(path []*signet.PathCertificate) (at int, refusal *si
 		return 0, nil
 	}
 	for i, c := range path {
-		d := s.certificates[c.Thumbprint]
+		d := s.keys[c.Key]
+		if d == nil {
+			d = s.certificates[c.Thumbprint]
+		}
 		if d == nil && c.Alias != [sha256.Size]byte{} {
 			d = s.certificates[c.Alias]
-		}
-		if d == nil {
-			d = s.keys[c.Key]
 		}
 		if d == nil && i+1 < len(path) {
 			d = s.serials[issued{path[i+1].Key, c.Serial}]
