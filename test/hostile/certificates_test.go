@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/md5"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -76,23 +77,45 @@ func with(key crypto.Signer, chain ...*x509.Certificate) tls.Certificate {
 func reserial(t *testing.T, cert *x509.Certificate, by crypto.Signer, serial ...byte) []byte {
 	t.Helper()
 	old := cert.SerialNumber.Bytes()
-	at := bytes.Index(cert.RawTBSCertificate, append([]byte{2, byte(len(serial))}, old...))
-	if len(old) != len(serial) || at < 0 {
-		t.Fatalf("the serial number %x is not found", old)
-	}
-	tbs := bytes.Clone(cert.RawTBSCertificate)
-	copy(tbs[at+2:], serial)
+	tbs := replaced(t, cert.RawTBSCertificate, append([]byte{2, byte(len(serial))}, old...), append([]byte{2, byte(len(serial))}, serial...))
 	sum := sha256.Sum256(tbs)
-	signature, err := by.Sign(rand.Reader, sum[:], crypto.SHA256)
+	return assemble(t, tbs, []byte{0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2}, by, sum[:], crypto.SHA256)
+}
+
+// withMD5 signs a certificate that RSA with SHA-256 signed with MD5 instead,
+// which x509 does not.
+func withMD5(t *testing.T, cert *x509.Certificate, by crypto.Signer) []byte {
+	t.Helper()
+	const rsaEncryption = "\x2a\x86\x48\x86\xf7\x0d\x01\x01"
+	tbs := replaced(t, cert.RawTBSCertificate, []byte(rsaEncryption+"\x0b"), []byte(rsaEncryption+"\x04"))
+	sum := md5.Sum(tbs)
+	return assemble(t, tbs, []byte(rsaEncryption+"\x04"), by, sum[:], crypto.MD5)
+}
+
+func replaced(t *testing.T, in, old, by []byte) []byte {
+	t.Helper()
+	if len(old) != len(by) || !bytes.Contains(in, old) {
+		t.Fatalf("%x is not there to be replaced by %x", old, by)
+	}
+	return bytes.Replace(in, old, by, 1)
+}
+
+// assemble makes a certificate of its parts (RFC 5280 §4.1).
+func assemble(t *testing.T, tbs, algorithm []byte, by crypto.Signer, digest []byte, hash crypto.Hash) []byte {
+	t.Helper()
+	signature, err := by.Sign(rand.Reader, digest, hash)
 	if err != nil {
 		t.Fatal(err)
 	}
+	identifier := append([]byte{0x30, byte(2 + len(algorithm)), 6, byte(len(algorithm))}, algorithm...)
+	if hash == crypto.MD5 { // RSA's has NULL for its parameters
+		identifier = append(identifier, 5, 0)
+		identifier[1] += 2
+	}
 	der, err := asn1.Marshal(struct {
-		TBS       asn1.RawValue
-		Algorithm pkix.AlgorithmIdentifier
-		Signature asn1.BitString
-	}{asn1.RawValue{FullBytes: tbs}, pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}},
-		asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}})
+		TBS, Algorithm asn1.RawValue
+		Signature      asn1.BitString
+	}{asn1.RawValue{FullBytes: tbs}, asn1.RawValue{FullBytes: identifier}, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,6 +228,10 @@ func TestCertificates(t *testing.T) {
 		{name: "RSA of 2046 bits in all of it", chain: func(t *testing.T, id string) tls.Certificate {
 			key := rsaKey(t, 2046)
 			return with(key, issue(t, rsaRoot, id, key))
+		}},
+		{name: "an MD5 signature", code: signet.CertWeakSignature, chain: func(t *testing.T, id string) tls.Certificate {
+			key := ecKey(t)
+			return tls.Certificate{Certificate: [][]byte{withMD5(t, issue(t, rsaRoot, id, key), rsaRoot.Key)}, PrivateKey: key}
 		}},
 		{name: "a SHA-1 signature", chain: leaf(func(c *x509.Certificate) { c.SignatureAlgorithm = x509.ECDSAWithSHA1 }), code: signet.CertWeakSignature},
 
