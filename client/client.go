@@ -5,6 +5,9 @@
 // It knows the wire and not the server behind it. Every error that a hub answers
 // is a [signet.Error] with the code, the sentence, the fix and the tracking ID
 // that the hub gave.
+//
+// What a change did to live sessions is added to the receipts of its context, if
+// that gathers any; see [signet.WithReceipts].
 package client
 
 import (
@@ -202,6 +205,10 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	if response.StatusCode >= 300 {
 		defer response.Body.Close()
 		return nil, refusal(response)
+	}
+	var receipt signet.Receipt
+	if text := response.Header.Get("Signet-Receipt"); text != "" && json.Unmarshal([]byte(text), &receipt) == nil {
+		signet.AddReceipt(ctx, receipt)
 	}
 	return response, nil
 }

@@ -201,10 +201,11 @@ func certificateDeleteCommand() *cobra.Command {
 			if etag, err = currentETag(cmd.Context(), c, args[0], etag); err != nil {
 				return err
 			}
-			if err := c.DeleteCertificate(cmd.Context(), args[0], etag); err != nil {
+			ctx, receipts := signet.WithReceipts(cmd.Context())
+			if err := c.DeleteCertificate(ctx, args[0], etag); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
+			return showDeleted(cmd, args[0], receipts)
 		},
 	}
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)

@@ -150,10 +150,11 @@ func deviceStatusCommand(verb string, status signet.Status, short string) *cobra
 				etag = d.ETag
 			}
 			d.Status, d.StatusReason = status, reason
-			if d, err = c.ReplaceDevice(cmd.Context(), d, etag); err != nil {
+			ctx, receipts := signet.WithReceipts(cmd.Context())
+			if d, err = c.ReplaceDevice(ctx, d, etag); err != nil {
 				return err
 			}
-			return showDevice(cmd, c, d)
+			return showDevice(cmd, c, d, receipts.List()...)
 		},
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for people; at most 128 characters")
@@ -172,18 +173,23 @@ func deviceDeleteCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.DeleteDevice(cmd.Context(), args[0], etag); err != nil {
+			ctx, receipts := signet.WithReceipts(cmd.Context())
+			if err := c.DeleteDevice(ctx, args[0], etag); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
+			return showDeleted(cmd, args[0], receipts)
 		},
 	}
 	cmd.Flags().StringVar(&etag, "etag", "*", etagHelp)
 	return cmd
 }
 
-func showDevice(cmd *cobra.Command, c *client.Client, d client.Device) error {
-	return show(cmd, d, func(w io.Writer) {
+// showDevice shows a device, and what a change of it did to its session.
+func showDevice(cmd *cobra.Command, c *client.Client, d client.Device, receipts ...signet.Receipt) error {
+	return show(cmd, struct {
+		client.Device
+		Receipts []signet.Receipt `json:"receipts,omitempty"`
+	}{d, receipts}, func(w io.Writer) {
 		status := string(d.Status)
 		if d.StatusReason != "" {
 			status += ": " + d.StatusReason
@@ -204,5 +210,22 @@ func showDevice(cmd *cobra.Command, c *client.Client, d client.Device) error {
 		}
 		fmt.Fprintf(w, "  connection\t%s\n", d.ConnectionState)
 		fmt.Fprintf(w, "  etag\t%s\n", d.ETag)
+		for _, r := range receipts {
+			if r.Sessions > 0 {
+				fmt.Fprintln(w, told(r))
+			}
+		}
+	})
+}
+
+// showDeleted says that a record is gone, and what that did to live sessions.
+func showDeleted(cmd *cobra.Command, name string, receipts *signet.Receipts) error {
+	return show(cmd, map[string]any{"deleted": name, "receipts": receipts.List()}, func(w io.Writer) {
+		fmt.Fprintf(w, "%s deleted\n", name)
+		for _, r := range receipts.List() {
+			if r.Sessions > 0 {
+				fmt.Fprintln(w, told(r))
+			}
+		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/client"
 	"github.com/spf13/cobra"
 )
@@ -84,10 +85,11 @@ func hubDeleteCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.DeleteHub(cmd.Context(), args[0]); err != nil {
+			ctx, receipts := signet.WithReceipts(cmd.Context())
+			if err := c.DeleteHub(ctx, args[0]); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
+			return showDeleted(cmd, args[0], receipts)
 		},
 	}
 }

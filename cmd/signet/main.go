@@ -39,6 +39,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet serve          run the hub
   signet certificate …  register a CA and prove possession of its key
   signet device …       manage device identities
+  signet distrust …     cut off a certificate, a key, or all that a CA has signed
   signet monitor        read telemetry
   signet explain        say why a chain would be accepted or refused
   signet verdicts       say why devices were refused`,
@@ -61,6 +62,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		caCommand(),
 		certificateCommand(),
 		deviceCommand(),
+		distrustCommand(),
 		hubCommand(),
 		monitorCommand(),
 		explainCommand(),
