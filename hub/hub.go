@@ -287,6 +287,10 @@ func (h *Hub) judgeThumbprint(j *judgement, i *signet.Identity, leaf *x509.Certi
 			At("thumbprint", "primary "+i.Auth.PrimaryThumbprint+" or secondary "+i.Auth.SecondaryThumbprint,
 				"SHA-1 "+sha1+", SHA-256 "+sha256)
 	}
+	if h.authority.Trusts(i.Hub, pki.PathCertificate(leaf).Thumbprint) {
+		return signet.Refuse(signet.CertIsCAAnchor, "The certificate that is registered for %q is registered here as a CA too.", i.Name()).
+			At("certificate", "one of the device", "the CA's").Of(pki.Reference(leaf, 0))
+	}
 	j.path, j.witness = []*x509.Certificate{leaf}, sha1
 	return pki.CheckSelfStanding(leaf, at)
 }

@@ -146,6 +146,8 @@ func TestConnect(t *testing.T) {
 	h.device(signet.Identity{DeviceID: "off", ModuleID: "arm", Auth: byCA})
 	h.device(signet.Identity{DeviceID: "press-17", Hub: "second", Auth: byCA})
 	h.device(signet.Identity{DeviceID: "thumb", Auth: signet.Authentication{Type: signet.AuthSelfSigned, SecondaryThumbprint: hex.EncodeToString(sha1Sum[:])}})
+	rootSum := sha1.Sum(root.Cert.Raw)
+	h.device(signet.Identity{DeviceID: "root", Auth: signet.Authentication{Type: signet.AuthSelfSigned, PrimaryThumbprint: hex.EncodeToString(rootSum[:])}})
 	keyed := h.device(signet.Identity{DeviceID: "keyed"})
 	tenant, _ := h.registry.HubByName("first")
 	token := func(resource, policy, key string, expiry time.Duration) string {
@@ -191,6 +193,7 @@ func TestConnect(t *testing.T) {
 		"a stranger's chain":                {hub.Credentials{DeviceID: "press-17", Chain: presented(t, stranger.Intermediate(t, "Factory").Device(t, "press-17"))}, signet.ChainIssuerMissing},
 		"an expired leaf":                   {hub.Credentials{DeviceID: "press-17", Chain: presented(t, line.Device(t, "press-17", expired))}, signet.CertExpired},
 		"the CA as the device":              {hub.Credentials{DeviceID: "press-17", Chain: []*x509.Certificate{root.Cert}}, signet.CertIsCAAnchor},
+		"the CA by its thumbprint":          {hub.Credentials{DeviceID: "root", Chain: []*x509.Certificate{root.Cert}}, signet.CertIsCAAnchor},
 		"an ID that cannot be":              {hub.Credentials{DeviceID: "a/b#", Chain: leaf("a")}, signet.RequestMalformed},
 		"a known thumbprint":                {hub.Credentials{DeviceID: "thumb", Chain: presented(t, self)}, ""},
 		"another thumbprint, a good chain":  {hub.Credentials{DeviceID: "thumb", Chain: leaf("thumb")}, signet.IdentityThumbprint},
