@@ -124,7 +124,7 @@ func distrustListCommand() *cobra.Command {
 			return show(cmd, list, func(w io.Writer) {
 				fmt.Fprintln(w, "ID\tBY\tWHAT\tSINCE\tON THE WORD OF\tREASON")
 				for _, d := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.Kind, distrusted(d), d.Created.UTC().Format("2006-01-02 15:04 MST"), d.By, d.Reason)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.Kind, distrusted(d), d.Created.UTC().Format("2006-01-02 15:04 MST"), d.By, printable(d.Reason))
 				}
 			})
 		},
@@ -153,7 +153,7 @@ func distrustLiftCommand() *cobra.Command {
 func distrusted(d signet.Distrust) string {
 	switch {
 	case d.Subject != "":
-		return d.Subject
+		return printable(d.Subject)
 	case d.Kind == signet.DistrustSerial:
 		return "serial " + d.Serial + " of " + d.IssuerKey
 	case d.Kind == signet.DistrustKey:

@@ -1,7 +1,8 @@
 // Command demo tells the article with the signet binary, as its user would: a CA
 // is made and registered, a device signed two intermediates below it connects on
 // its first try and sends telemetry, a stranger is refused and told why, and
-// once the CA is removed the device is gone.
+// once the line is distrusted the device is gone, and stays so under a new
+// certificate of the line's old key.
 //
 // It works in a temporary folder, on free ports of the loopback interface.
 package main
@@ -11,6 +12,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
@@ -24,6 +26,7 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/signet-iot/signet/pki"
 )
 
 func main() {
@@ -83,7 +86,8 @@ func run(signet string) (err error) {
 		}},
 		{"the device connects with its chain, for the first time, and sends telemetry", d.telemetry},
 		{"a stranger's chain is refused, and explained", d.stranger},
-		{"the CA is removed, and the device is gone", d.remove},
+		{"the line's intermediate is distrusted, and the device is gone", d.distrust},
+		{"a new certificate with the line's old key does not slip back", d.reissue},
 		{"the hub drains and stops", d.stop},
 	} {
 		fmt.Printf("%6.2fs  %s\n", time.Since(d.start).Seconds(), step.title)
@@ -249,29 +253,101 @@ func (d *demo) stranger() error {
 	return err
 }
 
-func (d *demo) remove() error {
+func (d *demo) distrust() error {
 	client, lost, err := d.device("press-17", "press-17")
 	if err != nil {
 		return err
 	}
 	defer client.Disconnect(0)
-	removed := time.Now()
-	if err := d.cli("certificate", "delete", "acme"); err != nil {
+	began := time.Now()
+	if err := d.cli("distrust", "add", "--certificate", "line/ca.pem", "--reason", "the line's laptop is stolen"); err != nil {
 		return err
 	}
 	select {
 	case <-lost:
-		fmt.Printf("           the live session ended %d ms after the command began\n", time.Since(removed).Milliseconds())
-	case <-time.After(5 * time.Second):
+		fmt.Printf("           the live session ended %d ms after the command began\n", time.Since(began).Milliseconds())
+	case <-time.After(time.Second):
 		return errors.New("the session lives on")
 	}
-	if again, _, err := d.device("press-17", "press-17"); err == nil {
-		again.Disconnect(0)
+	return d.refused("press-17")
+}
+
+// refused connects a device that must not get in.
+func (d *demo) refused(folder string) error {
+	client, _, err := d.device("press-17", folder)
+	if err == nil {
+		client.Disconnect(0)
 		return errors.New("the device got in again")
-	} else {
-		fmt.Printf("           and again: %v\n", err)
+	}
+	fmt.Printf("           CONNACK: %v\n", err)
+	return nil
+}
+
+// reissue has the factory sign the line's key once more, under another name, and
+// that the device's.
+func (d *demo) reissue() error {
+	line, err := d.ca("line")
+	if err != nil {
+		return err
+	}
+	factory, err := d.ca("factory")
+	if err != nil {
+		return err
+	}
+	chain, err := factory.Intermediate("Line 4 again", line.Key.Public(), 0, time.Now(), 365)
+	if err != nil {
+		return err
+	}
+	folder := filepath.Join(d.dir, "line-again")
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return err
+	}
+	var text []byte
+	for _, c := range chain {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	err = errors.Join(
+		os.WriteFile(filepath.Join(folder, "ca.pem"), text, 0o600),
+		os.WriteFile(filepath.Join(folder, "chain.pem"), text, 0o600),
+		os.Link(filepath.Join(d.dir, "line", "ca.key"), filepath.Join(folder, "ca.key")),
+		d.cli("ca", "device", "--parent", "line-again", "--id", "press-17", "--out", "press-17-again"),
+	)
+	if err != nil {
+		return err
+	}
+	if err := d.refused("press-17-again"); err != nil {
+		return err
+	}
+	out, err := d.output("explain", "--chain", "press-17-again/chain.pem", "--device", "press-17")
+	if err == nil || !strings.Contains(out, "cert.revoked") || !strings.Contains(out, "the line's laptop is stolen") {
+		return errors.New("the refusal is not told")
 	}
 	return nil
+}
+
+// ca opens the folder of a CA.
+func (d *demo) ca(folder string) (*pki.CA, error) {
+	key, err := os.ReadFile(filepath.Join(d.dir, folder, "ca.key"))
+	if err != nil {
+		return nil, err
+	}
+	signer, err := pki.ParseKey(key, nil)
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(filepath.Join(d.dir, folder, "chain.pem"))
+	if err != nil {
+		return nil, err
+	}
+	var chain []*x509.Certificate
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, c)
+	}
+	return pki.OpenCA(chain[0], chain, signer)
 }
 
 func (d *demo) stop() error {
