@@ -1,6 +1,10 @@
 package signet_test
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +63,30 @@ func TestSASTokenCovers(t *testing.T) {
 		token := &signet.SASToken{Resource: c.resource}
 		if got := token.Covers(c.host, c.path); got != c.want {
 			t.Errorf("%q covers %q %q: %v", c.resource, c.host, c.path, got)
+		}
+	}
+}
+
+// TestSASTokenOneResource: one MAC is good for one resource, in whatever way that
+// is written.
+func TestSASTokenOneResource(t *testing.T) {
+	key := base64.StdEncoding.EncodeToString([]byte("0123456789abcdef"))
+	for _, signed := range []string{"h.test/devices/%61", "h.test/devices/a%40b", "h.test/devices/a", "h.test%2Fdevices%2Fa"} {
+		mac := hmac.New(sha256.New, []byte("0123456789abcdef"))
+		mac.Write([]byte(signed + "\n4000000000"))
+		sig := url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+		good := map[string]bool{}
+		for _, written := range []string{signed, url.QueryEscape(signed)} {
+			token, err := signet.ParseSASToken("SharedAccessSignature sr=" + written + "&sig=" + sig + "&se=4000000000")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if token.SignedBy(key) {
+				good[token.Resource] = true
+			}
+		}
+		if len(good) != 1 {
+			t.Errorf("the MAC over %q is good for %v", signed, good)
 		}
 	}
 }
