@@ -1,11 +1,14 @@
 package authority_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -290,4 +293,34 @@ func TestVerdictLog(t *testing.T) {
 	}
 	l.Close() // again, and Record after it, are harmless
 	l.Record(refusal("late"))
+}
+
+// TestVerdictsOfStrangers: what strangers write fills neither the store nor the
+// log, and goes with the hub that it was said to.
+func TestVerdictsOfStrangers(t *testing.T) {
+	var written bytes.Buffer
+	l := authority.NewVerdictLog(memstore.New(), authority.VerdictOptions{Logger: slog.New(slog.NewTextHandler(&written, nil))})
+	defer l.Close()
+	long := strings.Repeat("\x01", 100_000)
+	e := signet.Refuse(signet.ChainMalformed, "No %s.", long).At("field", long, long)
+	e.Cause = errors.New(long)
+	l.Record(signet.Verdict{Error: *e, Hub: tenant, DeviceID: "a"})
+	if written.Len() > 16<<10 {
+		t.Errorf("%d bytes are logged", written.Len())
+	}
+	list := func() []signet.Verdict {
+		vs, err := l.List(t.Context(), authority.VerdictQuery{Hub: tenant, Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return vs
+	}
+	if vs := list(); len(vs) != 1 || len(vs[0].Message)+len(vs[0].Expected) > 4<<10 {
+		t.Errorf("%d verdicts are stored, or one that is too long", len(vs))
+	}
+	l.Record(signet.Verdict{Error: *e, Hub: tenant, DeviceID: "b"})
+	l.Forget(tenant)
+	if vs := list(); len(vs) != 1 {
+		t.Errorf("of a hub that is gone, %d verdicts are stored", len(vs))
+	}
 }

@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -50,6 +51,9 @@ const (
 	// verdictFlush is how often what is new is stored. Verdicts acknowledge
 	// nothing, so they may lag.
 	verdictFlush = 250 * time.Millisecond
+	// maxVerdictText bounds each text of a verdict, in bytes: no sentence of ours
+	// is as long, so it is what strangers wrote that is cut.
+	maxVerdictText = 1024
 	// repeatFlush is how often at most the count of one that repeats is stored
 	// again: a flood must not keep the store's writer busy.
 	repeatFlush = 5 * time.Second
@@ -102,6 +106,9 @@ func (l *VerdictLog) Record(v signet.Verdict) string {
 		l.mu.Unlock()
 		return o.verdict.TrackingID
 	}
+	for _, text := range [...]*string{&v.Message, &v.Fix, &v.Expected, &v.Actual} {
+		*text = cut(*text)
+	}
 	v.Step, v.Time, v.LastTime, v.Count = v.Code.Info().Step, now, now, 1
 	if v.TrackingID == "" {
 		v.TrackingID = signet.NewTrackingID()
@@ -117,9 +124,24 @@ func (l *VerdictLog) Record(v signet.Verdict) string {
 	if !full {
 		l.log.Warn("refused", "code", v.Code, "message", v.Message, "trackingId", v.TrackingID,
 			"door", v.Door, "remote", v.Remote, "hub", v.Hub, "device", signet.IdentityName(v.DeviceID, v.ModuleID),
-			"certificate", subject(v.Certificate), "cause", v.Cause)
+			"certificate", subject(v.Certificate), "cause", cause(v.Cause))
 	}
 	return v.TrackingID
+}
+
+// cause gives the text of a cause, which may quote all that a stranger sent.
+func cause(err error) string {
+	if err == nil {
+		return ""
+	}
+	return cut(err.Error())
+}
+
+func cut(text string) string {
+	if len(text) <= maxVerdictText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxVerdictText], "") + "…"
 }
 
 func subject(c *signet.CertificateRef) string {
@@ -139,6 +161,21 @@ func (l *VerdictLog) List(ctx context.Context, q VerdictQuery) ([]signet.Verdict
 	case <-l.done:
 	}
 	return l.store.Verdicts(ctx, q)
+}
+
+// Forget drops what is not stored yet of a hub that has been deleted: it is
+// nothing to a hub made anew under the name.
+func (l *VerdictLog) Forget(hub string) {
+	l.mu.Lock()
+	maps.DeleteFunc(l.open, func(_ verdictKey, o *openVerdict) bool { return o.verdict.Hub == hub })
+	l.mu.Unlock()
+	// What the writer has in its hands is stored when it answers.
+	stored := make(chan struct{})
+	select {
+	case l.flush <- stored:
+		<-stored
+	case <-l.done:
+	}
 }
 
 // Close stores what is open and ends the writer. Record may still be called; it

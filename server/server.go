@@ -203,6 +203,7 @@ func (s *Server) changed(ctx context.Context, c signet.Change) {
 		if err := s.hub.Forget(context.Background(), c.Hub); err != nil {
 			s.log.Error("messages of a deleted hub could not be removed", "hub", c.Hub, "error", err)
 		}
+		s.verdicts.Forget(c.Hub)
 	}
 	if c.HubCreated && s.certs != nil {
 		if err := s.loadCertificate(); err != nil {
@@ -212,7 +213,8 @@ func (s *Server) changed(ctx context.Context, c signet.Change) {
 }
 
 // firstHub makes the hub, its owner's connection string and the admin token
-// where they are missing.
+// where they are missing. A connection string of an earlier hub of the name is
+// good for nothing, and replaced.
 func (s *Server) firstHub(ctx context.Context) error {
 	h, err := s.registry.HubByName(s.cfg.Hub)
 	if signet.CodeOf(err) == signet.HubUnknown {
@@ -228,20 +230,24 @@ func (s *Server) firstHub(ctx context.Context) error {
 	owner := h.Policies[0]
 	for name, text := range map[string]string{
 		"owner.connection-string": signet.ConnectionString{HostName: h.HostName, SharedAccessKeyName: owner.Name, SharedAccessKey: owner.PrimaryKey}.String(),
-		"admin.token":             newToken(),
+		adminTokenFile:            newToken(),
 	} {
 		file := filepath.Join(s.cfg.Data, name)
-		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
-			err = writeFile(file, []byte(text+"\n"), 0o600)
-			if err != nil {
-				return err
-			}
-		} else if err != nil {
+		there, err := os.ReadFile(file)
+		switch {
+		case err == nil && (name == adminTokenFile || strings.TrimSpace(string(there)) == text):
+			continue
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+		if err := writeFile(file, []byte(text+"\n"), 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+const adminTokenFile = "admin.token"
 
 func newToken() string {
 	var b [32]byte
@@ -252,7 +258,7 @@ func newToken() string {
 // adminToken reads the token of the management API each time, so that a new one
 // in the file counts at once. It is "" when there is none, which fits nobody.
 func (s *Server) adminToken() string {
-	text, err := os.ReadFile(filepath.Join(s.cfg.Data, "admin.token"))
+	text, err := os.ReadFile(filepath.Join(s.cfg.Data, adminTokenFile))
 	if err != nil {
 		s.log.Error("the admin token cannot be read", "error", err)
 		return ""

@@ -205,8 +205,33 @@ func TestHubsApart(t *testing.T) {
 		t.Errorf("a message of the deleted hub: %q", m.Body)
 		return true
 	})
-	if code := h.Dial(t, h.ClientTLS(theirs.Device(t, "d"))).Connect(t, "other.test", "d"); code != 5 {
-		t.Errorf("the deleted hub's device: CONNACK %d", code)
+	if vs, err := h.Verdicts().List(t.Context(), authority.VerdictQuery{Hub: "other", Limit: 10}); err != nil || len(vs) != 0 {
+		t.Errorf("%v %v", vs, err)
+	}
+	for _, known := range []bool{false, true} {
+		if known {
+			h.CADevice(t, "other", "d")
+		}
+		if code := h.Dial(t, h.ClientTLS(theirs.Device(t, "d"))).Connect(t, "other.test", "d"); code != 5 {
+			t.Errorf("the deleted hub's device, known here too %v: CONNACK %d", known, code)
+		}
+	}
+}
+
+// TestFirstHubAnew: the owner's connection string is that of the hub there is.
+func TestFirstHubAnew(t *testing.T) {
+	h := hubtest.Start(t)
+	if err := h.Registry().DeleteHub(t.Context(), tenant); err != nil {
+		t.Fatal(err)
+	}
+	h.Stop()
+	again := hubtest.Start(t, func(c *server.Config) { c.Data = h.Config.Data })
+	made, err := again.Registry().HubByName(tenant)
+	if err != nil || made.Policies[0].PrimaryKey != again.Owner.SharedAccessKey {
+		t.Errorf("the owner's connection string has another key (%v)", err)
+	}
+	if again.Token != h.Token {
+		t.Error("the admin has another token")
 	}
 }
 
