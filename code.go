@@ -117,6 +117,8 @@ const (
 	ETagStale          Code = "etag.stale"
 	BulkFailed         Code = "bulk.failed"
 	MessageLockLost    Code = "message.lock-lost"
+	MessageMalformed   Code = "message.malformed"
+	MessageExpiry      Code = "message.expiry"
 	FilesNoStorage     Code = "files.no-storage"
 
 	LimitChainBytes    Code = "limit.chain-bytes"
@@ -132,6 +134,7 @@ const (
 	LimitTwinSize      Code = "limit.twin-size"
 	LimitMethods       Code = "limit.methods"
 	LimitModules       Code = "limit.modules"
+	LimitQueue         Code = "limit.queue"
 
 	TwinMalformed Code = "twin.malformed"
 
@@ -142,6 +145,8 @@ const (
 	SessionTakenOver Code = "session.taken-over"
 	SessionExpired   Code = "session.expired"
 	SessionClosed    Code = "session.closed"
+
+	SessionCertificateExpired Code = "session.certificate-expired"
 
 	Unavailable Code = "internal.unavailable"
 	Internal    Code = "internal.error"
@@ -168,6 +173,7 @@ var Codes = []CodeInfo{
 	{LimitTwinSize, StepLimit, "A twin would be larger, deeper or of more parts than it may be.", "Keep desired and reported properties within 32 KB each and tags within 8 KB, ten levels deep; send bulk data as telemetry."},
 	{LimitMethods, StepLimit, "Too many method calls are under way to one device.", "Wait for the answers before calling again."},
 	{LimitModules, StepLimit, "The device already has as many modules as it may.", "Delete a module that is no longer needed."},
+	{LimitQueue, StepLimit, "As many cloud-to-device messages wait for the device as may.", "Send again when the device has fetched some; let messages expire sooner, or purge the queue."},
 	{LimitCRLs, StepLimit, "The hub already holds as many CRLs, or as many bytes of them, as it may.", "Delete a CRL that is no longer needed."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
 	{LimitDistrusts, StepLimit, "The hub already distrusts as many certificates and keys as it may.", "Distrust the CA above them, or lift what has expired."},
@@ -176,6 +182,8 @@ var Codes = []CodeInfo{
 	{RequestAPIVersion, StepRequest, "The api-version is missing or is not a date.", "Add ?api-version=2021-04-12."},
 	{RequestNotFound, StepRequest, "There is nothing at this path.", "Check the path; docs/compatibility.md lists what is served."},
 	{RequestMethod, StepRequest, "This path does not take this method.", "Check the method; docs/compatibility.md lists what is served."},
+	{MessageMalformed, StepRecord, "The cloud-to-device message is not well formed.", "Mend the field named in the message."},
+	{MessageExpiry, StepRecord, "The expiry of a cloud-to-device message is past, or more than two days ahead.", "Set an expiry within two days, or none: then it is an hour."},
 	{FilesNoStorage, StepRequest, "No storage for file upload is configured; this hub has none.", "Send data as messages, or upload to a storage of your own."},
 
 	{HubUnknown, StepHub, "No hub of this server has that name.", "Use the host name that the hub was created with."},
@@ -270,6 +278,7 @@ var Codes = []CodeInfo{
 
 	{SessionTakenOver, StepSession, "The same identity has connected again; the older connection gives way.", "If this repeats, two devices use one identity: find the second."},
 	{SessionExpired, StepSession, "The token that the session rests on is past its expiry.", "Renew the token and connect again."},
+	{SessionCertificateExpired, StepSession, "A certificate that the session rests on is past its notAfter, and the hub ends sessions then.", "Renew the certificate and connect again; signet expiring tells beforehand."},
 	{SessionClosed, StepSession, "The session is over: the device or the server closed it.", "Connect again."},
 
 	{Unavailable, StepProcessing, "The hub cannot store or reach what it needs just now.", "Try again with back-off; the operator finds the cause in the log."},

@@ -10,7 +10,20 @@ type Hub struct {
 	HostName string // how clients address it; lower case
 	Policies []Policy
 	Created  time.Time
+	// AtExpiry is what becomes of a session whose certificates expire while it
+	// lasts; "" is [KeepAtExpiry].
+	AtExpiry ExpiryPolicy
 }
+
+// An ExpiryPolicy says what becomes of a session when the first certificate of
+// its path expires. A device that connects anew is refused in either case.
+type ExpiryPolicy string
+
+// The two policies.
+const (
+	KeepAtExpiry ExpiryPolicy = "keep" // it stays until the device goes: as Azure does
+	EndAtExpiry  ExpiryPolicy = "end"
+)
 
 // A Policy is a shared access policy: two keys that sign tokens, and the rights
 // that such a token has.
@@ -57,8 +70,8 @@ type Change struct {
 	// DeviceID (and ModuleID) is set when one identity changed. A device's
 	// change concerns its modules too.
 	DeviceID, ModuleID string
-	// Trust is set when less is trusted than before: an anchor is gone, or a
-	// certificate is distrusted or revoked.
+	// Trust is set when less is trusted than before: an anchor is gone, a
+	// certificate is distrusted or revoked, or an expired one counts no longer.
 	Trust bool
 	// HubCreated and HubDeleted are set when the hub is new, or gone.
 	HubCreated, HubDeleted bool

@@ -12,7 +12,8 @@ type Principal struct {
 	Auth         AuthType
 	// Scope is "device", "module" or, for a token of a hub policy, "hub".
 	Scope string
-	// Expires ends the session: the expiry of a SAS token, or zero.
+	// Expires ends the session: the expiry of a SAS token or, as the hub's
+	// [ExpiryPolicy] was then, of the first of its certificates; or zero.
 	Expires time.Time
 	// Path is the certification path, leaf first and anchor last; only the leaf
 	// for a self-signed certificate, empty for a token. Entries above the leaf

@@ -86,11 +86,12 @@ type conn struct {
 	mu      sync.Mutex
 	session Session // nil until the device is let in
 	changed sync.Cond
-	ended   error  // why it shall end, once that is known; then nothing more is read
-	mute    bool   // nothing more is written
-	out     []byte // to be written
-	writing bool   // a goroutine is at it
-	woken   bool   // the session has something for us
+	ended   error     // why it shall end, once that is known; then nothing more is read
+	mute    bool      // nothing more is written
+	out     []byte    // to be written
+	writing bool      // a goroutine is at it
+	woken   bool      // the session has something for us
+	lostAt  time.Time // when the device counts as lost, unless a packet comes
 
 	// PUBACKs go out in the order of the PUBLISHes [MQTT-4.6.0-2]. The hub keeps
 	// that order for messages, which are numbered here; what is acknowledged
@@ -406,12 +407,21 @@ func (c *conn) ready() error {
 	if c.ended != nil {
 		return c.ended
 	}
-	wait := c.silence
-	if expires := c.session.Expires(); !expires.IsZero() {
-		wait = min(wait, expires.Sub(c.door.now()))
-	}
-	c.socket.SetReadDeadline(time.Now().Add(wait))
+	c.lostAt = time.Now().Add(c.silence)
+	c.waitForPacket()
 	return nil
+}
+
+// waitForPacket sets how long a packet may still take to come. It is called with
+// mu held.
+func (c *conn) waitForPacket() {
+	until := c.lostAt
+	if expires := c.session.Expires(); !expires.IsZero() {
+		if end := time.Now().Add(expires.Sub(c.door.now())); end.Before(until) {
+			until = end
+		}
+	}
+	c.socket.SetReadDeadline(until)
 }
 
 // lost says why no packet came.
@@ -438,6 +448,9 @@ func (c *conn) lost(err error) error {
 		case c.session == nil:
 			return c.refuse(signet.Refuse(signet.LimitHandshake, "No CONNECT came within %v of the handshake.", handshakeTime))
 		case !c.session.Expires().IsZero() && !c.door.now().Before(c.session.Expires()):
+			if len(c.session.Principal().Path) > 0 {
+				return signet.Refuse(signet.SessionCertificateExpired, "A certificate of the session has expired.")
+			}
 			return signet.Refuse(signet.SessionExpired, "The token of the session has expired.")
 		}
 		return signet.Refuse(signet.SessionClosed, "The device was silent for %v.", c.silence)
@@ -610,11 +623,17 @@ func (c *conn) wake() {
 	c.startWriting()
 }
 
-// fetch takes what the session has: for now, that it is over. Commands, twin
-// changes and method calls are to be fetched here and said.
+// fetch takes what the session has: for now, that it is over, or will be sooner.
+// Commands, twin changes and method calls are to be fetched here and said.
 func (c *conn) fetch() {
 	if err := c.session.Ended(); err != nil {
 		c.end(err)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended == nil && !c.lostAt.IsZero() {
+		c.waitForPacket()
 	}
 }
 

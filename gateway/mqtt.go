@@ -81,7 +81,8 @@ type Session interface {
 	// Ended is nil while the session lives, then the *signet.Error why not.
 	Ended() error
 
-	// Expires is when the session will end by itself; zero is never.
+	// Expires is when the session will end by itself; zero is never. When it moves,
+	// the door is woken.
 	Expires() time.Time
 
 	// Close ends the session: the device has gone. It may be called again.

@@ -30,11 +30,14 @@ type Authority interface {
 	// Revoked gives the refusal when a certificate of a path, leaf first, is
 	// distrusted or revoked by what is known now; nil when none is.
 	Revoked(hub string, path []*signet.PathCertificate) error
+	// List gives the registered CAs of the hub, verified or not.
+	List(ctx context.Context, hub string) ([]signet.CACertificate, error)
 }
 
 // Registry knows the hubs and their identities. Its server is package registry.
 // Safe for concurrent use; what it answers is what is on disk.
 type Registry interface {
+	Hubs() []signet.Hub
 	HubByHost(host string) (signet.Hub, error)
 	HubByName(name string) (signet.Hub, error)
 	Get(ctx context.Context, hub, device, module string) (signet.Identity, error)
@@ -240,6 +243,9 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time) (*judgemen
 		return nil, err
 	}
 	j.principal.Path = pki.Path(j.path)
+	if tenant.AtExpiry == signet.EndAtExpiry && len(j.path) > 0 {
+		j.principal.Expires = firstExpiry(j.principal.Path)
+	}
 	if identity.Auth.Type == signet.AuthSelfSigned {
 		if err := h.authority.Revoked(tenant.Name, j.principal.Path); err != nil {
 			return nil, err

@@ -20,7 +20,8 @@ type Session struct {
 	witness   string // what else the session rests on: see [Hub.reviewIdentity]
 	wake      func()
 	ended     atomic.Pointer[signet.Error]
-	cut       atomic.Pointer[cut] // set while a change that ended it waits for the door to close
+	expires   atomic.Pointer[time.Time] // nil is never
+	cut       atomic.Pointer[cut]       // set while a change that ended it waits for the door to close
 
 	single   bool   // of one request: no change finds it
 	judgedAt uint64 // and the count of changes then
@@ -31,15 +32,24 @@ type Session struct {
 
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
 	p := &j.principal
-	return &Session{hub: h, principal: p, method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: j.witness, wake: wake}
+	s := &Session{hub: h, principal: p, method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: j.witness, wake: wake}
+	if !p.Expires.IsZero() {
+		s.expires.Store(&p.Expires)
+	}
+	return s
 }
 
 // Principal is who the session belongs to. It must not be changed.
 func (s *Session) Principal() *signet.Principal { return s.principal }
 
-// Expires is when the session ends by itself: the expiry of its token. Zero is
-// never.
-func (s *Session) Expires() time.Time { return s.principal.Expires }
+// Expires is when the session ends by itself: the expiry of its token, or, when
+// the hub ends sessions then, of the first of its certificates. Zero is never.
+func (s *Session) Expires() time.Time {
+	if t := s.expires.Load(); t != nil {
+		return *t
+	}
+	return time.Time{}
+}
 
 // Ended is nil while the session lives, then why it ended.
 func (s *Session) Ended() error {
@@ -231,7 +241,10 @@ func (h *Hub) reviewPath(s *Session) error {
 	if anchor := p.Path[len(p.Path)-1]; p.Auth == signet.AuthCA && !h.authority.Trusts(p.Hub, anchor.Thumbprint) {
 		return signet.Refuse(signet.ChainUntrusted, "The CA %q is no longer an anchor of the hub.", anchor.Subject)
 	}
-	return h.authority.Revoked(p.Hub, p.Path)
+	if err := h.authority.Revoked(p.Hub, p.Path); err != nil {
+		return err
+	}
+	return h.reviewExpiry(s)
 }
 
 // reviewIdentity asks after the identity as it is now. When the answer cannot be
