@@ -126,14 +126,11 @@ func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub
 	if errors.Is(err, signet.ErrExists) {
 		return h, signet.Refuse(signet.HubExists, "There is a hub called %q, or one with the host name %q, already.", h.Name, h.HostName)
 	}
-	if err != nil {
-		return h, err
+	err = errors.Join(err, r.reload(ctx))
+	if now, e := r.HubByName(h.Name); e == nil && now.Created.Equal(h.Created) {
+		r.changed(ctx, signet.Change{Hub: h.Name, HubCreated: true})
 	}
-	if err := r.Load(ctx); err != nil {
-		return h, err
-	}
-	r.changed(ctx, signet.Change{Hub: h.Name, HubCreated: true})
-	return h, nil
+	return h, err
 }
 
 // DeleteHub removes a hub and everything that bears its name, and ends its
@@ -143,14 +140,19 @@ func (r *Registry) DeleteHub(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.store.DeleteHub(ctx, h.Name); err != nil {
-		return err
-	}
+	gone := r.store.DeleteHub(ctx, h.Name)
 	// The set is swapped before the sessions are ended: none can begin anew.
-	err = r.Load(ctx)
-	r.changed(ctx, signet.Change{Hub: h.Name, HubDeleted: true})
+	err = errors.Join(gone, r.reload(ctx))
+	if now, e := r.HubByName(h.Name); gone == nil || e != nil || !now.Created.Equal(h.Created) {
+		r.changed(ctx, signet.Change{Hub: h.Name, HubDeleted: true})
+	}
 	return err
 }
+
+// reload brings the hubs that are stored into force after a write. One that
+// failed for a reason of the machine may have been kept all the same, and a caller
+// that has gone leaves it kept: then too, what is served is what is stored.
+func (r *Registry) reload(ctx context.Context) error { return r.Load(context.WithoutCancel(ctx)) }
 
 // Get reads one identity; module is empty for a device. It refuses with
 // [signet.IdentityUnknown].

@@ -258,3 +258,56 @@ func TestGenerationLooksLikeAzures(t *testing.T) {
 		t.Error(i.GenerationID, err)
 	}
 }
+
+// TestHubOutcomeUnknown: what is served is what is stored, also when the caller
+// is told that it failed.
+func TestHubOutcomeUnknown(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		r, store, changes := newRegistry(t)
+		fault := func(operation string) error {
+			if operation == "CreateHub" || operation == "DeleteHub" {
+				return memstore.ErrFault
+			}
+			return nil
+		}
+		store.Before, store.After = fault, nil
+		if after {
+			store.Before, store.After = nil, fault
+		}
+		*changes = nil
+		_, err := r.CreateHub(t.Context(), "new", "new.test")
+		code(t, err, signet.Internal)
+		code(t, r.DeleteHub(t.Context(), "hub"), signet.Internal)
+		store.Before, store.After = nil, nil
+
+		want := map[string]signet.Code{"new": signet.HubUnknown, "hub": ""}
+		if after {
+			want = map[string]signet.Code{"new": "", "hub": signet.HubUnknown}
+		}
+		for name, unknown := range want {
+			_, err := r.HubByName(name)
+			code(t, err, unknown)
+		}
+		if told := len(*changes) == 2 && (*changes)[0].HubCreated && (*changes)[1].HubDeleted; told != after || !after && len(*changes) > 0 {
+			t.Errorf("after=%v: announced %v", after, *changes)
+		}
+	}
+}
+
+// TestHubGoesWithoutItsCaller: who asked to delete a hub may go; the hub goes too.
+func TestHubGoesWithoutItsCaller(t *testing.T) {
+	r, store, changes := newRegistry(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	store.After = func(operation string) error {
+		if operation == "DeleteHub" {
+			cancel()
+		}
+		return nil
+	}
+	*changes = nil
+	if err := r.DeleteHub(ctx, "hub"); err != nil || len(*changes) != 1 {
+		t.Errorf("%v %v", err, *changes)
+	}
+	_, err := r.HubByName("hub")
+	code(t, err, signet.HubUnknown)
+}
