@@ -154,12 +154,7 @@ func subject(c *signet.CertificateRef) string {
 // List gives stored verdicts, newest first, with what has been recorded until
 // now.
 func (l *VerdictLog) List(ctx context.Context, q VerdictQuery) ([]signet.Verdict, error) {
-	stored := make(chan struct{})
-	select {
-	case l.flush <- stored:
-		<-stored
-	case <-l.done:
-	}
+	l.settle(ctx)
 	return l.store.Verdicts(ctx, q)
 }
 
@@ -169,12 +164,22 @@ func (l *VerdictLog) Forget(hub string) {
 	l.mu.Lock()
 	maps.DeleteFunc(l.open, func(_ verdictKey, o *openVerdict) bool { return o.verdict.Hub == hub })
 	l.mu.Unlock()
-	// What the writer has in its hands is stored when it answers.
+	l.settle(context.Background()) // what the writer has in its hands
+}
+
+// settle waits until what has been recorded is stored, or ctx ends.
+func (l *VerdictLog) settle(ctx context.Context) {
 	stored := make(chan struct{})
 	select {
 	case l.flush <- stored:
-		<-stored
 	case <-l.done:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-stored:
+	case <-ctx.Done():
 	}
 }
 

@@ -317,6 +317,51 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// TestCallerGoes: whoever asked for a change may go at any moment; what is in
+// force afterwards is what is stored.
+func TestCallerGoes(t *testing.T) {
+	h := hubtest.Start(t)
+	root := hubtest.NewCA(t, "Root")
+	conf := h.ClientTLS(root.Device(t, "d"))
+	i := h.CADevice(t, tenant, "d")
+	goes := func(n int) context.Context {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Duration(n)*50*time.Microsecond, cancel)
+		return ctx
+	}
+	for n := range 20 {
+		ca := h.Trust(t, tenant, root)
+		d := h.Dial(t, conf)
+		if code := d.Connect(t, "localhost", "d"); code != 0 {
+			t.Fatal(code)
+		}
+		i.Status = signet.Disabled
+		if _, err := h.Registry().Replace(goes(n), i, "*"); err == nil {
+			d.WaitClosed(t)
+		}
+		if now, err := h.Registry().Get(t.Context(), tenant, "d", ""); err != nil || now.Status == signet.Disabled && h.Hub().Connected(tenant, "d", "") {
+			t.Fatalf("round %d: disabled, and connected (%v)", n, err)
+		}
+		i.Status = signet.Enabled
+		if _, err := h.Registry().Replace(t.Context(), i, "*"); err != nil {
+			t.Fatal(err)
+		}
+		h.Authority().Delete(goes(n), tenant, ca.Name, ca.ETag)
+		left, err := h.Authority().List(t.Context(), tenant)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code := h.Dial(t, conf).Connect(t, "localhost", "d"); (code == 0) != (len(left) == 1) {
+			t.Fatalf("round %d: %d CAs are registered, and CONNACK %d", n, len(left), code)
+		}
+		if len(left) == 1 {
+			if err := h.Authority().Delete(t.Context(), tenant, ca.Name, "*"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestAdmin: the operator's window.
 func TestAdmin(t *testing.T) {
 	h := hubtest.Start(t)

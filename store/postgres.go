@@ -21,6 +21,8 @@ const (
 	maxConnections = 16
 	// maxAttempts bounds how often a change that lost a deadlock is made again.
 	maxAttempts = 5
+	// writePatience bounds a change: ten times what a busy server takes.
+	writePatience = 30 * time.Second
 	// schemaLock is the advisory lock that servers take to bring up the schema one
 	// after the other; the number is "signet" in ASCII.
 	schemaLock = 0x7369676e6574
@@ -72,6 +74,14 @@ func (e *postgresEngine) shared() string { return " FOR KEY SHARE" }
 
 func (e *postgresEngine) write(ctx context.Context, c change) (err error) {
 	defer func() { err = unavailable(err) }()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("store: the change was not made: %w", err)
+	}
+	// A caller that goes does not interrupt the change: it would look at what is
+	// stored while the server is still about to commit. A server that does not
+	// answer leaves the outcome unknown.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writePatience)
+	defer cancel()
 	for attempt := 1; ; attempt++ {
 		err := e.transact(ctx, nil, c)
 		failed, ok := errors.AsType[*pgconn.PgError](err)

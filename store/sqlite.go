@@ -192,7 +192,9 @@ func (e *sqliteEngine) write(ctx context.Context, c change) (err error) {
 		if w.taken.CompareAndSwap(false, true) {
 			return fmt.Errorf("store: the change was not made: %w", ctx.Err())
 		}
-		return fmt.Errorf("store: the outcome of the change is unknown: %w", ctx.Err())
+		// It is being made. A caller that left now would look at what is stored
+		// before that is so, and hold to it.
+		return <-w.done
 	}
 }
 

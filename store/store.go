@@ -46,7 +46,8 @@
 // The queue is a channel: no locks are held while a change runs, and besides the
 // prepared statements, the store has no memory of its own. A caller may give up
 // while its change waits, and nothing has then happened; once the writer has
-// taken it, giving up leaves the outcome unknown, and the error says so.
+// taken it, the caller waits for the outcome: what it does next, such as to bring
+// into force what is stored, must not overtake the change.
 //
 // # What keeps records consistent
 //
@@ -143,7 +144,16 @@ func (s *Store) Ping(ctx context.Context) error {
 	if err := each(ctx, s.engine.reader(), func(*sql.Rows) error { return nil }, "SELECT 1"); err != nil {
 		return err
 	}
-	return s.engine.write(ctx, func(context.Context, queryer) error { return nil })
+	answered := make(chan error, 1)
+	go func() {
+		answered <- s.engine.write(ctx, func(context.Context, queryer) error { return nil })
+	}()
+	select { // a disk that hangs is no answer
+	case err := <-answered:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Close finishes the changes that wait, and closes the database. A change that
