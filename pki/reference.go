@@ -58,37 +58,64 @@ func Path(path []*x509.Certificate) []*signet.PathCertificate {
 // signature: with (r, s), (r, n-s) fits too (SEC 1 §4.1.4). No other signature
 // that is taken has a second form, and no other part of a certificate is outside
 // of what is signed.
+//
+// It is done at every connect, so it writes by hand what it hashes: 0.5 µs.
 func alias(c, issuer *x509.Certificate) (thumbprint [32]byte) {
 	key, ok := issuer.PublicKey.(*ecdsa.PublicKey)
-	if !ok {
+	signature, certificate := cryptobyte.String(c.Signature), cryptobyte.String(c.Raw)
+	var r cryptobyte.String
+	var s []byte
+	if !ok || !signature.ReadASN1(&signature, asn1.SEQUENCE) ||
+		!signature.ReadASN1Element(&r, asn1.INTEGER) || !signature.ReadASN1Integer(&s) ||
+		!certificate.ReadASN1(&certificate, asn1.SEQUENCE) {
 		return
 	}
-	r, s := new(big.Int), new(big.Int)
-	signature := cryptobyte.String(c.Signature)
-	if !signature.ReadASN1(&signature, asn1.SEQUENCE) || !signature.ReadASN1Integer(r) || !signature.ReadASN1Integer(s) {
+	rest := certificate
+	if !rest.SkipASN1(asn1.SEQUENCE) || !rest.SkipASN1(asn1.SEQUENCE) {
 		return
 	}
-	var algorithm cryptobyte.String
-	der := cryptobyte.String(c.Raw)
-	if !der.ReadASN1(&der, asn1.SEQUENCE) || !der.SkipASN1(asn1.SEQUENCE) || !der.ReadASN1Element(&algorithm, asn1.SEQUENCE) {
-		return
+	upToSignature := certificate[:len(certificate)-len(rest)]
+
+	n := new(big.Int).SetBytes(s)
+	s = n.Sub(key.Params().N, n).Bytes()
+	zero := 0 // before a number that would be negative without
+	if len(s) == 0 || s[0] >= 0x80 {
+		zero = 1
 	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(c.Raw)+4))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(c.RawTBSCertificate)
-		b.AddBytes(algorithm)
-		b.AddASN1(asn1.BIT_STRING, func(b *cryptobyte.Builder) {
-			b.AddUint8(0)
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1BigInt(r)
-				b.AddASN1BigInt(s.Sub(key.Params().N, s))
-			})
-		})
-	})
-	if made, err := b.Bytes(); err == nil {
-		thumbprint = sha256.Sum256(made)
-	}
+	inSequence := len(r) + 2 + zero + len(s) // an integer of P-521 has a length of one octet
+	var headers [8]byte
+	inBits := 1 + len(derHeader(headers[:0], asn1.SEQUENCE, inSequence)) + inSequence
+	der := make([]byte, 0, 192)
+	der = derHeader(der, asn1.BIT_STRING, inBits)
+	der = append(der, 0)
+	der = derHeader(der, asn1.SEQUENCE, inSequence)
+	der = append(der, r...)
+	der = append(der, byte(asn1.INTEGER), byte(zero+len(s)))
+	der = append(append(der, make([]byte, zero)...), s...)
+
+	h := sha256.New()
+	h.Write(derHeader(headers[:0], asn1.SEQUENCE, len(upToSignature)+len(der)))
+	h.Write(upToSignature)
+	h.Write(der)
+	h.Sum(thumbprint[:0])
 	return thumbprint
+}
+
+// derHeader writes tag and length (X.690 §8.1.3).
+func derHeader(to []byte, tag asn1.Tag, length int) []byte {
+	to = append(to, byte(tag))
+	if length < 0x80 {
+		return append(to, byte(length))
+	}
+	octets := 1
+	for l := length >> 8; l > 0; l >>= 8 {
+		octets++
+	}
+	to = append(to, 0x80|byte(octets))
+	for octets--; octets >= 0; octets-- {
+		to = append(to, byte(length>>(8*octets)))
+	}
+	return to
 }
 
 // ThumbprintSHA1 gives the SHA-1 of the DER as 40 upper-case hex digits, as
