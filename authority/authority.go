@@ -18,6 +18,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"slices"
@@ -41,6 +42,8 @@ type Authority struct {
 
 	trust   atomic.Pointer[map[string]*trust] // by hub; replaced whole, readers take no lock
 	trustMu sync.Mutex                        // held while a hub's set is read from the store and swapped
+
+	revocation *revocation
 }
 
 // Options of an Authority. The zero value works.
@@ -52,6 +55,7 @@ type Options struct {
 	Changed func(context.Context, signet.Change)
 	// MaxCAs bounds the CA certificates of a hub; DefaultMaxCAs when 0.
 	MaxCAs int
+	Logger *slog.Logger // slog.Default() when nil
 }
 
 // trust is what one hub trusts: immutable once in force.
@@ -63,6 +67,10 @@ type trust struct {
 	// when there are none.
 	unverified *pki.Anchors
 	distrusts  distrusts
+	// policies say how to ask after what is below an anchor, by its thumbprint; those
+	// that are off are left out.
+	policies map[[32]byte]*signet.RevocationPolicy
+	cas      []*x509.Certificate // in anchors
 	// unreadable is set when what is stored could not be read: nothing counts.
 	unreadable bool
 }
@@ -79,12 +87,29 @@ func New(store Store, o Options) *Authority {
 	if a.maxCAs == 0 {
 		a.maxCAs = DefaultMaxCAs
 	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
 	a.trust.Store(&map[string]*trust{})
+	a.revocation = newRevocation(a, o.Logger)
 	return a
 }
 
-// Load reads the anchors of every hub from the store.
+// Load reads what every hub trusts, and what is revoked, from the store.
 func (a *Authority) Load(ctx context.Context) error {
+	if err := a.loadTrust(ctx); err != nil {
+		return err
+	}
+	if err := a.revocation.load(ctx, ""); err != nil {
+		return err
+	}
+	for hub := range *a.trust.Load() {
+		a.revocation.retune(hub)
+	}
+	return nil
+}
+
+func (a *Authority) loadTrust(ctx context.Context) error {
 	a.trustMu.Lock()
 	defer a.trustMu.Unlock()
 	cas, err := a.store.CAs(ctx, "")
@@ -95,7 +120,15 @@ func (a *Authority) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what is distrusted: %w", err)
 	}
+	ps, err := a.store.RevocationPolicies(ctx, "")
+	if err != nil {
+		return fmt.Errorf("read revocation policies: %w", err)
+	}
 	byHub, distrusted := map[string][]signet.CACertificate{}, map[string][]signet.Distrust{}
+	policies := map[string][]signet.RevocationPolicy{}
+	for _, p := range ps {
+		policies[p.Hub] = append(policies[p.Hub], p)
+	}
 	for _, c := range cas {
 		byHub[c.Hub] = append(byHub[c.Hub], c)
 	}
@@ -105,7 +138,7 @@ func (a *Authority) Load(ctx context.Context) error {
 	}
 	all := make(map[string]*trust, len(byHub))
 	for hub, cas := range byHub {
-		if all[hub], err = newTrust(cas, distrusted[hub]); err != nil {
+		if all[hub], err = newTrust(cas, distrusted[hub], policies[hub]); err != nil {
 			return err
 		}
 	}
@@ -128,7 +161,11 @@ func (a *Authority) reload(ctx context.Context, hub string) error {
 	if err != nil {
 		return fmt.Errorf("read what %s distrusts: %w", hub, err)
 	}
-	t, err := newTrust(cas, ds)
+	ps, err := a.store.RevocationPolicies(ctx, hub)
+	if err != nil {
+		return fmt.Errorf("read revocation policies of %s: %w", hub, err)
+	}
+	t, err := newTrust(cas, ds, ps)
 	if err != nil {
 		return err
 	}
@@ -138,12 +175,12 @@ func (a *Authority) reload(ctx context.Context, hub string) error {
 	return nil
 }
 
-func newTrust(cas []signet.CACertificate, ds []signet.Distrust) (_ *trust, err error) {
-	t := &trust{thumbprints: map[[32]byte]bool{}}
+func newTrust(cas []signet.CACertificate, ds []signet.Distrust, ps []signet.RevocationPolicy) (_ *trust, err error) {
+	t := &trust{thumbprints: map[[32]byte]bool{}, policies: map[[32]byte]*signet.RevocationPolicy{}}
 	if t.distrusts, err = newDistrusts(ds); err != nil {
 		return nil, err
 	}
-	var verified, unverified []*x509.Certificate
+	var unverified []*x509.Certificate
 	for _, c := range cas {
 		cert, err := x509.ParseCertificate(c.DER)
 		if err != nil {
@@ -153,17 +190,23 @@ func newTrust(cas []signet.CACertificate, ds []signet.Distrust) (_ *trust, err e
 			unverified = append(unverified, cert)
 			continue
 		}
-		verified = append(verified, cert)
-		t.thumbprints[pki.PathCertificate(cert).Thumbprint] = true
+		t.cas = append(t.cas, cert)
+		thumbprint := pki.PathCertificate(cert).Thumbprint
+		t.thumbprints[thumbprint] = true
+		for i := range ps {
+			if p := &ps[i]; sameName(p.CA, c.Name) && p.Mode != signet.RevocationOff {
+				t.policies[thumbprint] = p
+			}
+		}
 	}
-	t.anchors = pki.NewAnchors(verified)
+	t.anchors = pki.NewAnchors(t.cas)
 	if len(unverified) > 0 {
 		t.unverified = pki.NewAnchors(unverified)
 	}
 	return t, nil
 }
 
-var noTrust, _ = newTrust(nil, nil)
+var noTrust, _ = newTrust(nil, nil, nil)
 
 func (a *Authority) trustOf(hub string) *trust {
 	if t, ok := (*a.trust.Load())[hub]; ok {
@@ -182,9 +225,15 @@ func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) (
 		return nil, unreadable()
 	}
 	request := pki.PathRequest{Chain: chain, Time: at, Usage: pki.UsageClient, MaxDepth: -1}
-	if !t.distrusts.empty() {
+	var judged []judgement
+	if !t.distrusts.empty() || len(t.policies) > 0 {
 		request.Reject = func(path []*x509.Certificate) *signet.Error {
-			i, refusal := t.distrusts.refusal(pki.Path(path))
+			refs := pki.Path(path)
+			i, refusal := t.distrusts.refusal(refs)
+			if policy := t.policies[refs[len(refs)-1].Thumbprint]; policy != nil && refusal == nil {
+				i, refusal = a.revocation.check(hub, policy, refs, path)
+				judged = append(judged, judgement{policy, refs, slices.Clone(path), refusal})
+			}
 			if refusal == nil {
 				return nil
 			}
@@ -192,6 +241,7 @@ func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) (
 		}
 	}
 	path, err := t.anchors.Validate(request)
+	a.revocation.learn(hub, judged, path, err)
 	if err == nil {
 		return path, nil
 	}
@@ -218,7 +268,11 @@ func (a *Authority) Revoked(hub string, path []*signet.PathCertificate) error {
 	if t.unreadable {
 		return unreadable()
 	}
-	if at, refusal := t.distrusts.refusal(path); refusal != nil {
+	at, refusal := t.distrusts.refusal(path)
+	if policy := t.policies[path[len(path)-1].Thumbprint]; policy != nil && refusal == nil {
+		at, refusal = a.revocation.check(hub, policy, path, nil)
+	}
+	if refusal != nil {
 		c := path[at]
 		return refusal.Of(&signet.CertificateRef{Index: at, Subject: c.Subject, Serial: c.Serial,
 			Thumbprint: hex.EncodeToString(c.Thumbprint[:]), NotAfter: c.NotAfter})
@@ -230,7 +284,7 @@ func (a *Authority) Revoked(hub string, path []*signet.PathCertificate) error {
 // made, or has gone with all that was its own. Until that can be read, it trusts
 // nobody.
 func (a *Authority) Reload(ctx context.Context, hub string) error {
-	return a.enforce(ctx, hub, nil, false)
+	return errors.Join(a.revocation.load(ctx, hub), a.enforce(ctx, hub, nil, false))
 }
 
 // List gives the CA certificates of a hub by name.
@@ -425,6 +479,7 @@ func (a *Authority) enforce(ctx context.Context, hub string, written error, less
 		a.distrustAll(hub)
 		written, less = errors.Join(written, err), true
 	}
+	a.revocation.retune(hub)
 	if less {
 		a.changed(ctx, signet.Change{Hub: hub, Trust: true})
 	}

@@ -7,7 +7,8 @@ import (
 	"github.com/signet-iot/signet"
 )
 
-// Store keeps the registered CA certificates and what is distrusted. Its server is package store.
+// Store keeps the registered CA certificates, what is distrusted, and what their
+// issuers have revoked. Its server is package store.
 //
 // Safe for concurrent use. A write is durable (fsync) when it returns nil, and
 // either wholly there or not at all. Reads see every write that has returned.
@@ -28,6 +29,20 @@ type Store interface {
 	Distrusts(ctx context.Context, hub string) ([]signet.Distrust, error)
 	CreateDistrust(ctx context.Context, d signet.Distrust) error
 	DeleteDistrust(ctx context.Context, hub, id string) error
+
+	// RevocationPolicies lists the policies of a hub; of all hubs for "".
+	RevocationPolicies(ctx context.Context, hub string) ([]signet.RevocationPolicy, error)
+	// SaveRevocationPolicy adds or replaces the policy of a CA, and fails with
+	// ErrNotFound when that is not there. The policy goes with the CA.
+	SaveRevocationPolicy(ctx context.Context, p signet.RevocationPolicy) error
+
+	// CRLs lists the CRLs of a hub without their DER; of all hubs for "".
+	CRLs(ctx context.Context, hub string) ([]signet.CRL, error)
+	CRL(ctx context.Context, hub, id string) (signet.CRL, error)
+	// SaveCRL adds a CRL, or replaces the one with its ID; it fails with ErrStale
+	// when that is of a later ThisUpdate, with ErrNotFound when the hub is not there.
+	SaveCRL(ctx context.Context, c signet.CRL) error
+	DeleteCRL(ctx context.Context, hub, id string) error
 }
 
 // VerdictStore keeps refusals for people to read. Safe for concurrent use.

@@ -27,6 +27,8 @@ type Store struct {
 	identities map[[3]string]signet.Identity
 	cas        map[[2]string]signet.CACertificate
 	distrusts  map[[2]string]signet.Distrust
+	policies   map[[2]string]signet.RevocationPolicy // by CA
+	crls       map[[2]string]signet.CRL
 	verdicts   map[string]signet.Verdict
 }
 
@@ -43,6 +45,7 @@ var ErrFault = errors.New("the disk is on fire")
 func New() *Store {
 	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{},
 		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
+		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{},
 		verdicts: map[string]signet.Verdict{}}
 }
 
@@ -115,6 +118,16 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		for k := range s.distrusts {
 			if k[0] == name {
 				delete(s.distrusts, k)
+			}
+		}
+		for k := range s.policies {
+			if k[0] == name {
+				delete(s.policies, k)
+			}
+		}
+		for k := range s.crls {
+			if k[0] == name {
+				delete(s.crls, k)
 			}
 		}
 		return nil
@@ -268,6 +281,7 @@ func (s *Store) DeleteCA(_ context.Context, hub, name, etag string) error {
 			return signet.ErrStale
 		}
 		delete(s.cas, caKey(hub, name))
+		delete(s.policies, caKey(hub, name))
 		return nil
 	})
 }
@@ -300,6 +314,75 @@ func (s *Store) DeleteDistrust(_ context.Context, hub, id string) error {
 			return signet.ErrNotFound
 		}
 		delete(s.distrusts, [2]string{hub, id})
+		return nil
+	})
+}
+
+// RevocationPolicies lists policies.
+func (s *Store) RevocationPolicies(_ context.Context, hub string) (ps []signet.RevocationPolicy, err error) {
+	err = s.do("RevocationPolicies", func() error {
+		ps = sorted(s.policies, func(p signet.RevocationPolicy) bool { return hub == "" || p.Hub == hub },
+			func(a, b signet.RevocationPolicy) int { return cmp.Compare(a.CA, b.CA) })
+		return nil
+	})
+	return ps, err
+}
+
+// SaveRevocationPolicy adds or replaces a policy.
+func (s *Store) SaveRevocationPolicy(_ context.Context, p signet.RevocationPolicy) error {
+	return s.do("SaveRevocationPolicy", func() error {
+		if _, ok := s.cas[caKey(p.Hub, p.CA)]; !ok {
+			return signet.ErrNotFound
+		}
+		s.policies[caKey(p.Hub, p.CA)] = p
+		return nil
+	})
+}
+
+// CRLs lists CRLs, without what they say.
+func (s *Store) CRLs(_ context.Context, hub string) (cs []signet.CRL, err error) {
+	err = s.do("CRLs", func() error {
+		cs = sorted(s.crls, func(c signet.CRL) bool { return hub == "" || c.Hub == hub },
+			func(a, b signet.CRL) int { return cmp.Compare(a.ID, b.ID) })
+		for i := range cs {
+			cs[i].DER, cs[i].IssuerDER = nil, nil
+		}
+		return nil
+	})
+	return cs, err
+}
+
+// CRL reads one.
+func (s *Store) CRL(_ context.Context, hub, id string) (c signet.CRL, err error) {
+	err = s.do("CRL", func() error {
+		var ok bool
+		if c, ok = s.crls[[2]string{hub, id}]; !ok {
+			return signet.ErrNotFound
+		}
+		return nil
+	})
+	return c, err
+}
+
+// SaveCRL adds or replaces one.
+func (s *Store) SaveCRL(_ context.Context, c signet.CRL) error {
+	return s.do("SaveCRL", func() error {
+		if old, ok := s.crls[[2]string{c.Hub, c.ID}]; ok && old.ThisUpdate.After(c.ThisUpdate) {
+			return signet.ErrStale
+		}
+		c.State = ""
+		s.crls[[2]string{c.Hub, c.ID}] = c
+		return nil
+	})
+}
+
+// DeleteCRL removes one.
+func (s *Store) DeleteCRL(_ context.Context, hub, id string) error {
+	return s.do("DeleteCRL", func() error {
+		if _, ok := s.crls[[2]string{hub, id}]; !ok {
+			return signet.ErrNotFound
+		}
+		delete(s.crls, [2]string{hub, id})
 		return nil
 	})
 }

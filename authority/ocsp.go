@@ -1,0 +1,264 @@
+package authority
+
+import (
+	"container/heap"
+	"context"
+	"crypto/x509"
+	"sync/atomic"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/pki"
+)
+
+const (
+	// maxInquiries bounds the certificates that responders are asked after, of all
+	// hubs together: some 400 bytes each. When there are more, those that were
+	// longest not met go first.
+	maxInquiries = 100_000
+	// maxAsking bounds the questions on their way; maxAskingOne those to one
+	// responder, so that a slow one does not take the place of the others.
+	maxAsking    = 32
+	maxAskingOne = 4
+
+	// openLife is how long an answer holds that does not say (RFC 6960 §2.4: newer
+	// information is always available).
+	openLife       = 10 * time.Minute
+	leastReask     = time.Minute
+	mostReask      = time.Hour
+	responderRetry = 5 * time.Second
+	responderPause = time.Minute
+)
+
+// inquiryKey is a certificate as its issuer knows it, at a hub.
+type inquiryKey struct {
+	hub       string
+	issuerKey [32]byte
+	serial    string
+}
+
+// An inquiry is a certificate that a responder is asked after, now and again
+// before the answer runs out, until the certificate does: so that a session that
+// lasts ends when its certificate is revoked.
+type inquiry struct {
+	key       inquiryKey
+	issuer    *x509.Certificate // shared by all that it has issued
+	responder *responder
+	notAfter  time.Time
+	met       atomic.Int64 // seconds since 1970
+	answer    atomic.Pointer[ocspAnswer]
+
+	next     time.Time // guarded by revocation.mu, as are the rest
+	place    int       // in responder.due; -1 while it is being asked
+	failures int
+}
+
+type ocspAnswer struct {
+	pki.OCSPAnswer
+	until time.Time // and not later does it count as good
+}
+
+// A responder is asked at one address for one CA. Guarded by revocation.mu.
+type responder struct {
+	key          sourceKey
+	private      bool
+	nonce        bool // is required
+	followed     bool
+	gone         bool // no policy names it any more
+	certificates int
+	asking       int
+	due          inquiries
+	paused       time.Time // until then, it is left alone
+	answered     time.Time
+	failures     int
+	fault        *signet.Error
+}
+
+// inquiries is a heap by the time of the next question.
+type inquiries []*inquiry
+
+func (q inquiries) Len() int           { return len(q) }
+func (q inquiries) Less(i, j int) bool { return q[i].next.Before(q[j].next) }
+func (q inquiries) Swap(i, j int)      { q[i], q[j] = q[j], q[i]; q[i].place, q[j].place = i, j }
+func (q *inquiries) Push(x any)        { i := x.(*inquiry); i.place = len(*q); *q = append(*q, i) }
+func (q *inquiries) Pop() any {
+	last := len(*q) - 1
+	i := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	i.place = -1
+	return i
+}
+
+// answer gives what a responder said last of a certificate; nil when nothing is
+// known.
+func (r *revocation) answer(key inquiryKey) *ocspAnswer {
+	r.mu.RLock()
+	q := r.inquiries[key]
+	r.mu.RUnlock()
+	if q == nil {
+		return nil
+	}
+	return q.answer.Load()
+}
+
+// inquire has a responder asked after a certificate, if that is not done already.
+// It comes of paths whose signatures are good, so strangers cannot fill the room.
+func (r *revocation) inquire(key inquiryKey, policy *signet.RevocationPolicy, address string, followed bool, issuer *x509.Certificate, notAfter time.Time) {
+	now := r.a.now()
+	r.mu.RLock()
+	q := r.inquiries[key]
+	r.mu.RUnlock()
+	if q != nil {
+		q.met.Store(now.Unix())
+		return
+	}
+	if _, err := sourceURL(address); err != nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	d := r.responder(sourceKey{key.hub, policy.CA, address}, policy, followed)
+	if r.inquiries[key] != nil || d == nil || !r.makeRoom() {
+		return
+	}
+	q = &inquiry{key: key, issuer: issuer, responder: d, notAfter: notAfter}
+	q.met.Store(now.Unix())
+	r.inquiries[key] = q
+	d.certificates++
+	heap.Push(&d.due, q)
+	r.nudge()
+}
+
+func (r *revocation) responder(key sourceKey, policy *signet.RevocationPolicy, followed bool) *responder {
+	if d := r.responders[key]; d != nil {
+		return d
+	}
+	n := 0
+	for other := range r.responders {
+		if other.hub == key.hub {
+			n++
+		}
+	}
+	if n >= maxSources {
+		return nil
+	}
+	d := &responder{key: key, private: policy.AllowPrivate, nonce: policy.RequireNonce, followed: followed}
+	r.responders[key] = d
+	return d
+}
+
+// makeRoom drops, of a few certificates at random, the one that was longest not
+// met. One that is revoked stays.
+func (r *revocation) makeRoom() bool {
+	if len(r.inquiries) < maxInquiries {
+		return true
+	}
+	const look = 16
+	var oldest *inquiry
+	n := 0
+	for _, q := range r.inquiries {
+		if a := q.answer.Load(); q.place >= 0 && (a == nil || a.Status != pki.OCSPRevoked) && (oldest == nil || q.met.Load() < oldest.met.Load()) {
+			oldest = q
+		}
+		if n++; n == look {
+			break
+		}
+	}
+	r.dropped++
+	if oldest == nil {
+		return false
+	}
+	heap.Remove(&oldest.responder.due, oldest.place)
+	r.forget(oldest)
+	return true
+}
+
+func (r *revocation) forget(q *inquiry) {
+	q.responder.certificates--
+	delete(r.inquiries, q.key)
+}
+
+// dueInquiries takes the certificates whose turn it is.
+func (r *revocation) dueInquiries() (due []*inquiry) {
+	now := r.a.now()
+	for _, d := range r.responders { // in no order, so that none is always last
+		for len(d.due) > 0 && d.asking < maxAskingOne && r.asking < maxAsking && !now.Before(d.paused) && !now.Before(d.due[0].next) {
+			q := heap.Pop(&d.due).(*inquiry)
+			if now.After(q.notAfter) {
+				r.forget(q)
+				continue
+			}
+			d.asking++
+			r.asking++
+			due = append(due, q)
+		}
+	}
+	return due
+}
+
+// ask puts one question to a responder, and takes in the answer.
+func (r *revocation) ask(ctx context.Context, q *inquiry) {
+	d := q.responder
+	r.mu.RLock()
+	private, nonce := d.private, d.nonce
+	r.mu.RUnlock()
+	f := r.far
+	if private {
+		f = r.near
+	}
+	a, err := r.asked(ctx, f, q, nonce)
+	now := r.a.now()
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	defer r.nudge()
+	d.asking--
+	r.asking--
+	if d.gone {
+		delete(r.inquiries, q.key)
+		return
+	}
+	before := q.answer.Load()
+	if err == nil && before != nil && a.ThisUpdate.Before(before.ThisUpdate) {
+		err = signet.Refuse(signet.OCSPStale, "The OCSP response is older than the one before.") // a replay
+	}
+	if err == nil {
+		d.answered, d.failures, d.fault, q.failures = now, 0, nil, 0
+		known := &ocspAnswer{a, a.NextUpdate}
+		if a.NextUpdate.IsZero() {
+			known.until = now.Add(openLife)
+		}
+		q.answer.Store(known)
+		q.next = now.Add(jitter(min(max(known.until.Sub(now)/2, leastReask), mostReask)))
+		if a.Status == pki.OCSPRevoked && (before == nil || before.Status != pki.OCSPRevoked) {
+			r.concerned[q.key.hub] = true
+		}
+	} else {
+		q.failures++
+		q.next = now.Add(backOff(q.failures, responderRetry, mostReask))
+		d.fault = signet.AsError(err)
+		d.failures++
+		// One that answers, if wrongly, may answer better after another certificate.
+		if d.fault.Code == signet.SourceUnreachable || d.fault.Code == signet.SourceForbidden {
+			d.paused = now.Add(backOff(d.failures, responderRetry, responderPause))
+		}
+		if ctx.Err() == nil && d.failures&(d.failures-1) == 0 { // the 1st, 2nd, 4th, 8th …
+			r.log.Warn("an OCSP responder does not answer as it should", "hub", d.key.hub, "ca", d.key.ca, "responder", shown(d.key.url),
+				"failures", d.failures, "code", d.fault.Code, "message", d.fault.Message)
+		}
+	}
+	heap.Push(&d.due, q)
+}
+
+func (r *revocation) asked(ctx context.Context, f *fetcher, q *inquiry, nonce bool) (pki.OCSPAnswer, error) {
+	question, err := pki.NewOCSPRequest(q.issuer, q.key.serial)
+	if err != nil {
+		return pki.OCSPAnswer{}, err
+	}
+	response, err := f.post(ctx, q.responder.key.url, question.DER)
+	if err != nil {
+		return pki.OCSPAnswer{}, err
+	}
+	return question.Judge(response, r.a.now(), nonce)
+}
