@@ -205,12 +205,27 @@ func TestOrder(t *testing.T) {
 		{"delete", "DeleteCA", true, func(a *authority.Authority, c signet.CACertificate) error {
 			return a.Delete(ctx, tenant, c.Name, c.ETag)
 		}, true, false},
+		{"distrust", "CreateDistrust", true, func(a *authority.Authority, _ signet.CACertificate) error {
+			_, err := a.Distrust(ctx, tenant, signet.Distrust{}, []*x509.Certificate{root.Cert})
+			return err
+		}, true, false},
+		{"lift", "DeleteDistrust", true, func(a *authority.Authority, _ signet.CACertificate) error {
+			d, err := a.Distrust(ctx, tenant, signet.Distrust{}, []*x509.Certificate{root.Cert})
+			if err != nil {
+				return err
+			}
+			return a.LiftDistrust(ctx, tenant, d.ID)
+		}, false, true},
 		{"verify, and the anchors cannot be read", "CAs", false, func(a *authority.Authority, c signet.CACertificate) error {
 			_, err := a.Verify(ctx, tenant, c.Name, root.Prove(t, c.VerificationCode), c.ETag)
 			return err
 		}, true, true},
 		{"delete, and the anchors cannot be read", "CAs", true, func(a *authority.Authority, c signet.CACertificate) error {
 			return a.Delete(ctx, tenant, c.Name, c.ETag)
+		}, false, false},
+		{"distrust, and the anchors cannot be read", "CAs", true, func(a *authority.Authority, _ signet.CACertificate) error {
+			_, err := a.Distrust(ctx, tenant, signet.Distrust{}, []*x509.Certificate{root.Cert})
+			return err
 		}, false, false},
 	} {
 		for _, after := range []bool{false, true} {

@@ -103,7 +103,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
 	// The waist.
-	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages, Now: cfg.Now})
+	node, _ := os.Hostname() // for people: receipts say where sessions were
+	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages, Now: cfg.Now, Node: node})
 	if err := s.firstHub(ctx); err != nil {
 		return nil, err
 	}
