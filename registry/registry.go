@@ -1,5 +1,5 @@
-// Package registry keeps the hubs of a server and the identities of their
-// devices: who may connect, and how each proves itself.
+// Package registry keeps the hubs of a server, the identities of their devices
+// (who may connect, and how each proves itself) and the twins of these.
 //
 // Hubs are few and held in memory; identities are many and read from the
 // [Store] each time, so that what the registry says is what is on disk.
@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"regexp"
 	"strings"
 	"sync"
@@ -28,6 +29,12 @@ type Registry struct {
 
 	hubs   atomic.Pointer[tenants] // replaced whole; readers take no lock
 	hubsMu sync.Mutex              // held while the set is read from the store and swapped
+
+	// Who changes a twin takes its turn, so that the device hears of versions in
+	// their order; twins share turns by the hash of their names.
+	twinTurns [256]chan struct{}
+	twinSeed  maphash.Seed
+	desired   func(hub, device, module string, version int64, patch []byte)
 }
 
 // Options of a Registry. The zero value works.
@@ -37,6 +44,11 @@ type Options struct {
 	// Changed is told of every change that a live session may rest on, and of
 	// new hubs, after it is durable and before the caller is answered.
 	Changed func(context.Context, signet.Change)
+	// Desired is told of new desired properties after they are durable and before
+	// the caller is answered, in the order of their versions for each twin: of the
+	// merge patch, with its nulls, that led to the version. A patch of nil says
+	// that it is not known whether the version came to be. It must not block.
+	Desired func(hub, device, module string, version int64, patch []byte)
 }
 
 // tenants is an immutable set of hubs, findable both ways.
@@ -47,14 +59,20 @@ type tenants struct {
 
 // New makes a Registry; call Load before using it.
 func New(store Store, o Options) *Registry {
-	r := &Registry{store: store, now: o.Now, changed: o.Changed}
+	r := &Registry{store: store, now: o.Now, changed: o.Changed, desired: o.Desired, twinSeed: maphash.MakeSeed()}
 	if r.now == nil {
 		r.now = time.Now
 	}
 	if r.changed == nil {
 		r.changed = func(context.Context, signet.Change) {}
 	}
+	if r.desired == nil {
+		r.desired = func(string, string, string, int64, []byte) {}
+	}
 	r.hubs.Store(&tenants{})
+	for n := range r.twinTurns {
+		r.twinTurns[n] = make(chan struct{}, 1)
+	}
 	return r
 }
 
@@ -169,6 +187,19 @@ func (r *Registry) List(ctx context.Context, hub, after string, limit int) ([]si
 	return r.store.Identities(ctx, hub, after, limit)
 }
 
+// MaxModules is how many modules a device may have: Azure's limit. Modules that
+// are created side by side may go beyond it by their number.
+const MaxModules = 50
+
+// Modules lists the modules of a device, in byte order of their IDs. It refuses
+// with [signet.IdentityUnknown] when there is no such device.
+func (r *Registry) Modules(ctx context.Context, hub, device string) ([]signet.Identity, error) {
+	if _, err := r.Get(ctx, hub, device, ""); err != nil {
+		return nil, err
+	}
+	return r.store.Modules(ctx, hub, device, 2*MaxModules)
+}
+
 // Count counts the devices of a hub, and the enabled ones among them.
 func (r *Registry) Count(ctx context.Context, hub string) (total, enabled int64, err error) {
 	return r.store.CountDevices(ctx, hub)
@@ -176,10 +207,18 @@ func (r *Registry) Count(ctx context.Context, hub string) (total, enabled int64,
 
 // Create adds an identity. What it leaves open is filled in: status enabled,
 // authentication by symmetric keys, and random keys. It refuses with
-// [signet.IdentityMalformed] and [signet.IdentityExists].
+// [signet.IdentityMalformed], [signet.IdentityExists] and, for a module,
+// [signet.LimitModules].
 func (r *Registry) Create(ctx context.Context, i signet.Identity) (signet.Identity, error) {
 	if err := settle(&i); err != nil {
 		return i, err
+	}
+	if i.ModuleID != "" {
+		if modules, err := r.store.Modules(ctx, i.Hub, i.DeviceID, MaxModules); err != nil {
+			return i, err
+		} else if len(modules) == MaxModules {
+			return i, signet.Refuse(signet.LimitModules, "The device %q has %d modules.", i.DeviceID, MaxModules)
+		}
 	}
 	i.CreatedTime = r.stamp()
 	i.StatusUpdatedTime = time.Time{}
@@ -273,8 +312,12 @@ func newKey() string {
 }
 
 func unknown(device, module string) error {
+	field := "deviceId"
+	if module != "" {
+		field = "moduleId"
+	}
 	return signet.Refuse(signet.IdentityUnknown, "There is no identity %q.", signet.Clip(signet.IdentityName(device, module))).
-		At("deviceId", "one in the registry", signet.IdentityName(device, module))
+		At(field, "one in the registry", signet.IdentityName(device, module))
 }
 
 func stale(name string) error {

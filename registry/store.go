@@ -6,7 +6,7 @@ import (
 	"github.com/signet-iot/signet"
 )
 
-// Store keeps hubs and identities. Its server is package store.
+// Store keeps hubs, identities and their twins. Its server is package store.
 //
 // Safe for concurrent use. A write is durable (fsync) when it returns nil, and
 // either wholly there or not at all. Reads see every write that has returned.
@@ -34,6 +34,18 @@ type Store interface {
 	// DeleteIdentity removes the record, and with a device its modules; etag as
 	// for ReplaceIdentity.
 	DeleteIdentity(ctx context.Context, hub, device, module, etag string) error
+	// Modules lists up to limit modules of a device, in byte order of their IDs.
+	Modules(ctx context.Context, hub, device string, limit int) ([]signet.Identity, error)
 	// CountDevices counts the devices of a hub, and the enabled ones among them.
 	CountDevices(ctx context.Context, hub string) (total, enabled int64, err error)
+
+	// Twin reads the twin of an identity; one that was never written has Version
+	// 0, and nothing but its key and generation. It fails with ErrNotFound when
+	// there is no such identity.
+	Twin(ctx context.Context, hub, device, module string) (signet.Twin, error)
+	// WriteTwin writes a twin, all of it in one transaction, if the one that is
+	// there has the version given, 0 for one never written; otherwise it fails with
+	// ErrStale. It fails with ErrNotFound when the identity is not there, or is not
+	// of the twin's generation. The twin goes with its identity.
+	WriteTwin(ctx context.Context, t signet.Twin, version int64) error
 }

@@ -129,6 +129,16 @@ func (s *Store) Identities(ctx context.Context, hub, after string, limit int) ([
 		ORDER BY device_id LIMIT $3`, hub, after, int64(max(limit, 0)))
 }
 
+// Modules lists up to limit modules of a device, in byte order.
+func (s *Store) Modules(ctx context.Context, hub, device string, limit int) ([]signet.Identity, error) {
+	if !findable(hub, device) {
+		return nil, nil
+	}
+	return list(ctx, s.engine.reader(), scanIdentity,
+		`SELECT `+identityColumns+` FROM identity WHERE hub = $1 AND device_id = $2 AND module_id <> ''
+		ORDER BY module_id LIMIT $3`, hub, device, int64(max(limit, 0)))
+}
+
 // CreateIdentity adds an identity. Its hub, and for a module its device, must be
 // there: otherwise it fails with [signet.ErrNotFound].
 func (s *Store) CreateIdentity(ctx context.Context, i signet.Identity) error {

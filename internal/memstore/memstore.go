@@ -25,6 +25,7 @@ type Store struct {
 	mu         sync.Mutex
 	hubs       map[string]signet.Hub
 	identities map[[3]string]signet.Identity
+	twins      map[[3]string]signet.Twin
 	cas        map[[2]string]signet.CACertificate
 	distrusts  map[[2]string]signet.Distrust
 	policies   map[[2]string]signet.RevocationPolicy // by CA
@@ -43,7 +44,7 @@ var ErrFault = errors.New("the disk is on fire")
 
 // New makes an empty Store.
 func New() *Store {
-	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{},
+	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{}, twins: map[[3]string]signet.Twin{},
 		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
 		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{},
 		verdicts: map[string]signet.Verdict{}}
@@ -108,6 +109,7 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		for k := range s.identities {
 			if k[0] == name {
 				delete(s.identities, k)
+				delete(s.twins, k)
 			}
 		}
 		for k := range s.cas {
@@ -198,8 +200,51 @@ func (s *Store) DeleteIdentity(_ context.Context, hub, device, module, etag stri
 		for k := range s.identities {
 			if k[0] == hub && k[1] == device && (module == "" || k[2] == module) {
 				delete(s.identities, k)
+				delete(s.twins, k)
 			}
 		}
+		return nil
+	})
+}
+
+// Modules lists the modules of a device.
+func (s *Store) Modules(_ context.Context, hub, device string, limit int) (is []signet.Identity, err error) {
+	err = s.do("Modules", func() error {
+		is = sorted(s.identities, func(i signet.Identity) bool { return i.Hub == hub && i.DeviceID == device && i.ModuleID != "" },
+			func(a, b signet.Identity) int { return cmp.Compare(a.ModuleID, b.ModuleID) })
+		is = is[:min(limit, len(is))]
+		return nil
+	})
+	return is, err
+}
+
+// Twin reads the twin of an identity.
+func (s *Store) Twin(_ context.Context, hub, device, module string) (t signet.Twin, err error) {
+	err = s.do("Twin", func() error {
+		key := [3]string{hub, device, module}
+		i, ok := s.identities[key]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		if t, ok = s.twins[key]; !ok {
+			t = signet.Twin{Hub: hub, DeviceID: device, ModuleID: module, GenerationID: i.GenerationID}
+		}
+		return nil
+	})
+	return t, err
+}
+
+// WriteTwin writes a twin.
+func (s *Store) WriteTwin(_ context.Context, t signet.Twin, version int64) error {
+	return s.do("WriteTwin", func() error {
+		key := [3]string{t.Hub, t.DeviceID, t.ModuleID}
+		if i, ok := s.identities[key]; !ok || i.GenerationID != t.GenerationID {
+			return signet.ErrNotFound
+		}
+		if s.twins[key].Version != version {
+			return signet.ErrStale
+		}
+		s.twins[key] = t
 		return nil
 	})
 }
