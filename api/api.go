@@ -73,6 +73,7 @@ type Deps struct {
 
 type api struct {
 	Deps
+	uploads  chan struct{} // taken by who uploads a CRL
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 }
@@ -90,7 +91,8 @@ func New(d Deps) http.Handler {
 		d.Draining = context.Background()
 	}
 	a := &api{
-		Deps: d,
+		Deps:    d,
+		uploads: make(chan struct{}, maxCRLUploads),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "signet_api_requests_total", Help: "Requests answered, by API and HTTP status.",
 		}, []string{"api", "status"}),
@@ -161,6 +163,12 @@ var routes = []route{
 	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},
 	{"POST", "/signet/distrust", operator(signet.RegistryWrite), (*call).postDistrust},
 	{"DELETE", "/signet/distrust/{distrust}", operator(signet.RegistryWrite), (*call).deleteDistrust},
+	{"GET", "/signet/revocation/{ca}", operator(signet.RegistryRead), (*call).getRevocation},
+	{"PUT", "/signet/revocation/{ca}", operator(ownerRights), (*call).putRevocation},
+	{"GET", "/signet/crls", operator(signet.RegistryRead), (*call).listCRLs},
+	{"POST", "/signet/crls", operator(signet.RegistryWrite), (*call).postCRL},
+	{"POST", "/signet/crls/fetch", operator(signet.RegistryWrite), (*call).fetchCRLs},
+	{"DELETE", "/signet/crls/{crl}", operator(signet.RegistryWrite), (*call).deleteCRL},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},

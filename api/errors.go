@@ -62,6 +62,13 @@ var azureErrors = map[signet.Code]azureError{
 	"distrust":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.DistrustUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
 
+	"crl":             {http.StatusBadRequest, 400123, "GenericBadRequest"},
+	signet.CRLOlder:   {http.StatusConflict, 409000, "GenericConflict"},
+	signet.CRLUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
+	"source":          {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	"ocsp":            {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.LimitCRLs:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+
 	"etag":            {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
 	signet.BulkFailed: {http.StatusBadRequest, 400013, "BulkRegistryOperationFailure"},
 

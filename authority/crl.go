@@ -21,8 +21,6 @@ const (
 	// in memory. One CRL of a million entries has 40 MB, most have some kilobytes.
 	maxCRLs     = 100
 	maxCRLBytes = 256 << 20
-	// MaxCRLUpload bounds an upload: a CRL as PEM, with certificates beside it.
-	MaxCRLUpload = pki.MaxCRLBytes/3*4 + pki.MaxCRLBytes/48 + 128<<10
 )
 
 // uploaded is the source of a CRL that was not fetched.

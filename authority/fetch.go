@@ -76,7 +76,7 @@ func (f *fetcher) get(ctx context.Context, address string) ([]byte, error) {
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	return f.do(r, MaxCRLUpload)
+	return f.do(r, pki.MaxCRLUpload)
 }
 
 // post puts a question to a responder (RFC 6960 §A.1).

@@ -146,6 +146,7 @@ type request struct {
 	etag         string // If-Match, as the hub gave it
 	as           kind
 	in, out      any
+	body         []byte // sent as it is, in the place of in
 }
 
 func (c *Client) do(ctx context.Context, r request) error {
@@ -177,6 +178,8 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 			return nil, err
 		}
 		body = bytes.NewReader(text)
+	} else if r.body != nil {
+		body = bytes.NewReader(r.body)
 	}
 	address := c.base + r.path
 	if len(r.query) > 0 {

@@ -23,6 +23,8 @@ const (
 	// MaxCRLBytes bounds a CRL in DER. A million entries with serial numbers of 16
 	// octets and a reason have 53 MB.
 	MaxCRLBytes = 64 << 20
+	// MaxCRLUpload bounds the same as PEM, with certificates beside it.
+	MaxCRLUpload = MaxCRLBytes/3*4 + MaxCRLBytes/48 + 128<<10
 	// maxCRLSerial bounds the serial numbers in it; RFC 5280 §4.1.2.2 allows 20
 	// octets. The one octet more is a sign.
 	maxCRLSerial = 64 + 1

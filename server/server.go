@@ -95,7 +95,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 	// The keepers, and what they know.
 	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed})
-	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed})
+	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed, Logger: s.log})
 	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
 		return nil, err
 	}
@@ -108,10 +108,12 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.firstHub(ctx); err != nil {
 		return nil, err
 	}
+	s.watch()
 
 	// The doors.
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(s.authority)
 	traces := trace.New()
 	if err := s.loadCertificate(); err != nil {
 		return nil, err
@@ -157,6 +159,21 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 		} else {
 			backEnd.ServeHTTP(w, r)
 		}
+	})
+}
+
+// watch keeps what is known of revoked certificates up to date until Close.
+func (s *Server) watch() {
+	ctx, stop := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		s.authority.Watch(ctx)
+	}()
+	s.onClose(func(context.Context) error {
+		stop()
+		<-over
+		return nil
 	})
 }
 

@@ -40,6 +40,8 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet certificate …  register a CA and prove possession of its key
   signet device …       manage device identities
   signet distrust …     cut off a certificate, a key, or all that a CA has signed
+  signet revocation …   say how to ask whether certificates are revoked
+  signet crl …          give the hub CRLs, and see which are in force
   signet monitor        read telemetry
   signet explain        say why a chain would be accepted or refused
   signet verdicts       say why devices were refused`,
@@ -63,6 +65,8 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		certificateCommand(),
 		deviceCommand(),
 		distrustCommand(),
+		revocationCommand(),
+		crlCommand(),
 		hubCommand(),
 		monitorCommand(),
 		explainCommand(),
