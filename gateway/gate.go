@@ -36,9 +36,10 @@ const (
 // between their addresses.
 //
 // One rule shares both bounds, the strangers in all and those past the line: a
-// source may have as many as are still free. So one address gets half, two a
-// third each, and however many there are, room stays for the next that comes. A
-// crowd behind one address waits in line; it is not refused.
+// source may have as many as are still free. So one address gets half, the next
+// half of the rest; two that come at once get a third each. It takes 15 addresses
+// to fill the house, and then the next is refused. A crowd behind one address
+// waits in line; it is not refused.
 type gate struct {
 	mu      sync.Mutex
 	sources map[netip.Prefix]*source

@@ -15,7 +15,8 @@ const maxHTTPS = 4096
 // A sharedListener bounds the connections that are open at a time, by the rule
 // of the MQTT door's gate: a source (an IPv4 address or an IPv6 /64) may have as
 // many as are still free. So however many strangers one address opens, there is
-// room for the next; what is beyond is closed at once.
+// room for the next; it takes 13 addresses to fill it. What is beyond is closed at
+// once.
 type sharedListener struct {
 	net.Listener
 
