@@ -11,6 +11,7 @@ package hub
 import (
 	"context"
 	"crypto/x509"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,13 @@ type Registry interface {
 	HubByHost(host string) (signet.Hub, error)
 	HubByName(name string) (signet.Hub, error)
 	Get(ctx context.Context, hub, device, module string) (signet.Identity, error)
+
+	// Twin reads the twin of an identity.
+	Twin(ctx context.Context, hub, device, module string) (signet.Twin, error)
+	// Report merges a patch into the reported properties of an identity of that
+	// generation, if their version is ifVersion or that is 0; it gives the new
+	// version once it is on disk.
+	Report(ctx context.Context, hub, device, module, generation string, patch []byte, ifVersion int64) (version int64, err error)
 }
 
 // Verdicts takes refusals for people to read. Its server is package authority.
@@ -64,6 +72,10 @@ type Hub struct {
 
 	mu       sync.RWMutex
 	sessions map[string]map[string][]*Session // hub, device ID → sessions of the device and its modules
+
+	callNumber atomic.Uint64         // of the last method call; begins anywhere, so that no late answer fits
+	callMu     sync.Mutex            // held with no other lock
+	callees    map[[3]string]*callee // hub, device ID, module ID → calls under way
 }
 
 // Options of a Hub; all but Now and Node are required.
@@ -81,8 +93,10 @@ func New(o Options) *Hub {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
-		now: o.Now, sessions: map[string]map[string][]*Session{}}
+	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
+		now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
+	h.callNumber.Store(rand.Uint64N(1 << 48))
+	return h
 }
 
 // Credentials are what a device shows at a door.

@@ -26,8 +26,11 @@ type Session struct {
 	single   bool   // of one request: no change finds it
 	judgedAt uint64 // and the count of changes then
 
-	mailMu sync.Mutex // held with no other lock
-	mail   []Delivery // what waits for the door
+	mailMu sync.Mutex               // held with no other lock
+	mail   []Delivery               // what waits for the door
+	calls  map[string]chan<- answer // who waits for answers of the device, by request ID
+
+	listens atomic.Uint32 // the [Kinds] of deliveries that the device wants
 }
 
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
@@ -116,6 +119,7 @@ func (s *Session) end(why error) bool {
 		return false
 	}
 	s.hub.dismiss(s)
+	s.giveUpCalls()
 	s.wake()
 	return true
 }
@@ -263,7 +267,7 @@ func (h *Hub) reviewIdentity(ctx context.Context, s *Session) error {
 	}
 	switch {
 	case i.GenerationID != p.GenerationID:
-		return signet.Refuse(signet.IdentityUnknown, "The identity %q has been deleted and made anew.", i.Name())
+		return madeAnew(p)
 	case i.Auth.Type != p.Auth:
 		return signet.Refuse(signet.IdentityAuthType, "The identity %q now authenticates by %s.", i.Name(), i.Auth.Type)
 	case p.Auth == signet.AuthSelfSigned && !thumbprintMatches(&i, hex.EncodeToString(p.Path[0].Thumbprint[:]), s.witness):

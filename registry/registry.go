@@ -34,7 +34,7 @@ type Registry struct {
 	// their order; twins share turns by the hash of their names.
 	twinTurns [256]chan struct{}
 	twinSeed  maphash.Seed
-	desired   func(hub, device, module string, version int64, patch []byte)
+	desired   func(t signet.Twin, patch []byte)
 }
 
 // Options of a Registry. The zero value works.
@@ -46,9 +46,9 @@ type Options struct {
 	Changed func(context.Context, signet.Change)
 	// Desired is told of new desired properties after they are durable and before
 	// the caller is answered, in the order of their versions for each twin: of the
-	// merge patch, with its nulls, that led to the version. A patch of nil says
-	// that it is not known whether the version came to be. It must not block.
-	Desired func(hub, device, module string, version int64, patch []byte)
+	// merge patch, with its nulls, that led to those of t. A patch of nil says that
+	// it is not known whether they came to be so. It must not block.
+	Desired func(t signet.Twin, patch []byte)
 }
 
 // tenants is an immutable set of hubs, findable both ways.
@@ -67,7 +67,7 @@ func New(store Store, o Options) *Registry {
 		r.changed = func(context.Context, signet.Change) {}
 	}
 	if r.desired == nil {
-		r.desired = func(string, string, string, int64, []byte) {}
+		r.desired = func(signet.Twin, []byte) {}
 	}
 	r.hubs.Store(&tenants{})
 	for n := range r.twinTurns {

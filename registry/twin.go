@@ -105,9 +105,9 @@ func (r *Registry) ChangeTwin(ctx context.Context, hub, device, module string, c
 		switch {
 		case desired == nil:
 		case known:
-			r.desired(hub, device, module, t.Desired.Version, notice)
+			r.desired(*t, notice)
 		default:
-			r.desired(hub, device, module, t.Desired.Version, nil)
+			r.desired(*t, nil)
 		}
 	})
 }

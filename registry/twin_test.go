@@ -39,8 +39,8 @@ func newTwins(t testing.TB) *twins {
 	w := &twins{store: memstore.New()}
 	w.Registry = registry.New(w.store, registry.Options{
 		Now: func() time.Time { return noon },
-		Desired: func(hub, device, module string, version int64, patch []byte) {
-			w.notices = append(w.notices, notice{hub + "/" + signet.IdentityName(device, module), version, string(patch)})
+		Desired: func(t signet.Twin, patch []byte) {
+			w.notices = append(w.notices, notice{t.Hub + "/" + signet.IdentityName(t.DeviceID, t.ModuleID), t.Desired.Version, string(patch)})
 		},
 	})
 	_, err := w.CreateHub(context.Background(), "hub", "hub.test")
