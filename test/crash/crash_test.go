@@ -38,6 +38,10 @@ const (
 // TestMain is also the server that is killed: the test runs itself again.
 func TestMain(m *testing.M) {
 	if data := os.Getenv("SIGNET_CRASH_DATA"); data != "" {
+		if certificate := os.Getenv("SIGNET_CRASH_DISTRUST"); certificate != "" {
+			fmt.Println("failed:", distrust(data, certificate))
+			os.Exit(1)
+		}
 		serve(data)
 	}
 	os.Exit(m.Run())
