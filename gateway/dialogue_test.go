@@ -39,7 +39,10 @@ func TestDialogues(t *testing.T) {
 			}
 			for i, part := range strings.Split(script, "\n---\n") {
 				t.Run(strconv.Itoa(i+1), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { play(t, part) })
+					synctest.Test(t, func(t *testing.T) { play(t, part, pipe) })
+				})
+				t.Run(strconv.Itoa(i+1)+" by WebSocket", func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { play(t, part, webSocketPipe) })
 				})
 			}
 		})
@@ -51,15 +54,16 @@ type dialogue struct {
 	t      *testing.T
 	waist  *fakeWaist
 	door   *MQTT
+	pipe   func(*MQTT) net.Conn
 	device net.Conn
 	heard  chan string // packets from the server, as text; closed with the connection
 	deaf   chan struct{}
 	read   int // messages that H: message has looked at
 }
 
-func play(t *testing.T, script string) {
+func play(t *testing.T, script string, pipe func(*MQTT) net.Conn) {
 	w := &fakeWaist{}
-	d := &dialogue{t: t, waist: w, door: plainDoor(t, w)}
+	d := &dialogue{t: t, waist: w, door: plainDoor(t, w), pipe: pipe}
 	d.connect()
 	for line := range strings.Lines(script) {
 		line = strings.TrimSpace(line)
@@ -101,7 +105,7 @@ func play(t *testing.T, script string) {
 
 // connect begins a connection, and listens to it.
 func (d *dialogue) connect() {
-	d.device, d.heard, d.deaf = pipe(d.door), make(chan string, 1024), make(chan struct{})
+	d.device, d.heard, d.deaf = d.pipe(d.door), make(chan string, 1024), make(chan struct{})
 	device, heard, deaf := d.device, d.heard, d.deaf
 	go func() {
 		defer close(heard)

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -87,14 +86,14 @@ type Conn struct {
 	status atomic.Uint32          // what Close tells the client
 	pong   atomic.Pointer[[]byte] // what to answer the latest ping; not nil while a goroutine is about to
 
-	mu   sync.Mutex // of who writes
-	said bool       // the close frame, after which nothing is written
+	turn chan struct{} // holds what one who writes has put there
+	shut error         // why nothing is written any more: a close frame, or a failure
 }
 
 // NewConn speaks WebSocket on nc. patience is how long a peer may take to read
 // what is written.
 func NewConn(nc net.Conn, patience time.Duration) *Conn {
-	c := &Conn{Conn: nc, patience: patience}
+	c := &Conn{Conn: nc, patience: patience, turn: make(chan struct{}, 1)}
 	c.status.Store(StatusNormal)
 	return c
 }
@@ -230,29 +229,30 @@ func (c *Conn) answer(ping []byte) {
 		return
 	}
 	go func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+		c.turn <- struct{}{}
+		defer c.yield()
 		c.write(opPong, *c.pong.Swap(nil), c.patience)
 	}()
 }
 
 // Write sends p as one message.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.turn <- struct{}{}
+	defer c.yield()
 	if err := c.write(opBinary, p, c.patience); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
+func (c *Conn) yield() { <-c.turn }
+
 // write sends a frame, in one write so that it takes one record of TLS. It is
-// called with mu held.
+// called by who has the turn.
 func (c *Conn) write(opcode byte, payload []byte, patience time.Duration) error {
-	if c.said {
-		return net.ErrClosed
+	if c.shut != nil {
+		return c.shut
 	}
-	c.said = opcode == opClose
 	frame := make([]byte, 2, 10+len(payload))
 	frame[0] = final | opcode
 	switch n := len(payload); {
@@ -267,6 +267,9 @@ func (c *Conn) write(opcode byte, payload []byte, patience time.Duration) error 
 	}
 	c.SetWriteDeadline(time.Now().Add(patience))
 	_, err := c.Conn.Write(append(frame, payload...))
+	if c.shut = err; err == nil && opcode == opClose {
+		c.shut = net.ErrClosed
+	}
 	return err
 }
 
@@ -292,11 +295,12 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// sayClose is not for who holds mu.
 func (c *Conn) sayClose() error {
-	if !c.mu.TryLock() {
+	select {
+	case c.turn <- struct{}{}:
+		defer c.yield()
+	default:
 		return nil // whoever writes is being cut off
 	}
-	defer c.mu.Unlock()
 	return c.write(opClose, binary.BigEndian.AppendUint16(nil, uint16(c.status.Load())), closeTime)
 }
