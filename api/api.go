@@ -44,6 +44,8 @@ import (
 
 // Hub is what the back end asks of the waist. Its server is package hub.
 type Hub interface {
+	// Expiring is [hub.Hub.Expiring].
+	Expiring(ctx context.Context, hub string, within time.Duration) ([]signet.Expiring, error)
 	Connected(hub, device, module string) bool
 	Sessions(hub string) int
 	// Read is [hub.Hub.Read].
@@ -169,9 +171,11 @@ var routes = []route{
 	{"POST", "/signet/crls", operator(signet.RegistryWrite), (*call).postCRL},
 	{"POST", "/signet/crls/fetch", operator(signet.RegistryWrite), (*call).fetchCRLs},
 	{"DELETE", "/signet/crls/{crl}", operator(signet.RegistryWrite), (*call).deleteCRL},
+	{"GET", "/signet/expiring", operator(signet.RegistryRead), (*call).listExpiring},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},
+	{"PATCH", "/signet/hubs/{hub}", admin, (*call).patchHub},
 	{"DELETE", "/signet/hubs/{hub}", admin, (*call).deleteHub},
 }
 

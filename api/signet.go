@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/base64"
@@ -50,7 +51,9 @@ func newMessageJSON(at signet.Position, m *signet.Message) messageJSON {
 		"iothub-enqueuedtime":                  &enqueued,
 		"iothub-message-source":                &m.Source,
 	} {
-		j.SystemProperties[name] = value
+		if *value != "" { // the hub's own messages are of no device
+			j.SystemProperties[name] = value
+		}
 	}
 	if m.ModuleID != "" {
 		j.SystemProperties["iothub-connection-module-id"] = &m.ModuleID
@@ -324,15 +327,18 @@ func parseChain(text []byte) ([]*x509.Certificate, error) {
 
 // hubJSON is a hub as its server's admin sees it.
 type hubJSON struct {
-	Name     string    `json:"name"`
-	HostName string    `json:"hostName"`
-	Created  time.Time `json:"created"`
+	Name     string `json:"name"`
+	HostName string `json:"hostName"`
+	// AtExpiry is "keep" or "end": what becomes of sessions whose certificates
+	// expire.
+	AtExpiry signet.ExpiryPolicy `json:"atExpiry"`
+	Created  time.Time           `json:"created"`
 	// ConnectionString is the owner's; only of one hub asked for by name.
 	ConnectionString string `json:"connectionString,omitempty"`
 }
 
 func newHubJSON(h signet.Hub) hubJSON {
-	return hubJSON{Name: h.Name, HostName: h.HostName, Created: h.Created.UTC()}
+	return hubJSON{Name: h.Name, HostName: h.HostName, AtExpiry: cmp.Or(h.AtExpiry, signet.KeepAtExpiry), Created: h.Created.UTC()}
 }
 
 func (c *call) answerHub(status int, h signet.Hub) error {
@@ -362,23 +368,46 @@ func (c *call) getHub() error {
 	return c.answerHub(http.StatusOK, h)
 }
 
-// PUT /signet/hubs/{name} {"hostName":…} makes a hub: 201, or 200 if there is that
-// very hub already.
+// PUT /signet/hubs/{name} {"hostName":…,"atExpiry":…} makes a hub: 201, or 200 if
+// there is that very hub already, which then gets the policy, if one is named.
 func (c *call) putHub() error {
 	var body struct {
-		HostName string `json:"hostName"`
+		HostName string              `json:"hostName"`
+		AtExpiry signet.ExpiryPolicy `json:"atExpiry"`
 	}
 	if err := c.read(maxBody, &body); err != nil {
 		return err
 	}
-	if h, err := c.Registry.HubByName(c.args["hub"]); err == nil && h.HostName == signet.HostOnly(body.HostName) {
-		return c.answerHub(http.StatusOK, h)
+	status := http.StatusOK
+	h, err := c.Registry.HubByName(c.args["hub"])
+	if err != nil || h.HostName != signet.HostOnly(body.HostName) {
+		status = http.StatusCreated
+		if h, err = c.Registry.CreateHub(c.r.Context(), c.args["hub"], body.HostName); err != nil {
+			return err
+		}
 	}
-	h, err := c.Registry.CreateHub(c.r.Context(), c.args["hub"], body.HostName)
+	if body.AtExpiry != "" {
+		if h, err = c.Registry.SetAtExpiry(c.r.Context(), h.Name, body.AtExpiry); err != nil {
+			return err
+		}
+	}
+	return c.answerHub(status, h)
+}
+
+// PATCH /signet/hubs/{name} {"atExpiry":"keep"|"end"} changes a hub. When it is
+// answered, the sessions that it ends are over.
+func (c *call) patchHub() error {
+	var body struct {
+		AtExpiry signet.ExpiryPolicy `json:"atExpiry"`
+	}
+	if err := c.read(maxBody, &body); err != nil {
+		return err
+	}
+	h, err := c.Registry.SetAtExpiry(c.r.Context(), c.args["hub"], body.AtExpiry)
 	if err != nil {
 		return err
 	}
-	return c.answerHub(http.StatusCreated, h)
+	return c.answerHub(http.StatusOK, h)
 }
 
 func (c *call) deleteHub() error {

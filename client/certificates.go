@@ -137,6 +137,8 @@ func (c *Client) DeleteCertificate(ctx context.Context, name, etag string) error
 type Hub struct {
 	Name     string `json:"name"`
 	HostName string `json:"hostName"`
+	// AtExpiry is what becomes of sessions whose certificates expire.
+	AtExpiry signet.ExpiryPolicy `json:"atExpiry"`
 	// ConnectionString is the owner's; given by CreateHub alone.
 	ConnectionString string `json:"connectionString,omitempty"`
 }
@@ -158,6 +160,32 @@ func (c *Client) CreateHub(ctx context.Context, name, hostName string) (Hub, err
 	err := c.do(ctx, request{method: http.MethodPut, path: "/signet/hubs/" + segment(name), as: asAdmin,
 		in: map[string]string{"hostName": strings.TrimSpace(hostName)}, out: &h})
 	return h, err
+}
+
+// SetAtExpiry changes what becomes of a hub's sessions at expiry.
+func (c *Client) SetAtExpiry(ctx context.Context, name string, policy signet.ExpiryPolicy) (Hub, error) {
+	var h Hub
+	err := c.do(ctx, request{method: http.MethodPatch, path: "/signet/hubs/" + segment(name), as: asAdmin,
+		in: map[string]signet.ExpiryPolicy{"atExpiry": policy}, out: &h})
+	h.ConnectionString = ""
+	return h, err
+}
+
+// Expiring lists what expires within a time, written as 30d or 12h; "" is 90
+// days.
+func (c *Client) Expiring(ctx context.Context, within string) ([]signet.Expiring, error) {
+	query, err := c.ofHub(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if within != "" {
+		query.Set("within", within)
+	}
+	var answer struct {
+		Expiring []signet.Expiring `json:"expiring"`
+	}
+	err = c.do(ctx, request{method: http.MethodGet, path: "/signet/expiring", query: query, as: asPolicy, out: &answer})
+	return answer.Expiring, err
 }
 
 // DeleteHub removes a hub with everything that is in it.

@@ -121,7 +121,7 @@ var (
 // CreateHub makes a hub with the five policies that Azure makes, each with two
 // random keys. It refuses with [signet.HubMalformed] or [signet.HubExists].
 func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub, error) {
-	h := signet.Hub{Name: strings.ToLower(name), HostName: signet.HostOnly(host), Created: r.stamp()}
+	h := signet.Hub{Name: strings.ToLower(name), HostName: signet.HostOnly(host), Created: r.stamp(), AtExpiry: signet.KeepAtExpiry}
 	if !hubName.MatchString(h.Name) {
 		return h, signet.Refuse(signet.HubMalformed, "%q cannot name a hub.", signet.Clip(name)).
 			At("name", "3 to 50 letters, digits and hyphens", name)
@@ -147,6 +147,32 @@ func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub
 	err = errors.Join(err, r.reload(ctx))
 	if now, e := r.HubByName(h.Name); e == nil && now.Created.Equal(h.Created) {
 		r.changed(ctx, signet.Change{Hub: h.Name, HubCreated: true})
+	}
+	return h, err
+}
+
+// SetAtExpiry changes what becomes of a hub's sessions whose certificates
+// expire. With [signet.EndAtExpiry] those that are past it are over before it
+// returns, and those that live will be in time; a session that began under it
+// keeps its end. It refuses with [signet.HubUnknown] and [signet.HubMalformed].
+func (r *Registry) SetAtExpiry(ctx context.Context, name string, policy signet.ExpiryPolicy) (signet.Hub, error) {
+	h, err := r.HubByName(name)
+	if err != nil {
+		return h, err
+	}
+	if policy != signet.KeepAtExpiry && policy != signet.EndAtExpiry {
+		return h, signet.Refuse(signet.HubMalformed, "Sessions are kept at expiry, or ended; not %q.", signet.Clip(string(policy))).
+			At("atExpiry", "keep or end", string(policy)).FixBy("Set atExpiry to keep or to end.")
+	}
+	written := r.store.SetAtExpiry(ctx, h.Name, policy)
+	if errors.Is(written, signet.ErrNotFound) {
+		return h, signet.Refuse(signet.HubUnknown, "There is no hub %q any more.", h.Name)
+	}
+	// A write that failed for a reason of the machine may have been kept: then too,
+	// what is in force is what is stored.
+	err = errors.Join(written, r.Load(context.WithoutCancel(ctx)))
+	if h, _ = r.HubByName(h.Name); h.AtExpiry == signet.EndAtExpiry {
+		r.changed(ctx, signet.Change{Hub: h.Name, Trust: true})
 	}
 	return h, err
 }

@@ -250,6 +250,45 @@ func TestOutcomeUnknown(t *testing.T) {
 	}
 }
 
+// TestAtExpiry: the policy of a hub is stored before it counts, and whoever is
+// told that it failed may find it kept.
+func TestAtExpiry(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		r, store, changes := newRegistry(t)
+		h, err := r.SetAtExpiry(t.Context(), "HUB", signet.EndAtExpiry)
+		if err != nil || h.AtExpiry != signet.EndAtExpiry || len(*changes) != 2 || !(*changes)[1].Trust || (*changes)[1].Hub != "hub" {
+			t.Fatalf("%+v %v %+v", h, err, *changes)
+		}
+		_, err = r.SetAtExpiry(t.Context(), "hub", "sometimes")
+		code(t, err, signet.HubMalformed)
+		_, err = r.SetAtExpiry(t.Context(), "nowhere", signet.EndAtExpiry)
+		code(t, err, signet.HubUnknown)
+		// Nobody loses anything by its being kept.
+		if h, err := r.SetAtExpiry(t.Context(), "hub", signet.KeepAtExpiry); err != nil || h.AtExpiry != signet.KeepAtExpiry || len(*changes) != 2 {
+			t.Fatalf("%+v %v %+v", h, err, *changes)
+		}
+		fault := func(operation string) error {
+			if operation == "SetAtExpiry" {
+				return memstore.ErrFault
+			}
+			return nil
+		}
+		want := signet.KeepAtExpiry
+		if after {
+			store.After, want = fault, signet.EndAtExpiry
+		} else {
+			store.Before = fault
+		}
+		_, err = r.SetAtExpiry(t.Context(), "hub", signet.EndAtExpiry)
+		if !errors.Is(err, memstore.ErrFault) {
+			t.Errorf("the fault was answered with %v", err)
+		}
+		if h, _ := r.HubByName("hub"); h.AtExpiry != want || len(*changes) != map[bool]int{false: 2, true: 3}[after] {
+			t.Errorf("kept %v: in force is %q, told of %d changes", after, h.AtExpiry, len(*changes))
+		}
+	}
+}
+
 func TestGenerationLooksLikeAzures(t *testing.T) {
 	r := registry.New(memstore.New(), registry.Options{Now: func() time.Time { return time.Date(2020, 1, 10, 3, 3, 36, 0, time.UTC) }})
 	r.CreateHub(t.Context(), "hub", "hub.test")

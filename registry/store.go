@@ -16,6 +16,8 @@ type Store interface {
 	Hubs(ctx context.Context) ([]signet.Hub, error)
 	// CreateHub fails with ErrExists when the name or the host name is taken.
 	CreateHub(ctx context.Context, h signet.Hub) error
+	// SetAtExpiry changes the ExpiryPolicy of a hub; ErrNotFound when there is none.
+	SetAtExpiry(ctx context.Context, hub string, policy signet.ExpiryPolicy) error
 	// DeleteHub removes the hub with everything that bears its name: identities,
 	// CA certificates, verdicts.
 	DeleteHub(ctx context.Context, name string) error

@@ -59,6 +59,15 @@ type Config struct {
 	RetentionAge   time.Duration `toml:"retention_age"`
 	RetentionBytes int64         `toml:"retention_bytes"`
 
+	// ExpiryLog, ExpiryEvents and ExpiryMetrics say where it is warned of CAs,
+	// intermediates and certificates of connected devices that end within 90, 30
+	// and 7 days: a line in the log, a message in the hub's message log (source
+	// certificateExpiry), each once a day, and the gauge signet_expiring. Default
+	// true, all three.
+	ExpiryLog     bool `toml:"expiry_log"`
+	ExpiryEvents  bool `toml:"expiry_events"`
+	ExpiryMetrics bool `toml:"expiry_metrics"`
+
 	// LogLevel is debug, info, warn or error; LogFormat is text or json. Logs go
 	// to standard error. Defaults "info" and "text".
 	LogLevel  slog.Level `toml:"log_level"`
@@ -76,6 +85,7 @@ func DefaultConfig() Config {
 		Data: "./data", Hub: "hub", HostName: "localhost",
 		MQTT: ":8883", HTTPS: ":443", Admin: "127.0.0.1:9090",
 		RetentionAge: 7 * 24 * time.Hour, RetentionBytes: 8 << 30,
+		ExpiryLog: true, ExpiryEvents: true, ExpiryMetrics: true,
 		LogFormat: "text",
 	}
 }

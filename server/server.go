@@ -146,8 +146,28 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.openAdmin(db, metrics, traces); err != nil {
 		return nil, err
 	}
+	s.watchExpiry(metrics)
 	s.serve()
 	return s, nil
+}
+
+// watchExpiry warns of what expires, as configured, until Close.
+func (s *Server) watchExpiry(metrics prometheus.Registerer) {
+	warnings := hub.ExpiryWarnings{Events: s.cfg.ExpiryEvents}
+	if s.cfg.ExpiryLog {
+		warnings.Logger = s.log
+	}
+	if s.cfg.ExpiryMetrics {
+		warnings.Registerer = metrics
+	}
+	watch := hub.NewExpiryWatch(s.hub, warnings)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		watch.Run(ctx)
+	}()
+	s.onClose(func(context.Context) error { cancel(); <-done; return nil })
 }
 
 // split puts two doors behind one address: what is a device's own path goes to

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net/http"
 	"os"
@@ -360,6 +361,69 @@ func TestCallerGoes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestExpiry: over real sockets, a device whose certificate runs out is kept or
+// parted with, as its hub says; and whoever is let in under one rule learns of
+// the other without a word.
+func TestExpiry(t *testing.T) {
+	h := hubtest.Start(t)
+	root := hubtest.NewCA(t, "Root")
+	h.Trust(t, tenant, root)
+	end := time.Now().Truncate(time.Second).Add(3 * time.Second)
+	connect := func(id string, notAfter time.Time) *hubtest.Device {
+		t.Helper()
+		h.CADevice(t, tenant, id)
+		d := h.Dial(t, h.ClientTLS(root.Device(t, id, func(c *x509.Certificate) { c.NotAfter = notAfter })))
+		if code := d.Connect(t, "localhost", id); code != 0 {
+			t.Fatalf("CONNACK %d", code)
+		}
+		return d
+	}
+	idle, long := connect("idle", end), connect("long", end.Add(time.Hour))
+	if _, err := h.Registry().SetAtExpiry(t.Context(), tenant, signet.EndAtExpiry); err != nil {
+		t.Fatal(err)
+	}
+	busy := connect("busy", end)
+	for time.Now().Before(end) { // still good
+		busy.Publish(t, "busy", "hello")
+		<-time.After(50 * time.Millisecond)
+	}
+	for name, d := range map[string]*hubtest.Device{"idle": idle, "busy": busy} {
+		d.SetDeadline(end.Add(4 * time.Second))
+		d.WaitClosed(t)
+		if now := time.Now(); now.Before(end.Add(time.Second)) {
+			t.Errorf("%s: closed before %v", name, end)
+		}
+	}
+	long.Publish(t, "long", "still here")
+
+	r, err := http.Get("http://" + h.AdminAddr() + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if body, _ := io.ReadAll(r.Body); !strings.Contains(string(body), `signet_mqtt_ends_total{code="session.certificate-expired"} 2`) {
+		t.Error("the metrics do not tell why")
+	}
+
+	// Kept: as Azure does, until it goes; then it is refused.
+	if _, err := h.Registry().SetAtExpiry(t.Context(), tenant, signet.KeepAtExpiry); err != nil {
+		t.Fatal(err)
+	}
+	end = time.Now().Truncate(time.Second).Add(time.Second)
+	kept := connect("kept", end)
+	<-time.After(time.Until(end.Add(1100 * time.Millisecond)))
+	kept.Publish(t, "kept", "past its end")
+	// And changed its mind: over by the time of the answer.
+	ctx, receipts := signet.WithReceipts(t.Context())
+	if _, err := h.Registry().SetAtExpiry(ctx, tenant, signet.EndAtExpiry); err != nil {
+		t.Fatal(err)
+	}
+	if total, _ := receipts.Total(); total.Sessions != 1 || total.Closed != 1 {
+		t.Errorf("the receipt: %+v", total)
+	}
+	kept.WaitClosed(t)
 }
 
 // TestAdmin: the operator's window.

@@ -11,7 +11,7 @@ import (
 func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 	var hubs []signet.Hub
 	err := s.engine.view(ctx, func(q queryer) (err error) {
-		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created FROM hub ORDER BY name`); err != nil {
+		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry FROM hub ORDER BY name`); err != nil {
 			return err
 		}
 		i := 0
@@ -33,7 +33,7 @@ func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 
 func scanHub(rows *sql.Rows, h *signet.Hub) error {
 	var created int64
-	err := rows.Scan(&h.Name, &h.HostName, &created)
+	err := rows.Scan(&h.Name, &h.HostName, &created, &h.AtExpiry)
 	h.Created = moment(created)
 	return err
 }
@@ -48,8 +48,8 @@ func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
 		return err
 	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		err := create(ctx, q, `INSERT INTO hub (name, host_name, created) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
-			h.Name, h.HostName, micros(h.Created))
+		err := create(ctx, q, `INSERT INTO hub (name, host_name, created, at_expiry) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+			h.Name, h.HostName, micros(h.Created), string(h.AtExpiry))
 		if err != nil {
 			return err
 		}
@@ -61,6 +61,20 @@ func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
 			}
 		}
 		return nil
+	})
+}
+
+// SetAtExpiry changes what becomes of a hub's sessions at expiry.
+func (s *Store) SetAtExpiry(ctx context.Context, hub string, policy signet.ExpiryPolicy) error {
+	if !findable(hub) {
+		return signet.ErrNotFound
+	}
+	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+		n, err := affected(ctx, q, `UPDATE hub SET at_expiry = $2 WHERE name = $1`, hub, string(policy))
+		if err == nil && n == 0 {
+			err = signet.ErrNotFound
+		}
+		return err
 	})
 }
 

@@ -57,7 +57,7 @@ var promises = []struct {
 	keep func(t *testing.T, s *store.Store)
 }{
 	{"a hub comes back as it went in, hubs by name", func(t *testing.T, s *store.Store) {
-		want := signet.Hub{Name: "centre", HostName: "centre.example.com", Created: at(5), Policies: []signet.Policy{
+		want := signet.Hub{Name: "centre", HostName: "centre.example.com", Created: at(5), AtExpiry: signet.KeepAtExpiry, Policies: []signet.Policy{
 			{Name: "service", PrimaryKey: "cA==", SecondaryKey: "cQ==", Rights: signet.ServiceConnect},
 			{Name: "iothubowner", PrimaryKey: "cg==", Rights: signet.RegistryRead | signet.RegistryWrite},
 		}}
@@ -65,6 +65,16 @@ var promises = []struct {
 		hubs, err := s.Hubs(t.Context())
 		ok(t, err)
 		same(t, hubs, []signet.Hub{want, hub("east"), hub("west")})
+	}},
+	{"what becomes of sessions at expiry is changed hub by hub", func(t *testing.T, s *store.Store) {
+		ok(t, s.SetAtExpiry(t.Context(), "east", signet.EndAtExpiry))
+		fails(t, s.SetAtExpiry(t.Context(), "north", signet.EndAtExpiry), signet.ErrNotFound)
+		fails(t, s.SetAtExpiry(t.Context(), "ea\x00st", signet.EndAtExpiry), signet.ErrNotFound)
+		east := hub("east")
+		east.AtExpiry = signet.EndAtExpiry
+		hubs, err := s.Hubs(t.Context())
+		ok(t, err)
+		same(t, hubs, []signet.Hub{east, hub("west")})
 	}},
 	{"neither name nor host name of a hub is given twice", func(t *testing.T, s *store.Store) {
 		fails(t, s.CreateHub(t.Context(), signet.Hub{Name: "east", HostName: "other"}), signet.ErrExists)

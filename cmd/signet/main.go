@@ -42,6 +42,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet distrust …     cut off a certificate, a key, or all that a CA has signed
   signet revocation …   say how to ask whether certificates are revoked
   signet crl …          give the hub CRLs, and see which are in force
+  signet expiring       say which certificates expire soon
   signet monitor        read telemetry
   signet explain        say why a chain would be accepted or refused
   signet verdicts       say why devices were refused`,
@@ -65,6 +66,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		certificateCommand(),
 		deviceCommand(),
 		distrustCommand(),
+		expiringCommand(),
 		revocationCommand(),
 		crlCommand(),
 		hubCommand(),

@@ -99,6 +99,19 @@ func (s *Store) CreateHub(_ context.Context, h signet.Hub) error {
 	})
 }
 
+// SetAtExpiry changes the policy of a hub.
+func (s *Store) SetAtExpiry(_ context.Context, hub string, policy signet.ExpiryPolicy) error {
+	return s.do("SetAtExpiry", func() error {
+		h, ok := s.hubs[hub]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		h.AtExpiry = policy
+		s.hubs[hub] = h
+		return nil
+	})
+}
+
 // DeleteHub removes a hub and all that is its own.
 func (s *Store) DeleteHub(_ context.Context, name string) error {
 	return s.do("DeleteHub", func() error {
