@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -92,6 +91,7 @@ type conn struct {
 	writing bool      // a goroutine is at it
 	woken   bool      // the session has something for us
 	lostAt  time.Time // when the device counts as lost, unless a packet comes
+	unread  bool      // deliveries wait until there is room for them
 
 	// PUBACKs go out in the order of the PUBLISHes [MQTT-4.6.0-2]. The hub keeps
 	// that order for messages, which are numbered here; what is acknowledged
@@ -478,21 +478,14 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	if bag, ok := c.topics.telemetry(p.Topic); ok {
 		return c.telemetry(bag, p)
 	}
-	rid, isTwin := twinRequest(p.Topic)
-	switch {
-	case isTwin && (rid == "" || len(rid) > maxRequestID):
-		return c.refuse(violation("", "a twin request without a usable $rid"))
-	case isTwin:
-		c.acknowledge(p)
-		c.answerTwin(rid)
-	case strings.HasPrefix(p.Topic, methodRes):
-		// The answer to a call that nobody waits for any more is dropped.
-		c.acknowledge(p)
-	default:
-		return c.refuse(signet.Refuse(signet.RequestMalformed, "The device published on %q.", signet.Clip(p.Topic)).
-			FixBy("Publish on the device's own topic, %s/messages/events/, or on another documented one.", c.topics.prefix))
+	if r, ok := parseTwinRequest(p.Topic); ok {
+		return c.twin(r, p)
 	}
-	return nil
+	if rest, ok := strings.CutPrefix(p.Topic, methodResults); ok {
+		return c.methodResult(rest, p)
+	}
+	return c.refuse(signet.Refuse(signet.RequestMalformed, "The device published on %q.", signet.Clip(p.Topic)).
+		FixBy("Publish on the device's own topic, %s/messages/events/, or on another documented one.", c.topics.prefix))
 }
 
 // propertyCost is what a property takes in memory besides its text.
@@ -562,29 +555,6 @@ func (c *conn) puback(id uint16) {
 	c.startWriting()
 }
 
-// maxRequestID bounds a $rid, which is echoed: SDKs write at most a UUID.
-const maxRequestID = 256
-
-// answerTwin tells a device that its twin is not served, in the form that the
-// SDKs take as an error. An answer that nobody has subscribed to is not sent.
-func (c *conn) answerTwin(rid string) {
-	c.counted.twins++
-	if c.listens&toTwinResults == 0 {
-		return
-	}
-	body, _ := json.Marshal(struct {
-		ErrorCode    int     `json:"errorCode"`
-		TrackingID   string  `json:"trackingId"`
-		Message      string  `json:"message"`
-		Info         *string `json:"info"`
-		TimestampUTC string  `json:"timestampUtc"`
-	}{501000, signet.NewTrackingID(), "Device twins are not served yet.", nil, c.door.now().UTC().Format("2006-01-02T15:04:05.0000000Z")})
-	// QoS 0 whatever was asked for: that fits every SDK.
-	c.say(func(dst []byte) []byte {
-		return mqtt.AppendPublish(dst, &mqtt.Publish{Topic: twinResult + "501/?$rid=" + rid, Payload: body})
-	})
-}
-
 // subscribe grants the documented filters and closes on any other: the SDKs do
 // not look for a failure in a SUBACK.
 func (c *conn) subscribe(p *mqtt.Subscribe) error {
@@ -603,6 +573,7 @@ func (c *conn) subscribe(p *mqtt.Subscribe) error {
 	}
 	c.trace.Event("SUBSCRIBE", slog.Int("filters", len(codes)))
 	c.say(func(dst []byte) []byte { return mqtt.AppendSuback(dst, p.PacketID, codes) })
+	c.session.Listen(c.listens.kinds()) // whatever comes of it comes after the SUBACK
 	return nil
 }
 
@@ -610,6 +581,7 @@ func (c *conn) unsubscribe(p *mqtt.Unsubscribe) error {
 	for _, f := range p.Filters {
 		c.listens &^= c.topics.subscription(f)
 	}
+	c.session.Listen(c.listens.kinds())
 	// Also when nothing matched [MQTT-3.10.4-5].
 	c.say(func(dst []byte) []byte { return mqtt.AppendUnsuback(dst, p.PacketID) })
 	return nil
@@ -623,18 +595,19 @@ func (c *conn) wake() {
 	c.startWriting()
 }
 
-// fetch takes what the session has: for now, that it is over, or will be sooner.
-// Commands, twin changes and method calls are to be fetched here and said.
+// fetch takes what the session has: that it is over, or will be sooner; twin
+// changes, method calls and commands.
 func (c *conn) fetch() {
 	if err := c.session.Ended(); err != nil {
 		c.end(err)
 		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.ended == nil && !c.lostAt.IsZero() {
 		c.waitForPacket()
 	}
+	c.mu.Unlock()
+	c.fetchMail()
 }
 
 // say adds one packet to what is written.
@@ -706,6 +679,9 @@ func (c *conn) write() {
 			}
 			c.endLocked(signet.Refuse(signet.SessionClosed, "%s", why))
 			c.mute, c.out = true, nil
+		}
+		if c.unread {
+			c.woken = true // there is room again
 		}
 	}
 }

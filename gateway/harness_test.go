@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -151,6 +152,31 @@ func (s *fakeSession) end(err error) {
 	}
 	s.mu.Unlock()
 	s.wake()
+}
+
+func (s *fakeSession) Listen(hub.Kinds)                 {}
+func (s *fakeSession) Receive() (hub.Delivery, bool)    { return nil, false }
+func (s *fakeSession) AnswerMethod(string, int, []byte) {}
+
+// Twin and Report know the twin of a new device, and what may be wrong with a
+// patch: that it is not for version 1, or not {}.
+func (s *fakeSession) Twin(context.Context) (signet.Twin, error) {
+	if err := s.Ended(); err != nil {
+		return signet.Twin{}, err
+	}
+	return signet.EmptyTwin("hub", s.principal.DeviceID, s.principal.ModuleID, "1"), nil
+}
+
+func (s *fakeSession) Report(_ context.Context, patch []byte, ifVersion int64) (int64, error) {
+	switch {
+	case string(patch) == "fault":
+		return 0, signet.Fail(errors.New("the disk is on fire"))
+	case string(patch) != "{}":
+		return 0, signet.Refuse(signet.TwinMalformed, "The patch is not taken.")
+	case ifVersion > 1:
+		return 0, signet.Refuse(signet.ETagStale, "The version is 1.")
+	}
+	return 2, nil
 }
 
 func (s *fakeSession) Close() { s.end(signet.Refuse(signet.SessionClosed, "closed")) }

@@ -85,6 +85,22 @@ type Session interface {
 	// the door is woken.
 	Expires() time.Time
 
+	// Listen says which deliveries the device wants from now on; at first it is none.
+	// Receive gives the next, false when there is none; the door is woken when one
+	// comes.
+	Listen(to hub.Kinds)
+	Receive() (hub.Delivery, bool)
+
+	// Twin reads the twin of the identity. Report merges a JSON patch into its
+	// reported properties, if their version is ifVersion or that is 0, and gives the
+	// new version; nil means on disk. Both wait for the store.
+	Twin(ctx context.Context) (signet.Twin, error)
+	Report(ctx context.Context, patch []byte, ifVersion int64) (version int64, err error)
+
+	// AnswerMethod takes the answer to a method call; payload is not kept. One that
+	// nobody waits for is dropped. It does not wait.
+	AnswerMethod(requestID string, status int, payload []byte)
+
 	// Close ends the session: the device has gone. It may be called again.
 	Close()
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/signet-iot/signet"
@@ -19,10 +20,12 @@ func identityTopics(deviceID, moduleID string) identity {
 
 // Topics that are the same for every identity.
 const (
-	twinGet    = "$iothub/twin/GET/?"
-	twinPatch  = "$iothub/twin/PATCH/properties/reported/?"
-	twinResult = "$iothub/twin/res/"
-	methodRes  = "$iothub/methods/res/"
+	twinGet       = "$iothub/twin/GET/?"
+	twinPatch     = "$iothub/twin/PATCH/properties/reported/?"
+	twinResult    = "$iothub/twin/res/"
+	twinDesired   = "$iothub/twin/PATCH/properties/desired/"
+	methodCalls   = "$iothub/methods/POST/"
+	methodResults = "$iothub/methods/res/"
 )
 
 // telemetry gives the property bag of a topic that takes this identity's
@@ -84,21 +87,41 @@ func (i identity) subscription(filter string) subscriptions {
 	return noSubscriptions
 }
 
-// twinRequest gives the request ID of a twin request, to be echoed byte for byte.
-func twinRequest(topic string) (rid string, isTwin bool) {
+// A twinRequest is what the topic of a request about the twin says.
+type twinRequest struct {
+	patch      bool   // of the reported properties; otherwise a GET
+	id         string // $rid, to be echoed byte for byte; "" when there is none
+	version    int64  // $version, the one that a patch is meant for; 0 when there is none
+	badVersion bool
+}
+
+func parseTwinRequest(topic string) (r twinRequest, ok bool) {
 	query, ok := strings.CutPrefix(topic, twinGet)
 	if !ok {
 		query, ok = strings.CutPrefix(topic, twinPatch)
+		r.patch = ok
 	}
 	if !ok {
-		return "", false
+		return r, false
 	}
+	r.id, _ = queryValue(query, "$rid")
+	if version, ok := queryValue(query, "$version"); ok {
+		var err error
+		r.version, err = strconv.ParseInt(version, 10, 64)
+		r.badVersion = err != nil || r.version < 1
+	}
+	return r, true
+}
+
+// queryValue finds the value of a name in what follows the "?" of a topic. Nothing
+// there is encoded.
+func queryValue(query, name string) (value string, ok bool) {
 	for pair := range strings.SplitSeq(query, "&") {
-		if rid, ok := strings.CutPrefix(pair, "$rid="); ok {
-			return rid, true
+		if k, v, ok := strings.Cut(pair, "="); ok && k == name {
+			return v, true
 		}
 	}
-	return "", true
+	return "", false
 }
 
 // systemProperties maps the keys that the SDKs write to the names of the system

@@ -1,0 +1,143 @@
+package gateway
+
+import (
+	"encoding/json"
+	"log/slog"
+	"strconv"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/wire/mqtt"
+)
+
+// maxRequestID bounds a $rid, which is echoed: SDKs write at most a UUID.
+const maxRequestID = 256
+
+// twin serves a twin request: the answer comes on another topic, besides the
+// PUBACK that a request of QoS 1 gets. What is answered 204 is on disk.
+func (c *conn) twin(r twinRequest, p *mqtt.Publish) error {
+	if r.id == "" || len(r.id) > maxRequestID {
+		return c.refuse(violation("", "a twin request without a usable $rid"))
+	}
+	c.counted.twins++
+	status, more, body, err := c.serveTwin(r, p.Payload)
+	if err != nil {
+		if ours := err.Code == signet.Internal || err.Code == signet.Unavailable; ours {
+			c.door.log.Error("a twin request failed", "device", c.topics.prefix, "hub", c.session.Principal().Hub,
+				"trackingId", err.TrackingID, "cause", err)
+			if c.listens&toTwinResults == 0 && r.patch {
+				return err // nobody hears that it was not stored: it must not look so
+			}
+		}
+		c.trace.Event("twin request refused", slog.String("code", string(err.Code)), slog.String("trackingId", err.TrackingID))
+		status, body = c.twinError(err)
+	}
+	c.acknowledge(p)
+	if c.listens&toTwinResults == 0 {
+		return nil // an answer that nobody has subscribed to is not sent
+	}
+	// QoS 0 whatever was asked for: that fits every SDK. $rid comes first, as it came.
+	c.say(func(dst []byte) []byte {
+		return mqtt.AppendPublish(dst, &mqtt.Publish{Topic: twinResult + status + "/?$rid=" + r.id + more, Payload: body})
+	})
+	return nil
+}
+
+func (c *conn) serveTwin(r twinRequest, payload []byte) (status, more string, body []byte, _ *signet.Error) {
+	fail := func(err error) *signet.Error {
+		e := *signet.AsError(err) // the original may be shared
+		e.TrackingID = signet.NewTrackingID()
+		return &e
+	}
+	switch {
+	case r.patch && r.badVersion:
+		return "", "", nil, fail(signet.Refuse(signet.RequestMalformed, "The $version of the request is not a whole number from 1."))
+	case r.patch:
+		version, err := c.session.Report(c.door.ctx, payload, r.version)
+		if err != nil {
+			return "", "", nil, fail(err)
+		}
+		return "204", "&$version=" + strconv.FormatInt(version, 10), nil, nil
+	}
+	t, err := c.session.Twin(c.door.ctx)
+	if err != nil {
+		return "", "", nil, fail(err)
+	}
+	body = append(make([]byte, 0, len(t.Desired.Values)+len(t.Reported.Values)+80), `{"desired":`...)
+	body = appendVersioned(body, t.Desired.Values, t.Desired.Version)
+	body = append(body, `,"reported":`...)
+	body = appendVersioned(body, t.Reported.Values, t.Reported.Version)
+	return "200", "", append(body, '}'), nil
+}
+
+// appendVersioned writes a JSON object with the member $version added.
+func appendVersioned(dst, object []byte, version int64) []byte {
+	dst = append(dst, object[:len(object)-1]...)
+	if len(object) > len("{}") {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, `"$version":`...)
+	return append(strconv.AppendInt(dst, version, 10), '}')
+}
+
+// twinError tells a refusal as the SDKs understand it: Node looks at the body
+// alone, and takes one without errorCode for success.
+func (c *conn) twinError(e *signet.Error) (status string, body []byte) {
+	number := 500001
+	switch e.Code {
+	case signet.TwinMalformed, signet.LimitTwinSize, signet.RequestMalformed:
+		number = 400004
+	case signet.IdentityUnknown:
+		number = 404001
+	case signet.ETagStale:
+		number = 412001
+	case signet.Unavailable:
+		number = 503001
+	}
+	body, _ = json.Marshal(struct {
+		ErrorCode    int     `json:"errorCode"`
+		TrackingID   string  `json:"trackingId"`
+		Message      string  `json:"message"`
+		Info         *string `json:"info"`
+		TimestampUTC string  `json:"timestampUtc"`
+	}{number, e.TrackingID, e.Message, nil, signet.AzureTime(c.door.now())})
+	return strconv.Itoa(number / 1000), body
+}
+
+// kinds are the deliveries that subscriptions ask for.
+func (s subscriptions) kinds() (k hub.Kinds) {
+	if s&toTwinChanges != 0 {
+		k |= hub.DesiredChanges
+	}
+	if s&toMethods != 0 {
+		k |= hub.MethodCalls
+	}
+	return k
+}
+
+// fetchMail says the deliveries that wait, no more than a buffer's worth at a time:
+// the writer comes back for the rest.
+func (c *conn) fetchMail() {
+	for {
+		c.mu.Lock()
+		c.unread = len(c.out) >= maxOut
+		full := c.unread || c.mute
+		c.mu.Unlock()
+		if full {
+			return
+		}
+		delivery, ok := c.session.Receive()
+		if !ok {
+			return
+		}
+		p := &mqtt.Publish{}
+		switch d := delivery.(type) {
+		case hub.DesiredChange:
+			p.Topic = twinDesired + "?$version=" + strconv.FormatInt(d.Version, 10)
+			p.Payload = appendVersioned(nil, d.Patch, d.Version)
+		case hub.MethodCall:
+			p.Topic, p.Payload = methodTopic(d.Method, d.RequestID), d.Payload
+		}
+		c.say(func(dst []byte) []byte { return mqtt.AppendPublish(dst, p) })
+	}
+}
