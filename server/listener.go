@@ -10,7 +10,14 @@ import (
 
 // maxHTTPS bounds the HTTPS connections at a time, some 50 KiB each. A client
 // keeps a few; an SDK one.
-const maxHTTPS = 4096
+//
+// maxStreams bounds the requests under way on one of HTTP/2: some 30 KiB each
+// with the longest headers, for a minute if the peer takes no answer. All
+// together are 1.5 GiB at worst; with 100 a connection they would be 13.
+const (
+	maxHTTPS   = 4096
+	maxStreams = 8
+)
 
 // A sharedListener bounds the connections that are open at a time, by the rule
 // of the MQTT door's gate: a source (an IPv4 address or an IPv6 /64) may have as

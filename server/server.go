@@ -140,7 +140,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		// request; streams extend their own deadline.
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 	}
 	s.https.RegisterOnShutdown(drain)
 	if err := s.openAdmin(db, metrics, traces); err != nil {

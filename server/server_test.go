@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+
+	"encoding/binary"
 	"io"
 	"net/http"
 	"os"
@@ -455,4 +457,34 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%s: %v %v", name, info.Mode(), err)
 		}
 	}
+}
+
+// TestStreams: a connection of HTTP/2 is told how many requests it may have under
+// way; what each holds is paid by the server before it knows who asks.
+func TestStreams(t *testing.T) {
+	h := hubtest.Start(t)
+	conf := h.ClientTLS()
+	conf.NextProtos = []string{"h2"}
+	c, err := tls.Dial("tcp", h.HTTPSAddr(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and empty SETTINGS
+	frame := make([]byte, 9)
+	if _, err := io.ReadFull(c, frame); err != nil || frame[3] != 4 {
+		t.Fatalf("% x %v where SETTINGS were due", frame, err)
+	}
+	settings := make([]byte, int(frame[1])<<8|int(frame[2]))
+	io.ReadFull(c, settings)
+	for ; len(settings) >= 6; settings = settings[6:] {
+		if settings[1] == 3 { // SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113 §6.5.2
+			if n := binary.BigEndian.Uint32(settings[2:]); n > 8 {
+				t.Errorf("%d requests at a time", n)
+			}
+			return
+		}
+	}
+	t.Error("as many as it likes")
 }
