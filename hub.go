@@ -25,6 +25,15 @@ const (
 	EndAtExpiry  ExpiryPolicy = "end"
 )
 
+// Check refuses, with [HubMalformed], what is no policy.
+func (p ExpiryPolicy) Check() error {
+	if p == KeepAtExpiry || p == EndAtExpiry {
+		return nil
+	}
+	return Refuse(HubMalformed, "Sessions are kept at expiry, or ended; not %q.", Clip(string(p))).
+		At("atExpiry", "keep or end", string(p)).FixBy("Set atExpiry to keep or to end.")
+}
+
 // A Policy is a shared access policy: two keys that sign tokens, and the rights
 // that such a token has.
 type Policy struct {

@@ -378,6 +378,11 @@ func (c *call) putHub() error {
 	if err := c.read(maxBody, &body); err != nil {
 		return err
 	}
+	if body.AtExpiry != "" {
+		if err := body.AtExpiry.Check(); err != nil {
+			return err
+		}
+	}
 	status := http.StatusOK
 	h, err := c.Registry.HubByName(c.args["hub"])
 	if err != nil || h.HostName != signet.HostOnly(body.HostName) {

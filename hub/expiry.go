@@ -163,8 +163,9 @@ const (
 	expiryPause = 10 * time.Minute
 	// expiryRepeat is how often the same is told.
 	expiryRepeat = 24 * time.Hour
-	// maxExpiryWarnings bounds what a hub is warned of in one look: a fleet of a
-	// thousand lines would fill its own log. Those that end first are told.
+	// maxExpiryWarnings bounds what a hub is warned of in a day, for each of the
+	// times: a fleet of a thousand lines would fill its own log. Those that end
+	// first are told.
 	maxExpiryWarnings = 100
 )
 
@@ -215,7 +216,12 @@ func (w *ExpiryWatch) Look(ctx context.Context) {
 
 func (w *ExpiryWatch) look(ctx context.Context, hub string, now time.Time) error {
 	closer := map[warning]bool{} // told of a shorter time
-	left := maxExpiryWarnings
+	lately := map[time.Duration]int{}
+	for about := range w.told {
+		if about.hub == hub {
+			lately[about.within]++
+		}
+	}
 	for _, within := range signet.ExpiryWarnings {
 		expiring, err := w.hub.Expiring(ctx, hub, within)
 		if err != nil {
@@ -234,8 +240,8 @@ func (w *ExpiryWatch) look(ctx context.Context, hub string, now time.Time) error
 			}
 			closer[about] = true
 			about.within = within
-			if _, known := w.told[about]; !known && left > 0 {
-				left--
+			if _, known := w.told[about]; !known && lately[within] < maxExpiryWarnings {
+				lately[within]++
 				w.told[about] = now
 				w.warn(ctx, hub, e, within, now)
 			}

@@ -219,6 +219,35 @@ func TestExpiring(t *testing.T) {
 	}
 }
 
+// TestExpiryWarningsAreBounded: a fleet of many lines does not fill its own log,
+// however often it is looked at.
+func TestExpiryWarningsAreBounded(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root", ends(h.now.Add(200*day)))
+	h.trust("first", root)
+	for n := range 103 {
+		id := fmt.Sprint("d", n)
+		h.device(signet.Identity{DeviceID: id, Auth: byCA})
+		line := root.Intermediate(t, "Line of "+id, ends(h.now.Add(10*day+time.Duration(n)*time.Hour)))
+		if _, err := h.connect(hub.Credentials{DeviceID: id, Chain: presented(t, line.Device(t, id, ends(h.now.Add(100*day))))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	watch := hub.NewExpiryWatch(h.hub, hub.ExpiryWarnings{Events: true})
+	for range 3 {
+		watch.Look(context.Background())
+		h.now = h.now.Add(time.Hour)
+	}
+	if n := len(h.messages.kept); n != 100 {
+		t.Errorf("%d warnings in a day", n)
+	}
+	for _, m := range h.messages.kept {
+		if strings.Contains(string(m.Body), "Line of d102") {
+			t.Error("what ends last was told, and not what ends first")
+		}
+	}
+}
+
 // gauges writes those of a hub, without the labels' names.
 func gauges(t *testing.T, metrics *prometheus.Registry, hub string) string {
 	t.Helper()

@@ -160,9 +160,8 @@ func (r *Registry) SetAtExpiry(ctx context.Context, name string, policy signet.E
 	if err != nil {
 		return h, err
 	}
-	if policy != signet.KeepAtExpiry && policy != signet.EndAtExpiry {
-		return h, signet.Refuse(signet.HubMalformed, "Sessions are kept at expiry, or ended; not %q.", signet.Clip(string(policy))).
-			At("atExpiry", "keep or end", string(policy)).FixBy("Set atExpiry to keep or to end.")
+	if err := policy.Check(); err != nil {
+		return h, err
 	}
 	written := r.store.SetAtExpiry(ctx, h.Name, policy)
 	if errors.Is(written, signet.ErrNotFound) {
