@@ -7,6 +7,9 @@
 //	publish   server CPU for an acknowledged QoS 1 message of 256 bytes, from 100
 //	          devices that each wait for the PUBACK before the next
 //
+// With -cut it measures Signet alone: how soon the sessions below a distrusted
+// intermediate are gone, and what their coming back does to others.
+//
 // mosquitto keeps messages in memory; Signet has them on disk (fsync) before it
 // acknowledges. Every load is bounded in count and time.
 package main
@@ -70,6 +73,9 @@ func run() error {
 	limit.Cur = limit.Max
 	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	pinSelf()
+	if *cut > 0 {
+		return cutLine(dir)
+	}
 
 	all, err := newFleet(dir, max(*hold, 100))
 	if err != nil {
@@ -122,8 +128,9 @@ func median(v []float64) float64 { slices.Sort(v); return v[len(v)/2] }
 
 // fleet is the devices and what signs them.
 type fleet struct {
-	root  string // PEM file
-	pairs []tls.Certificate
+	root    string // PEM file
+	factory *pki.CA
+	pairs   []tls.Certificate // signed by a line of the factory's
 	// the server's certificate, for peers that do not make their own
 	serverCert, serverKey string
 	roots                 *x509.CertPool
@@ -142,8 +149,10 @@ func newFleet(dir string, size int) (*fleet, error) {
 	if err != nil {
 		return nil, err
 	}
+	f := &fleet{root: filepath.Join(dir, "root.pem"), serverCert: filepath.Join(dir, "server.pem"), serverKey: filepath.Join(dir, "server.key"), roots: x509.NewCertPool()}
 	ca := root
 	for _, name := range []string{"Factory", "Line"} {
+		f.factory = ca
 		key := newKey()
 		chain, err := ca.Intermediate(name, key.Public(), pki.NoPathLength, now, 9)
 		if err != nil {
@@ -153,7 +162,6 @@ func newFleet(dir string, size int) (*fleet, error) {
 			return nil, err
 		}
 	}
-	f := &fleet{root: filepath.Join(dir, "root.pem"), serverCert: filepath.Join(dir, "server.pem"), serverKey: filepath.Join(dir, "server.key"), roots: x509.NewCertPool()}
 	if err := os.WriteFile(f.root, certPEM(root.Certificate), 0o644); err != nil {
 		return nil, err
 	}
@@ -193,6 +201,7 @@ type peer struct {
 	cmd     *exec.Cmd
 	address string
 	conf    *tls.Config
+	back    *client.Client // of signet
 	stderr  strings.Builder
 }
 
@@ -250,6 +259,7 @@ func startSignet(dir string, f *fleet) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.back = c
 	ctx := context.Background()
 	root, err := os.ReadFile(f.root)
 	if err != nil {
