@@ -129,6 +129,30 @@ func (d *webDoor) dial(t testing.TB, client *http.Client, header http.Header, pr
 		&reference.DialOptions{HTTPClient: client, HTTPHeader: header, Subprotocols: protocols})
 }
 
+// connect connects a device by WebSocket, and gives the code of its CONNACK.
+func (d *webDoor) connect(id string, config *tls.Config) (*tls.Conn, byte, error) {
+	c, err := tls.Dial("tcp", d.server.Listener.Addr().String(), config)
+	if err != nil {
+		return nil, 0, err
+	}
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(c, opening)
+	stream := &webSocketClient{Conn: c, in: bufio.NewReader(c)}
+	if _, err := http.ReadResponse(stream.in, nil); err != nil {
+		return nil, 0, err
+	}
+	stream.Write(connectPacket(id))
+	p, err := mqtt.NewClientReader(stream, maxPacket).Next()
+	if err != nil {
+		return nil, 0, err
+	}
+	return c, p.(*mqtt.Connack).Code, nil
+}
+
+// opening is a request that opens a WebSocket.
+const opening = "GET /$iothub/websocket HTTP/1.1\r\nHost: hub.example.test\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n" +
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+
 func connectPacket(id string) []byte {
 	return mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: id, KeepAlive: 60, HasUsername: true, Username: "hub.example.test/" + id + "/?api-version=2021-04-12"})
 }
@@ -274,20 +298,18 @@ func TestWebSocketViolations(t *testing.T) {
 func TestWebSocketNotOpened(t *testing.T) {
 	d := openWebDoor(t)
 	device := issue(t, "d1", nil)
-	right := "GET /$iothub/websocket HTTP/1.1\r\nHost: hub.example.test\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n" +
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
 	with := func(old, new string) string {
-		if !strings.Contains(right, old) {
+		if !strings.Contains(opening, old) {
 			t.Fatalf("%q is not in the request", old)
 		}
-		return strings.Replace(right, old, new, 1)
+		return strings.Replace(opening, old, new, 1)
 	}
 	for name, c := range map[string]struct {
 		request string
 		certs   []tls.Certificate
 		status  int // 0: the connection is closed without an answer
 	}{
-		"as it should be":               {right, nil, 101},
+		"as it should be":               {opening, nil, 101},
 		"path words in capitals":        {with("/$iothub/websocket", "/%24IOTHUB/WebSocket"), nil, 101},
 		"a page of the hub's own":       {with("Upgrade:", "Origin: https://hub.example.test:8443\r\nUpgrade:"), []tls.Certificate{device}, 101},
 		"a foreign page with a token":   {with("Upgrade:", "Origin: https://evil.example\r\nUpgrade:"), nil, 101},
@@ -300,7 +322,7 @@ func TestWebSocketNotOpened(t *testing.T) {
 		"no upgrade":                    {with("Connection: keep-alive, Upgrade\r\n", ""), nil, 400},
 		"an older version":              {with("13", "8"), nil, 400},
 		"a key that is none":            {with("dGhlIHNhbXBsZSBub25jZQ==", "x"), nil, 400},
-		"impatient":                     {right + "\x82\x80....", nil, 0},
+		"impatient":                     {opening + "\x82\x80....", nil, 0},
 	} {
 		nc, err := tls.Dial("tcp", d.server.Listener.Addr().String(), d.client(c.certs...))
 		if err != nil {

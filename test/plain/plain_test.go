@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -357,6 +358,49 @@ func TestCurl(t *testing.T) {
 	}
 	curl(200, bearer, "DELETE", acme+version, "", "-H", "If-Match: "+ca["etag"].(string))
 	curl(204, owner, "DELETE", press, "", "-H", `If-Match: "*"`)
+}
+
+// TestCurlDevice: a device is a shell script: curl with a client certificate, by
+// HTTP/1.1 and by what curl likes best.
+func TestCurlDevice(t *testing.T) {
+	need(t, "curl")
+	h := hubtest.Start(t)
+	root := hubtest.NewCA(t, "Root")
+	h.Trust(t, tenant, root)
+	h.CADevice(t, tenant, "press-17")
+	dir := t.TempDir()
+	pair := root.Intermediate(t, "Line").Device(t, "press-17")
+	write(t, dir, "chain.pem", hubtest.PEM(pair.Certificate...))
+	write(t, dir, "device.key", hubtest.KeyPEM(t, pair.PrivateKey))
+	base := "https://localhost:" + port(h.HTTPSAddr()) + "/devices/press-17/"
+	curl := func(path string, args ...string) string {
+		t.Helper()
+		out, status := run(t, dir, "", "curl", append([]string{"-sS", "--cacert", h.CAFile, "-w", "%{http_code}", base + path + "?api-version=2021-04-12"}, args...)...)
+		if status != 0 {
+			t.Fatalf("curl: exit %d: %s", status, out)
+		}
+		return out
+	}
+	as := []string{"--cert", "chain.pem", "--key", "device.key", "-H", "iothub-app-alarm: yes", "-H", "Content-Type: application/octet-stream", "--data-binary"}
+	for _, version := range []string{"--http1.1", "--compressed"} {
+		if out := curl("messages/events", append(slices.Clone(as), version, version)...); out != "204" {
+			t.Errorf("%s: %s", version, out)
+		}
+	}
+	if out := curl("messages/events", "-d", "x"); !strings.HasSuffix(out, "401") || !strings.Contains(out, "ErrorCode:IotHubUnauthorizedAccess;Unauthorized") {
+		t.Errorf("without a certificate: %s", out)
+	}
+	if out := curl("messages/events", append(slices.Clone(as), strings.Repeat("x", 70<<10), "--data-binary", strings.Repeat("x", 70<<10), "--data-binary", strings.Repeat("x", 70<<10), "--data-binary", strings.Repeat("x", 70<<10))...); !strings.HasSuffix(out, "413") {
+		t.Errorf("280 KB: %s", out)
+	}
+	var got []string
+	err := h.Hub().Read(t.Context(), tenant, hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+		got = append(got, fmt.Sprint(m.DeviceID, m.Properties, string(m.Body)))
+		return true
+	})
+	if want := []string{"press-17[{alarm yes false}]--http1.1", "press-17[{alarm yes false}]--compressed"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q %v", got, err)
+	}
 }
 
 func cutLast(s, separator string) (before, after string, found bool) {

@@ -62,8 +62,8 @@ const (
 // maxControl bounds the payload of a control frame (RFC 6455 §5.5).
 const maxControl = 125
 
-// closeTime is what a close frame may take to be written: it is for a peer that
-// reads, and nobody waits for one that does not.
+// closeTime is what a close frame may wait for its turn, and then take to be
+// written: it is for a peer that reads, and nobody waits for one that does not.
 const closeTime = 100 * time.Millisecond
 
 // A Conn is such a stream over a connection on which the handshake is done. One
@@ -283,8 +283,8 @@ func (c *Conn) CloseWrite() error {
 	return nil
 }
 
-// Close tells the peer why, unless something is being written, and closes the
-// connection without waiting for an answer.
+// Close tells the peer why, unless it does not read what is being written, and
+// closes the connection without waiting for an answer.
 func (c *Conn) Close() error {
 	if err := c.sayClose(); err != nil && !errors.Is(err, net.ErrClosed) {
 		// TLS would wait five seconds more for this peer to read its farewell.
@@ -296,10 +296,12 @@ func (c *Conn) Close() error {
 }
 
 func (c *Conn) sayClose() error {
+	patience := time.NewTimer(closeTime)
+	defer patience.Stop()
 	select {
 	case c.turn <- struct{}{}:
 		defer c.yield()
-	default:
+	case <-patience.C:
 		return nil // whoever writes is being cut off
 	}
 	return c.write(opClose, binary.BigEndian.AppendUint16(nil, uint16(c.status.Load())), closeTime)
