@@ -47,6 +47,8 @@ type Hub interface {
 	// Expiring is [hub.Hub.Expiring].
 	Expiring(ctx context.Context, hub string, within time.Duration) ([]signet.Expiring, error)
 	Connected(hub, device, module string) bool
+	// Invoke is [hub.Hub.Invoke].
+	Invoke(ctx context.Context, hub, device, module string, i hub.Invocation) (hub.MethodResult, error)
 	Sessions(hub string) int
 	// Read is [hub.Hub.Read].
 	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
@@ -142,6 +144,18 @@ var routes = []route{
 	{"GET", "/devices/{device}", policy(signet.RegistryRead), (*call).getDevice},
 	{"PUT", "/devices/{device}", policy(signet.RegistryWrite), (*call).putDevice},
 	{"DELETE", "/devices/{device}", policy(signet.RegistryWrite), (*call).deleteDevice},
+	{"GET", "/devices/{device}/modules", policy(signet.RegistryRead), (*call).listModules},
+	{"GET", "/devices/{device}/modules/{module}", policy(signet.RegistryRead), (*call).getModule},
+	{"PUT", "/devices/{device}/modules/{module}", policy(signet.RegistryWrite), (*call).putModule},
+	{"DELETE", "/devices/{device}/modules/{module}", policy(signet.RegistryWrite), (*call).deleteModule},
+	{"GET", "/twins/{device}", policy(signet.ServiceConnect), (*call).getTwin},
+	{"PATCH", "/twins/{device}", policy(signet.ServiceConnect), (*call).patchTwin},
+	{"PUT", "/twins/{device}", policy(signet.ServiceConnect), (*call).putTwin},
+	{"POST", "/twins/{device}/methods", policy(signet.ServiceConnect), (*call).invokeMethod},
+	{"GET", "/twins/{device}/modules/{module}", policy(signet.ServiceConnect), (*call).getTwin},
+	{"PATCH", "/twins/{device}/modules/{module}", policy(signet.ServiceConnect), (*call).patchTwin},
+	{"PUT", "/twins/{device}/modules/{module}", policy(signet.ServiceConnect), (*call).putTwin},
+	{"POST", "/twins/{device}/modules/{module}/methods", policy(signet.ServiceConnect), (*call).invokeMethod},
 	{"GET", "/statistics/devices", policy(signet.RegistryRead), (*call).deviceStatistics},
 	{"GET", "/statistics/service", policy(signet.RegistryRead), (*call).serviceStatistics},
 

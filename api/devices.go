@@ -50,25 +50,32 @@ type capabilitiesJSON struct {
 }
 
 func (c *call) deviceJSON(i *signet.Identity) deviceJSON {
-	d := deviceJSON{
+	return deviceJSON{
 		DeviceID: i.DeviceID, GenerationID: i.GenerationID, ETag: i.ETag,
-		ConnectionState: "Disconnected",
+		ConnectionState: c.connectionState(i),
 		Status:          i.Status, StatusReason: orNull(i.StatusReason),
 		// When a device was last seen is not kept yet: never, in Azure's words.
-		ConnectionStateUpdatedTime: azureTime(time.Time{}),
+		ConnectionStateUpdatedTime: azureTime(never),
 		StatusUpdatedTime:          azureTime(i.StatusUpdatedTime),
-		LastActivityTime:           azureTime(time.Time{}),
-		Authentication: authenticationJSON{
-			Type:           i.Auth.Type,
-			SymmetricKey:   symmetricKeyJSON{orNull(i.Auth.PrimaryKey), orNull(i.Auth.SecondaryKey)},
-			X509Thumbprint: x509ThumbprintJSON{orNull(i.Auth.PrimaryThumbprint), orNull(i.Auth.SecondaryThumbprint)},
-		},
-		Capabilities: capabilitiesJSON{IotEdge: i.EdgeDevice},
+		LastActivityTime:           azureTime(never),
+		Authentication:             newAuthenticationJSON(i.Auth),
+		Capabilities:               capabilitiesJSON{IotEdge: i.EdgeDevice},
 	}
-	if c.Hub.Connected(i.Hub, i.DeviceID, "") {
-		d.ConnectionState = "Connected"
+}
+
+func newAuthenticationJSON(a signet.Authentication) authenticationJSON {
+	return authenticationJSON{
+		Type:           a.Type,
+		SymmetricKey:   symmetricKeyJSON{orNull(a.PrimaryKey), orNull(a.SecondaryKey)},
+		X509Thumbprint: x509ThumbprintJSON{orNull(a.PrimaryThumbprint), orNull(a.SecondaryThumbprint)},
 	}
-	return d
+}
+
+func (c *call) connectionState(i *signet.Identity) string {
+	if c.Hub.Connected(i.Hub, i.DeviceID, i.ModuleID) {
+		return "Connected"
+	}
+	return "Disconnected"
 }
 
 func orNull(s string) *string {
@@ -86,12 +93,7 @@ func orEmpty(s *string) string {
 }
 
 // azureTime writes a time as IoT Hub does; the zero time is its "never".
-func azureTime(t time.Time) string {
-	if t.IsZero() {
-		return "0001-01-01T00:00:00Z"
-	}
-	return t.UTC().Format("2006-01-02T15:04:05.0000000Z")
-}
+func azureTime(t time.Time) string { return signet.AzureTime(t) }
 
 // identity reads what a client wrote, and leaves open what it left open.
 func (a authenticationJSON) authentication() signet.Authentication {
@@ -246,7 +248,7 @@ func (c *call) bulkDevices() error {
 			},
 		}
 		if item.ModuleID != "" {
-			fail(item, "ArgumentInvalid", signet.Refuse(signet.RequestNotFound, "Modules are not served yet."))
+			fail(item, "ArgumentInvalid", signet.Refuse(signet.RequestNotFound, "Modules are not taken in bulk yet."))
 		} else if named[item.ID] {
 			fail(item, "DeviceDefinedMultipleTimes", signet.Refuse(signet.RequestMalformed, "The device %q is named more than once.", signet.Clip(item.ID)))
 		}
@@ -261,7 +263,7 @@ func (c *call) bulkDevices() error {
 				e := *signet.AsError(err)
 				fail(item, azureErrorOf(e.Code).name, &e)
 			} else if len(item.Tags)+len(item.Properties) > 0 {
-				result.Warnings = append(result.Warnings, bulkWarning{item.ID, "DeviceRegisteredWithoutTwin", "Twins are not served yet; tags and properties were left out."})
+				result.Warnings = append(result.Warnings, bulkWarning{item.ID, "DeviceRegisteredWithoutTwin", "Tags and properties are not taken in bulk yet, and were left out; set them at /twins."})
 			}
 		}
 	}

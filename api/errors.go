@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -33,6 +34,9 @@ var azureErrors = map[signet.Code]azureError{
 	signet.LimitMessageSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
 	signet.LimitDistrusts:     {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitCertificates:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+	signet.LimitMethods:       {http.StatusForbidden, 403800, "DeviceMaximumInflightMethodExceeded"},
+	signet.LimitModules:       {http.StatusRequestEntityTooLarge, 413003, "TooManyModulesOnDevice"},
+	signet.LimitTwinSize:      {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.LimitChainBytes:    {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.LimitPathWork:      {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.LimitSubscriptions: {http.StatusBadRequest, 400004, "ArgumentInvalid"},
@@ -71,6 +75,11 @@ var azureErrors = map[signet.Code]azureError{
 
 	"etag":            {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
 	signet.BulkFailed: {http.StatusBadRequest, 400013, "BulkRegistryOperationFailure"},
+
+	"twin":                 {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.MethodOffline:   {http.StatusNotFound, 404103, "DeviceNotOnline"},
+	signet.MethodTimeout:   {http.StatusGatewayTimeout, 504101, "GatewayTimeout"},
+	signet.MethodBadAnswer: {http.StatusBadGateway, 502000, "GenericBadGateway"},
 
 	"session":          {http.StatusUnauthorized, 401003, "IotHubUnauthorized"},
 	"internal":         {http.StatusInternalServerError, 500001, "ServerError"},
@@ -123,9 +132,15 @@ func (c *call) refuse(err error) {
 	}
 	azure := azureErrorOf(e.Code)
 	switch {
+	case e.Code == signet.IdentityUnknown && e.Field == "moduleId":
+		azure = azureError{http.StatusNotFound, 404010, "ModuleNotFound"}
+	case e.Code == signet.IdentityExists && c.args["module"] != "":
+		azure = azureError{http.StatusConflict, 409301, "ModuleAlreadyExistsOnDevice"}
+	}
+	switch {
 	case isVerdict(e.Code):
 		e.TrackingID = c.Verdicts.Record(c.verdict(e))
-	case azure.status >= 500 && c.r.Context().Err() == nil:
+	case e.Code.Info().Step == signet.StepProcessing && c.r.Context().Err() == nil:
 		c.Logger.Error("request failed", "method", c.r.Method, "path", signet.Clip(c.r.URL.Path), "hub", c.hub.Name,
 			"trackingId", e.TrackingID, "code", e.Code, "cause", e.Cause)
 	default:
@@ -151,6 +166,10 @@ func (c *call) refuse(err error) {
 		body = ownError{&e}
 	default:
 		c.w.Header().Set("Iothub-Errorcode", azure.name)
+		if e.Code.Info().Step == signet.StepMethod {
+			body = methodError(azure, &e, now)
+			break
+		}
 		body = serviceError{
 			// A ";" in the sentence would cut it short at the client.
 			Message:          "ErrorCode:" + azure.name + ";" + strings.ReplaceAll(e.Message, ";", ","),
@@ -163,6 +182,19 @@ func (c *call) refuse(err error) {
 	if err := c.answer(azure.status, body); err != nil {
 		c.Logger.Error("an error could not be written", "error", err)
 	}
+}
+
+// methodError is told as JSON in the text of an error, as Azure does for direct
+// methods.
+func methodError(azure azureError, e *signet.Error, now time.Time) serviceError {
+	text, _ := json.Marshal(struct {
+		ErrorCode    int     `json:"errorCode"`
+		TrackingID   string  `json:"trackingId"`
+		Message      string  `json:"message"`
+		TimestampUTC string  `json:"timestampUtc"`
+		Info         *string `json:"info"`
+	}{azure.number, e.TrackingID, e.Message, azureTime(now), nil})
+	return serviceError{Message: string(text), Signet: e}
 }
 
 // isVerdict says whether a refusal is one that people will ask about.

@@ -94,7 +94,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.onClose(func(context.Context) error { return messages.Close() })
 
 	// The keepers, and what they know.
-	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed})
+	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed,
+		Desired: func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) }})
 	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed, Logger: s.log})
 	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
 		return nil, err

@@ -1,0 +1,96 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// moduleJSON is a module as Azure's registry writes it. A module has no status of
+// its own: it may connect when its device may.
+type moduleJSON struct {
+	DeviceID                   string             `json:"deviceId"`
+	ModuleID                   string             `json:"moduleId"`
+	ManagedBy                  *string            `json:"managedBy"`
+	GenerationID               string             `json:"generationId"`
+	ETag                       string             `json:"etag"`
+	ConnectionState            string             `json:"connectionState"`
+	ConnectionStateUpdatedTime string             `json:"connectionStateUpdatedTime"`
+	LastActivityTime           string             `json:"lastActivityTime"`
+	CloudToDeviceMessageCount  int                `json:"cloudToDeviceMessageCount"`
+	Authentication             authenticationJSON `json:"authentication"`
+}
+
+func (c *call) moduleJSON(i *signet.Identity) moduleJSON {
+	return moduleJSON{
+		DeviceID: i.DeviceID, ModuleID: i.ModuleID, GenerationID: i.GenerationID, ETag: i.ETag,
+		ConnectionState:            c.connectionState(i),
+		ConnectionStateUpdatedTime: azureTime(never), LastActivityTime: azureTime(never),
+		Authentication: newAuthenticationJSON(i.Auth),
+	}
+}
+
+// never is when what is not kept yet happened last.
+var never time.Time
+
+// GET /devices/{id}/modules
+func (c *call) listModules() error {
+	modules, err := c.Registry.Modules(c.r.Context(), c.hub.Name, c.args["device"])
+	if err != nil {
+		return err
+	}
+	list := make([]moduleJSON, len(modules))
+	for n := range modules {
+		list[n] = c.moduleJSON(&modules[n])
+	}
+	return c.answer(http.StatusOK, list)
+}
+
+func (c *call) getModule() error {
+	i, err := c.Registry.Get(c.r.Context(), c.hub.Name, c.args["device"], c.args["module"])
+	if err != nil {
+		return err
+	}
+	return c.answerModule(&i)
+}
+
+// PUT /devices/{id}/modules/{module} creates or replaces as it does for devices.
+func (c *call) putModule() error {
+	var body moduleJSON
+	if err := c.read(maxBody, &body); err != nil {
+		return err
+	}
+	i := signet.Identity{Hub: c.hub.Name, DeviceID: c.args["device"], ModuleID: c.args["module"]}
+	if body.DeviceID != "" && body.DeviceID != i.DeviceID || body.ModuleID != "" && body.ModuleID != i.ModuleID {
+		return signet.Refuse(signet.RequestMalformed, "The IDs of the body are not those of the path.").
+			At("moduleId", signet.Clip(i.Name()), signet.IdentityName(body.DeviceID, body.ModuleID))
+	}
+	i.Auth = body.Authentication.authentication()
+	if strings.EqualFold(string(i.Auth.Type), "none") {
+		i.Auth.Type = signet.AuthSAS // as Azure takes it, for modules
+	}
+	var err error
+	if etag := c.ifMatch(); etag == "" {
+		i, err = c.Registry.Create(c.r.Context(), i)
+	} else {
+		i, err = c.Registry.Replace(c.r.Context(), i, etag)
+	}
+	if err != nil {
+		return err
+	}
+	return c.answerModule(&i)
+}
+
+func (c *call) answerModule(i *signet.Identity) error {
+	c.w.Header().Set("ETag", `"`+i.ETag+`"`)
+	return c.answer(http.StatusOK, c.moduleJSON(i))
+}
+
+func (c *call) deleteModule() error {
+	if err := c.Registry.Delete(c.r.Context(), c.hub.Name, c.args["device"], c.args["module"], c.ifMatch()); err != nil {
+		return err
+	}
+	return c.done(http.StatusNoContent)
+}
