@@ -31,7 +31,8 @@ type Config struct {
 	// MQTT is the address for MQTT over TLS. Default ":8883".
 	MQTT string `toml:"mqtt"`
 
-	// HTTPS is the address for the service and management APIs. Default ":443".
+	// HTTPS is the address for the service and management APIs, and for devices
+	// by HTTPS and by MQTT over WebSocket. Default ":443".
 	HTTPS string `toml:"https"`
 
 	// Admin is the address for /metrics, /healthz, /readyz, /debug/traces and
