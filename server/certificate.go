@@ -28,15 +28,25 @@ type certificates struct {
 	certFile, keyFile string
 	log               *slog.Logger
 	now               func() time.Time
+	// renew makes a new certificate in the files when the end of the old one is
+	// near; nil when the files are the operator's.
+	renew func() error
 
 	mu      sync.Mutex
 	current *tls.Certificate
 	stamp   string    // of the files that current came from
 	looked  time.Time // when the files were last looked at
+	renewed time.Time // when renewal was last tried
 }
 
-// fileCheck is how often, at most, a handshake looks whether the files changed.
-const fileCheck = time.Second
+const (
+	// fileCheck is how often, at most, a handshake looks whether the files changed.
+	fileCheck = time.Second
+	// renewBefore is how long before its end a certificate of our own is renewed,
+	// and renewTry how long to wait after a try that failed.
+	renewBefore = 30 * 24 * time.Hour
+	renewTry    = time.Hour
+)
 
 func loadCertificates(certFile, keyFile string, log *slog.Logger, now func() time.Time) (*certificates, error) {
 	c := &certificates{certFile: certFile, keyFile: keyFile, log: log, now: now}
@@ -58,6 +68,12 @@ func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return c.current, nil
 	}
 	c.looked = now
+	if c.renew != nil && now.Add(renewBefore).After(c.current.Leaf.NotAfter) && now.Sub(c.renewed) >= renewTry {
+		c.renewed = now
+		if err := c.renew(); err != nil {
+			c.log.Error("the server certificate could not be renewed", "notAfter", c.current.Leaf.NotAfter, "error", err)
+		}
+	}
 	stamp := c.fileStamp()
 	if stamp == c.stamp {
 		return c.current, nil
@@ -91,7 +107,7 @@ func ownCertificate(folder string, names []string, now time.Time) (certFile, key
 	certFile, keyFile = filepath.Join(folder, "server.pem"), filepath.Join(folder, "server.key")
 	if cert, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {
 		missing := slices.ContainsFunc(names, func(n string) bool { return cert.Leaf.VerifyHostname(n) != nil })
-		if !missing && now.Add(30*24*time.Hour).Before(cert.Leaf.NotAfter) {
+		if !missing && now.Add(renewBefore).Before(cert.Leaf.NotAfter) {
 			return certFile, keyFile, nil
 		}
 	}

@@ -309,20 +309,31 @@ func (s *Server) adminToken() string {
 // host names of all hubs.
 func (s *Server) loadCertificate() (err error) {
 	certFile, keyFile := s.cfg.TLSCert, s.cfg.TLSKey
-	if certFile == "" {
-		var names []string
-		for _, h := range s.registry.Hubs() {
-			names = append(names, h.HostName)
-		}
-		names = append(names, "localhost", "127.0.0.1", "::1")
-		if certFile, keyFile, err = ownCertificate(s.cfg.Data, names, s.cfg.Now()); err != nil {
-			return fmt.Errorf("server certificate: %w", err)
+	own := certFile == ""
+	if own {
+		if certFile, keyFile, err = s.ownCertificate(); err != nil {
+			return err
 		}
 	}
-	if s.certs == nil {
-		s.certs, err = loadCertificates(certFile, keyFile, s.log, s.cfg.Now)
+	if s.certs != nil {
+		return nil // the change of the files is seen by certs itself
 	}
-	return err // later changes of the files are seen by certs itself
+	if s.certs, err = loadCertificates(certFile, keyFile, s.log, s.cfg.Now); err == nil && own {
+		s.certs.renew = func() error { _, _, err := s.ownCertificate(); return err }
+	}
+	return err
+}
+
+func (s *Server) ownCertificate() (certFile, keyFile string, err error) {
+	var names []string
+	for _, h := range s.registry.Hubs() {
+		names = append(names, h.HostName)
+	}
+	names = append(names, "localhost", "127.0.0.1", "::1")
+	if certFile, keyFile, err = ownCertificate(s.cfg.Data, names, s.cfg.Now()); err != nil {
+		err = fmt.Errorf("server certificate: %w", err)
+	}
+	return certFile, keyFile, err
 }
 
 // tlsConfig is how every door speaks TLS: it asks for a client certificate and

@@ -138,6 +138,27 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// TestRenewal: a certificate of the server's own is renewed in use, before its
+// end, by the CA that devices trust already.
+func TestRenewal(t *testing.T) {
+	var ahead atomic.Int64
+	h := hubtest.Start(t, func(c *server.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	served := func() time.Time {
+		conf := h.ClientTLS()
+		conf.Time = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		d := h.Dial(t, conf)
+		defer d.Close()
+		return d.ConnectionState().PeerCertificates[0].NotAfter
+	}
+	first := served()
+	ahead.Store(int64(340 * 24 * time.Hour))
+	if renewed := served(); renewed.Sub(first) < 300*24*time.Hour {
+		t.Errorf("340 days later the certificate ends at %v, and the first at %v", renewed, first)
+	}
+}
+
 // TestHubsApart: two hubs on one server; what one trusts and knows is worth
 // nothing at the other, whatever name the client says.
 func TestHubsApart(t *testing.T) {
