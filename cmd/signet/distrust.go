@@ -88,7 +88,7 @@ SubjectPublicKeyInfo), or --serial with the issuer's certificate in --issuer.`,
 				return err
 			}
 			return show(cmd, map[string]any{"distrust": made, "receipts": receipts}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s\tdistrusted by %s\n", distrusted(made), made.Kind)
+				fmt.Fprintf(w, "%s  distrusted by %s\n", distrusted(made), made.Kind)
 				fmt.Fprintf(w, "  id\t%s\n", made.ID)
 				for _, r := range receipts {
 					fmt.Fprintf(w, "  %s\n", told(r))
