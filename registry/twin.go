@@ -368,7 +368,7 @@ func number(n json.Number, path []string) (json.Number, error) {
 
 func twinMalformed(field, expected, actual string) *signet.Error {
 	field = signet.Clip(field)
-	return signet.Refuse(signet.TwinMalformed, "The %s cannot be kept: %s is wanted.", field, expected).At(field, expected, actual)
+	return signet.Refuse(signet.TwinMalformed, "The %s cannot be kept; wanted: %s.", field, expected).At(field, expected, actual)
 }
 
 func decode(text []byte) (object, error) {
