@@ -149,6 +149,9 @@ func (c *conn) live() (why error) {
 		return err
 	}
 	c.door.gate.leave(visitor)
+	if s, ok := c.socket.(Stranger); ok {
+		s.LetIn()
+	}
 	c.door.metrics.connected.Inc()
 	defer c.door.metrics.connected.Dec()
 	c.reader.SetMax(maxPacket)

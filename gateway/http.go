@@ -336,11 +336,16 @@ func (q *request) send() error {
 	return q.done(http.StatusNoContent)
 }
 
+// storeTime is how long a request waits for the disk: as long as SDKs wait for it.
+const storeTime = 30 * time.Second
+
 // store waits until all messages are on disk, and gives the first failure.
 func (q *request) store(messages []*signet.Message) error {
+	ctx, cancel := context.WithTimeout(q.r.Context(), storeTime)
+	defer cancel()
 	results := make(chan error, len(messages))
 	for _, m := range messages {
-		q.session.Send(q.r.Context(), m, func(err error) { results <- err })
+		q.session.Send(ctx, m, func(err error) { results <- err })
 	}
 	for range messages {
 		select {
@@ -348,8 +353,8 @@ func (q *request) store(messages []*signet.Message) error {
 			if err != nil {
 				return err
 			}
-		case <-q.r.Context().Done():
-			return errGone()
+		case <-ctx.Done():
+			return signet.Refuse(signet.Unavailable, "The message was not stored in time.")
 		}
 	}
 	return nil

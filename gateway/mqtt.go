@@ -1,6 +1,6 @@
-// Package gateway holds the doors that devices come through. Here is MQTT 3.1.1
-// over TLS; a door speaks its protocol to the waist of the house and knows
-// nothing of what is behind that.
+// Package gateway holds the doors that devices come through: MQTT 3.1.1 over TLS
+// and over WebSocket, and HTTPS. A door speaks its protocol to the waist of the
+// house and knows nothing of what is behind that.
 //
 // # A connection
 //

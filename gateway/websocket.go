@@ -12,6 +12,12 @@ import (
 	"github.com/signet-iot/signet/wire/websocket"
 )
 
+// A Stranger is a connection that whoever accepted it counts until the device on
+// it is let in. As an HTTP connection it costs more than one in the gate's line
+// (the handshake is done, the chain is held), so a WebSocket keeps the place that
+// it has among those until then.
+type Stranger interface{ LetIn() }
+
 // upgrade takes over an HTTP connection for MQTT over WebSocket (RFC 6455 §4.2).
 // From then on the connection lives as one with TLS alone does, through the same
 // gate and with the same bounds. The client certificate is that of the TLS under

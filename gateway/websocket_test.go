@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -373,5 +375,42 @@ func TestWebSocketOutlivesTheRequest(t *testing.T) {
 	stream.Write(mqtt.AppendPingreq(nil))
 	if p, err := in.Next(); err != nil {
 		t.Errorf("%v %v", p, err)
+	}
+}
+
+// A countingListener tells whom the door has let in.
+type countingListener struct {
+	net.Listener
+	in *atomic.Int32
+}
+
+type countedConn struct {
+	net.Conn
+	in *atomic.Int32
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return countedConn{c, l.in}, err
+}
+
+func (c countedConn) LetIn() { c.in.Add(1) }
+
+// TestWebSocketPlace: a WebSocket keeps its place among the HTTPS connections
+// until its device is let in, and for good when it is not.
+func TestWebSocketPlace(t *testing.T) {
+	var in atomic.Int32
+	d := openWebDoor(t, func(s *httptest.Server) { s.Listener = countingListener{s.Listener, &in} })
+	d.waist.refusal = signet.Refuse(signet.CertRevoked, "no")
+	for i, want := range []byte{mqtt.ConnRefusedNotAuthorized, mqtt.ConnAccepted, mqtt.ConnAccepted} {
+		c, code, err := d.connect(fmt.Sprint("d", i), d.client())
+		if err != nil || code != want {
+			t.Fatalf("%d %v", code, err)
+		}
+		c.Close()
+	}
+	d.emptied(t)
+	if n := in.Load(); n != 2 {
+		t.Errorf("%d were let in", n)
 	}
 }

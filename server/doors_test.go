@@ -118,8 +118,7 @@ func TestHTTPSRevoked(t *testing.T) {
 	}
 }
 
-// TestWebSocketRevoked: a device by WebSocket is cut as one by TLS alone, and
-// holds no place among the connections of the API.
+// TestWebSocketRevoked: a device by WebSocket is cut as one by TLS alone.
 func TestWebSocketRevoked(t *testing.T) {
 	h := hubtest.Start(t)
 	root := hubtest.NewCA(t, "Root")

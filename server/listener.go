@@ -1,9 +1,7 @@
 package server
 
 import (
-	"crypto/tls"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 )
@@ -104,17 +102,6 @@ func (c *sharedConn) CloseWrite() error {
 	return nil
 }
 
-// leaveHijacked gives back the place of a connection that became a WebSocket: it
-// lives long, and is bounded from then on as those of the MQTT door are. It is an
-// [http.Server.ConnState].
-func leaveHijacked(nc net.Conn, state http.ConnState) {
-	if state != http.StateHijacked {
-		return
-	}
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
-	}
-	if c, ok := nc.(*sharedConn); ok {
-		c.leave()
-	}
-}
+// LetIn gives back the place of a WebSocket whose device is let in: it lives long,
+// and there is one for each identity at most. It is a [gateway.Stranger].
+func (c *sharedConn) LetIn() { c.leave() }

@@ -134,7 +134,6 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts,
 			AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
-		ConnState: leaveHijacked,
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		// A stranger gets ten seconds for headers of 16 KiB, anyone a minute for a
