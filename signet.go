@@ -18,4 +18,6 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrStale: replace-if-matches found another ETag.
 	ErrStale = errors.New("etag does not match")
+	// ErrFull: there are as many records already as there may be.
+	ErrFull = errors.New("full")
 )

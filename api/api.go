@@ -37,6 +37,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/trace"
@@ -56,11 +57,12 @@ type Hub interface {
 	Explain(ctx context.Context, c hub.Credentials, at time.Time) ([]*x509.Certificate, error)
 }
 
-// Deps are what an API stands on. Authority, Registry, Hub, Verdicts and
+// Deps are what an API stands on. Authority, Registry, Commands, Hub, Verdicts and
 // AdminToken are required.
 type Deps struct {
 	Authority *authority.Authority
 	Registry  *registry.Registry
+	Commands  *commands.Commands
 	Hub       Hub
 	Verdicts  *authority.VerdictLog
 	// AdminToken gives the token of the management API; it is asked at every
@@ -156,6 +158,10 @@ var routes = []route{
 	{"PATCH", "/twins/{device}/modules/{module}", policy(signet.ServiceConnect), (*call).patchTwin},
 	{"PUT", "/twins/{device}/modules/{module}", policy(signet.ServiceConnect), (*call).putTwin},
 	{"POST", "/twins/{device}/modules/{module}/methods", policy(signet.ServiceConnect), (*call).invokeMethod},
+	{"DELETE", "/devices/{device}/commands", policy(signet.ServiceConnect), (*call).purgeCommands},
+	{"GET", "/messages/serviceBound/feedback", policy(signet.ServiceConnect), (*call).receiveFeedback},
+	{"DELETE", "/messages/serviceBound/feedback/{token}", policy(signet.ServiceConnect), (*call).completeFeedback},
+	{"POST", "/messages/serviceBound/feedback/{token}/abandon", policy(signet.ServiceConnect), (*call).abandonFeedback},
 	{"GET", "/statistics/devices", policy(signet.RegistryRead), (*call).deviceStatistics},
 	{"GET", "/statistics/service", policy(signet.RegistryRead), (*call).serviceStatistics},
 
@@ -174,6 +180,7 @@ var routes = []route{
 
 	// Signet's own.
 	{"GET", "/signet/messages", operator(signet.ServiceConnect), (*call).readMessages},
+	{"POST", "/signet/commands", operator(signet.ServiceConnect), (*call).sendCommand},
 	{"GET", "/signet/verdicts", operator(signet.ServiceConnect), (*call).listVerdicts},
 	{"POST", "/signet/explain", operator(signet.ServiceConnect), (*call).explain},
 	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},

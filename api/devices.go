@@ -49,7 +49,8 @@ type capabilitiesJSON struct {
 	IotEdge bool `json:"iotEdge"`
 }
 
-func (c *call) deviceJSON(i *signet.Identity) deviceJSON {
+// deviceJSON writes a device; waiting counts the messages in its queue.
+func (c *call) deviceJSON(i *signet.Identity, waiting int) deviceJSON {
 	return deviceJSON{
 		DeviceID: i.DeviceID, GenerationID: i.GenerationID, ETag: i.ETag,
 		ConnectionState: c.connectionState(i),
@@ -58,6 +59,7 @@ func (c *call) deviceJSON(i *signet.Identity) deviceJSON {
 		ConnectionStateUpdatedTime: azureTime(never),
 		StatusUpdatedTime:          azureTime(i.StatusUpdatedTime),
 		LastActivityTime:           azureTime(never),
+		CloudToDeviceMessageCount:  waiting,
 		Authentication:             newAuthenticationJSON(i.Auth),
 		Capabilities:               capabilitiesJSON{IotEdge: i.EdgeDevice},
 	}
@@ -125,8 +127,14 @@ func (c *call) listDevices() error {
 		return err
 	}
 	list := make([]deviceJSON, len(identities))
+	var waiting map[string]int
+	if last := len(identities) - 1; last >= 0 {
+		if waiting, err = c.Commands.Count(c.r.Context(), c.hub.Name, identities[0].DeviceID, identities[last].DeviceID); err != nil {
+			return err
+		}
+	}
 	for n := range identities {
-		list[n] = c.deviceJSON(&identities[n])
+		list[n] = c.deviceJSON(&identities[n], waiting[identities[n].DeviceID])
 	}
 	return c.answer(http.StatusOK, list)
 }
@@ -169,8 +177,12 @@ func (c *call) putDevice() error {
 }
 
 func (c *call) answerDevice(i *signet.Identity) error {
+	waiting, err := c.Commands.Count(c.r.Context(), i.Hub, i.DeviceID, i.DeviceID)
+	if err != nil {
+		return err
+	}
 	c.w.Header().Set("ETag", `"`+i.ETag+`"`)
-	return c.answer(http.StatusOK, c.deviceJSON(i))
+	return c.answer(http.StatusOK, c.deviceJSON(i, waiting[i.DeviceID]))
 }
 
 func (c *call) deleteDevice() error {

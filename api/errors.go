@@ -33,6 +33,7 @@ var azureErrors = map[signet.Code]azureError{
 	signet.LimitRequestSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
 	signet.LimitMessageSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
 	signet.LimitDistrusts:     {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+	signet.LimitQueue:         {http.StatusForbidden, 403004, "DeviceMaximumQueueDepthExceeded"},
 	signet.LimitCertificates:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitMethods:       {http.StatusForbidden, 403800, "DeviceMaximumInflightMethodExceeded"},
 	signet.LimitModules:       {http.StatusRequestEntityTooLarge, 413003, "TooManyModulesOnDevice"},
@@ -75,6 +76,11 @@ var azureErrors = map[signet.Code]azureError{
 
 	"etag":            {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
 	signet.BulkFailed: {http.StatusBadRequest, 400013, "BulkRegistryOperationFailure"},
+
+	"message":              {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.MessageExpiry:   {http.StatusForbidden, 403009, "InvalidMessageExpiryTime"},
+	signet.MessageLockLost: {http.StatusPreconditionFailed, 412002, "DeviceMessageLockLost"},
+	signet.FilesNoStorage:  {http.StatusBadRequest, 400014, "DefaultStorageEndpointNotConfigured"},
 
 	"twin":                 {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.MethodOffline:   {http.StatusNotFound, 404103, "DeviceNotOnline"},

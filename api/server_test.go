@@ -24,6 +24,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/api"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/pki"
 	"github.com/signet-iot/signet/registry"
@@ -132,7 +133,7 @@ func newServer(t testing.TB) *server {
 	s.waist.Hub = hub.New(hub.Options{Authority: trust, Registry: s.registry})
 	s.handler = api.New(api.Deps{
 		Draining:  draining,
-		Authority: trust, Registry: s.registry, Hub: s.waist, Verdicts: verdicts,
+		Authority: trust, Registry: s.registry, Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts,
 		AdminToken: func() string { return adminToken },
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),
 	})

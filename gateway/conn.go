@@ -93,6 +93,8 @@ type conn struct {
 	lostAt  time.Time // when the device counts as lost, unless a packet comes
 	unread  bool      // deliveries wait until there is room for them
 
+	outbound *outbound // commands on their way; nil until the device subscribes
+
 	// PUBACKs go out in the order of the PUBLISHes [MQTT-4.6.0-2]. The hub keeps
 	// that order for messages, which are numbered here; what is acknowledged
 	// without being stored waits for the messages before it.
@@ -167,8 +169,7 @@ func (c *conn) live() (why error) {
 		case *mqtt.Publish:
 			err = c.publish(p)
 		case *mqtt.Puback:
-			// Nothing of ours is under way; an answer to what an older connection
-			// sent is void.
+			c.acknowledged(p.PacketID)
 		case *mqtt.Subscribe:
 			err = c.subscribe(p)
 		case *mqtt.Unsubscribe:
@@ -577,12 +578,19 @@ func (c *conn) subscribe(p *mqtt.Subscribe) error {
 	c.trace.Event("SUBSCRIBE", slog.Int("filters", len(codes)))
 	c.say(func(dst []byte) []byte { return mqtt.AppendSuback(dst, p.PacketID, codes) })
 	c.session.Listen(c.listens.kinds()) // whatever comes of it comes after the SUBACK
+	for i, f := range p.Filters {
+		if kind := c.topics.subscription(f.Filter); kind&bringsCommands != 0 {
+			c.subscribeCommands(kind, codes[i])
+		}
+	}
 	return nil
 }
 
 func (c *conn) unsubscribe(p *mqtt.Unsubscribe) error {
 	for _, f := range p.Filters {
-		c.listens &^= c.topics.subscription(f)
+		kind := c.topics.subscription(f)
+		c.listens &^= kind
+		c.unsubscribeCommands(kind)
 	}
 	c.session.Listen(c.listens.kinds())
 	// Also when nothing matched [MQTT-3.10.4-5].
@@ -611,6 +619,7 @@ func (c *conn) fetch() {
 	}
 	c.mu.Unlock()
 	c.fetchMail()
+	c.fetchCommands()
 }
 
 // say adds one packet to what is written.
@@ -683,7 +692,7 @@ func (c *conn) write() {
 			c.endLocked(signet.Refuse(signet.SessionClosed, "%s", why))
 			c.mute, c.out = true, nil
 		}
-		if c.unread {
+		if c.unread || c.outbound != nil && c.outbound.due {
 			c.woken = true // there is room again
 		}
 	}

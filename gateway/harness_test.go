@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -29,6 +30,9 @@ type fakeWaist struct {
 	sessions []*fakeSession
 	messages []*signet.Message // taken by Send and Will, in order
 	pending  []func(error)
+	commands []*signet.Command // that wait
+	locks    int
+	settled  []string // disposition and message ID
 }
 
 func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (Session, error) {
@@ -177,6 +181,37 @@ func (s *fakeSession) Report(_ context.Context, patch []byte, ifVersion int64) (
 		return 0, signet.Refuse(signet.ETagStale, "The version is 1.")
 	}
 	return 2, nil
+}
+
+func (s *fakeSession) CommandWaiting() bool { return true }
+
+// NextCommand gives the oldest of the waist's commands that is not given out.
+func (s *fakeSession) NextCommand(context.Context) (*signet.Command, error) {
+	w := s.waist
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.commands {
+		if c.LockToken == "" {
+			w.locks++
+			c.LockToken = fmt.Sprint("lock-", w.locks)
+			given := *c
+			return &given, nil
+		}
+	}
+	return nil, nil
+}
+
+func (s *fakeSession) SettleCommand(_ context.Context, token string, d signet.Disposition) error {
+	w := s.waist
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := slices.IndexFunc(w.commands, func(c *signet.Command) bool { return c.LockToken == token })
+	if n < 0 {
+		return signet.Refuse(signet.MessageLockLost, "No message is locked by that token.")
+	}
+	w.settled = append(w.settled, string(d)+" "+w.commands[n].MessageID)
+	w.commands = slices.Delete(w.commands, n, n+1)
+	return nil
 }
 
 func (s *fakeSession) Close() { s.end(signet.Refuse(signet.SessionClosed, "closed")) }

@@ -125,7 +125,8 @@ type request struct {
 	remote   netip.AddrPort
 	deviceID string
 	moduleID string
-	session  Session // nil until the device is let in
+	rest     []string // of the path, behind the identity
+	session  Session  // nil until the device is let in
 	trace    *trace.Trace
 	status   int // that was answered
 }
@@ -165,9 +166,8 @@ func (q *request) serve() (err error) {
 		q.status = http.StatusSwitchingProtocols
 		return q.door.mqtt.upgrade(q.w, q.r)
 	}
-	var rest []string
-	q.deviceID, q.moduleID, rest = cutIdentity(path)
-	operation, err := q.operation(rest)
+	q.deviceID, q.moduleID, q.rest = cutIdentity(path)
+	operation, err := q.operation()
 	if err != nil {
 		return err
 	}
@@ -196,10 +196,10 @@ var operations = []struct {
 	{"POST", "files/notifications/{}", (*request).upload},
 }
 
-func (q *request) operation(path []string) (func(*request) error, error) {
+func (q *request) operation() (func(*request) error, error) {
 	var allowed []string
 	for _, o := range operations {
-		fits := slices.EqualFunc(strings.Split(o.path, "/"), path, func(wanted, got string) bool {
+		fits := slices.EqualFunc(strings.Split(o.path, "/"), q.rest, func(wanted, got string) bool {
 			return wanted == "{}" || strings.EqualFold(wanted, got)
 		})
 		if fits && o.method == q.r.Method {
@@ -470,13 +470,70 @@ func addProperty(m *signet.Message, name, value string) error {
 	return nil
 }
 
-// receive gives the next cloud-to-device message: there are none yet.
-func (q *request) receive() error { return q.done(http.StatusNoContent) }
+// receive gives the next cloud-to-device message, locked for a minute; what the
+// device asks for as a lock time does not count, as at Azure.
+func (q *request) receive() error {
+	command, err := q.session.NextCommand(q.r.Context())
+	if err != nil {
+		return err
+	}
+	if command == nil {
+		return q.done(http.StatusNoContent)
+	}
+	h := q.w.Header()
+	for name, value := range map[string]string{
+		"ETag":                  `"` + command.LockToken + `"`, // Node cuts off both ends
+		"Content-Type":          "application/octet-stream",
+		"iothub-messageid":      command.MessageID,
+		"iothub-to":             "/" + identityTopics(q.deviceID, q.moduleID).prefix + "/messages/deviceBound",
+		"iothub-sequencenumber": strconv.FormatInt(command.Sequence, 10),
+		"iothub-enqueuedtime":   signet.AzureTime(command.EnqueuedTime),
+		"iothub-deliverycount":  strconv.Itoa(command.DeliveryCount),
+	} {
+		h.Set(name, value)
+	}
+	if command.Ack != signet.AckNone {
+		h.Set("iothub-ack", string(command.Ack))
+	}
+	for _, p := range command.System {
+		if name, ok := commandHeaders[p.Name]; ok {
+			h.Set(name, p.Value)
+		}
+	}
+	for _, p := range command.Properties {
+		name := applicationPrefix + p.Name // in the sender's case, for clients that look at it
+		h[name] = append(h[name], p.Value)
+	}
+	q.trace.Event("command", slog.String("message", command.MessageID), slog.Int("bytes", len(command.Body)))
+	q.status = http.StatusOK
+	q.w.WriteHeader(q.status)
+	q.w.Write(command.Body) // of a device that has gone, the lock lapses
+	return nil
+}
 
-// settle completes, rejects or abandons a message. None was given, so none is
-// locked.
+// commandHeaders maps the names of system properties to those of headers.
+var commandHeaders = map[string]string{
+	"correlation-id":       "iothub-correlationid",
+	"user-id":              "iothub-userid",
+	"content-type":         "iothub-contenttype",
+	"content-encoding":     "iothub-contentencoding",
+	"absolute-expiry-time": "iothub-expiry",
+}
+
+// settle completes a message, or with the query ?reject rejects it; posted, it
+// abandons it.
 func (q *request) settle() error {
-	return signet.Refuse(signet.MessageLockLost, "No message is locked by that token.")
+	disposition := signet.Complete
+	if q.r.Method == http.MethodPost {
+		disposition = signet.Abandon
+	} else if q.r.URL.Query().Has("reject") {
+		disposition = signet.Reject
+	}
+	token := q.rest[2] // messages/devicebound/{token}
+	if err := q.session.SettleCommand(q.r.Context(), token, disposition); err != nil {
+		return err
+	}
+	return q.done(http.StatusNoContent)
 }
 
 // upload begins or ends the upload of a file.

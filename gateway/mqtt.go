@@ -101,7 +101,21 @@ type Session interface {
 	// nobody waits for is dropped. It does not wait.
 	AnswerMethod(requestID string, status int, payload []byte)
 
-	// Close ends the session: the device has gone. It may be called again.
+	// CommandWaiting says whether a cloud-to-device message may have come since it
+	// was last asked. The door is woken when one comes.
+	CommandWaiting() bool
+
+	// NextCommand gives the oldest cloud-to-device message that is free, locked;
+	// nil when none is. It is not given again to the same connected device. It
+	// waits for the store.
+	NextCommand(ctx context.Context) (*signet.Command, error)
+
+	// SettleCommand disposes of a message by its lock token. It refuses with
+	// signet.MessageLockLost; otherwise, nil means on disk.
+	SettleCommand(ctx context.Context, token string, d signet.Disposition) error
+
+	// Close ends the session: the device has gone. It may be called again. What
+	// the device was given and has not settled waits for it again.
 	Close()
 }
 
@@ -134,6 +148,7 @@ type metrics struct {
 	seconds    prometheus.Histogram
 	publishes  [2]prometheus.Counter // by QoS
 	pubacks    prometheus.Counter
+	commands   prometheus.Counter
 	received   prometheus.Counter
 	sent       prometheus.Counter
 }
@@ -167,6 +182,8 @@ func newMetrics(r prometheus.Registerer, g *gate) metrics {
 			publishes.WithLabelValues("0"), publishes.WithLabelValues("1")},
 		pubacks: f.NewCounter(prometheus.CounterOpts{
 			Name: "signet_mqtt_pubacks_total", Help: "PUBACK packets to devices."}),
+		commands: f.NewCounter(prometheus.CounterOpts{
+			Name: "signet_mqtt_commands_total", Help: "Cloud-to-device messages sent to devices."}),
 		received: f.NewCounter(prometheus.CounterOpts{
 			Name: "signet_mqtt_received_bytes_total", Help: "Payload bytes of PUBLISH packets from devices."}),
 		sent: f.NewCounter(prometheus.CounterOpts{

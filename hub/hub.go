@@ -64,6 +64,7 @@ type Hub struct {
 	registry  Registry
 	verdicts  Verdicts
 	messages  Messages
+	commands  Commands
 	now       func() time.Time
 
 	// changes counts the calls of Apply. A connect that sees it move between
@@ -71,6 +72,7 @@ type Hub struct {
 	changes atomic.Uint64
 
 	mu       sync.RWMutex
+	connects uint64                           // numbers the sessions
 	sessions map[string]map[string][]*Session // hub, device ID → sessions of the device and its modules
 
 	callNumber atomic.Uint64         // of the last method call; begins anywhere, so that no late answer fits
@@ -84,6 +86,7 @@ type Options struct {
 	Registry  Registry
 	Verdicts  Verdicts
 	Messages  Messages
+	Commands  Commands
 	Now       func() time.Time // the clock; time.Now when nil
 	Node      string           // names this process in receipts
 }
@@ -94,7 +97,7 @@ func New(o Options) *Hub {
 		o.Now = time.Now
 	}
 	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
-		now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
+		commands: o.Commands, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
 	h.callNumber.Store(rand.Uint64N(1 << 48))
 	return h
 }

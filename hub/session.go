@@ -26,6 +26,13 @@ type Session struct {
 	single   bool   // of one request: no change finds it
 	judgedAt uint64 // and the count of changes then
 
+	number   uint64 // grows from one connection to the next; 0 for a single request
+	commands struct {
+		waiting  atomic.Bool // one may have come since the door last asked
+		taken    atomic.Bool // the door has asked for some
+		released atomic.Bool // what was taken and not settled was given back
+	}
+
 	mailMu sync.Mutex               // held with no other lock
 	mail   []Delivery               // what waits for the door
 	calls  map[string]chan<- answer // who waits for answers of the device, by request ID
@@ -110,6 +117,7 @@ func (s *Session) Close() {
 	if c := s.cut.Swap(nil); c != nil {
 		c.closed(time.Now())
 	}
+	s.release()
 }
 
 // end ends the session once, for the first reason that comes, and lets the door
@@ -129,6 +137,8 @@ func (h *Hub) admit(s *Session) {
 	p := s.principal
 	var older *Session
 	h.mu.Lock()
+	h.connects++
+	s.number = h.connects
 	devices := h.sessions[p.Hub]
 	if devices == nil {
 		devices = map[string][]*Session{}

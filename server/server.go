@@ -25,6 +25,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/api"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/messaging"
@@ -40,6 +41,7 @@ type Server struct {
 
 	registry  *registry.Registry
 	authority *authority.Authority
+	commands  *commands.Commands
 	verdicts  *authority.VerdictLog
 	hub       *hub.Hub
 	certs     *certificates // nil until the doors are set up
@@ -100,16 +102,20 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
 		return nil, err
 	}
+	s.commands = commands.New(db, commands.Options{Now: cfg.Now, Logger: s.log,
+		Waiting: func(q signet.CommandQueue) { s.hub.CommandWaiting(q) }})
 	s.verdicts = authority.NewVerdictLog(db, authority.VerdictOptions{Now: cfg.Now, Logger: s.log})
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
 	// The waist.
 	node, _ := os.Hostname() // for people: receipts say where sessions were
-	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages, Now: cfg.Now, Node: node})
+	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages,
+		Commands: s.commands, Now: cfg.Now, Node: node})
 	if err := s.firstHub(ctx); err != nil {
 		return nil, err
 	}
 	s.watch()
+	s.background(s.commands.Run)
 
 	// The doors.
 	metrics := prometheus.NewRegistry()
@@ -132,7 +138,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.https = &http.Server{
 		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
 			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts,
-			AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
+			Commands: s.commands, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -195,6 +201,17 @@ func (s *Server) watch() {
 		<-over
 		return nil
 	})
+}
+
+// background runs f until Close.
+func (s *Server) background(f func(context.Context)) {
+	ctx, stop := context.WithCancel(context.Background())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		f(ctx)
+	}()
+	s.onClose(func(context.Context) error { stop(); <-over; return nil })
 }
 
 // serve opens the doors and has Close shut them first.

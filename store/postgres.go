@@ -70,7 +70,8 @@ func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error 
 		func(_ context.Context, q queryer) error { return f(q) })
 }
 
-func (e *postgresEngine) shared() string { return " FOR KEY SHARE" }
+func (e *postgresEngine) shared() string    { return " FOR KEY SHARE" }
+func (e *postgresEngine) exclusive() string { return " FOR NO KEY UPDATE" }
 
 func (e *postgresEngine) write(ctx context.Context, c change) (err error) {
 	defer func() { err = unavailable(err) }()

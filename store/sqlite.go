@@ -156,8 +156,9 @@ func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
 	return errors.Join(f(tx), tx.Rollback())
 }
 
-// shared needs no words: nobody else writes.
-func (e *sqliteEngine) shared() string { return "" }
+// shared and exclusive need no words: nobody else writes.
+func (e *sqliteEngine) shared() string    { return "" }
+func (e *sqliteEngine) exclusive() string { return "" }
 
 // write queues c and waits until it is on disk.
 func (e *sqliteEngine) write(ctx context.Context, c change) (err error) {

@@ -1,11 +1,11 @@
-// Package store keeps hubs, identities, CA certificates and verdicts in SQLite
-// or PostgreSQL. It serves [registry.Store], [authority.Store] and
-// [authority.VerdictStore]; it keeps their promises and knows none of their
-// rules. All SQL of the house is here.
+// Package store keeps hubs, identities, CA certificates, verdicts and commands in
+// SQLite or PostgreSQL. It serves [registry.Store], [authority.Store],
+// [authority.VerdictStore] and [commands.Store]; it keeps their promises and knows
+// none of their rules. All SQL of the house is here.
 //
-// There is one body of SQL, in identities.go and certificates.go, and one
-// schema, in schema/. What SQLite and PostgreSQL do not share is small: three
-// words for column types, the text of a row lock, and how a change is made
+// There is one body of SQL, a file for each kind of record, and one schema, in
+// schema/. What SQLite and PostgreSQL do not share is small: three
+// words for column types, the texts of row locks, and how a change is made
 // durable.
 //
 // # Reading
@@ -67,6 +67,7 @@ import (
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/registry"
 )
 
@@ -74,6 +75,7 @@ var (
 	_ registry.Store         = (*Store)(nil)
 	_ authority.Store        = (*Store)(nil)
 	_ authority.VerdictStore = (*Store)(nil)
+	_ commands.Store         = (*Store)(nil)
 )
 
 // Store is an open database. Safe for concurrent use.
@@ -124,6 +126,9 @@ type engine interface {
 	// shared ends a SELECT whose rows must not be deleted before the transaction
 	// ends.
 	shared() string
+	// exclusive ends a SELECT whose rows other such SELECTs wait for until the
+	// transaction ends.
+	exclusive() string
 	close() error
 }
 

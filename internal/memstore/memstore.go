@@ -15,7 +15,8 @@ import (
 	"github.com/signet-iot/signet/registry"
 )
 
-// Store serves registry.Store, authority.Store and authority.VerdictStore.
+// Store serves registry.Store, authority.Store, authority.VerdictStore and
+// commands.Store.
 type Store struct {
 	// Before and After are asked at each operation, by the method's name; what
 	// they return is what the caller gets. Before keeps the write from
@@ -31,6 +32,8 @@ type Store struct {
 	policies   map[[2]string]signet.RevocationPolicy // by CA
 	crls       map[[2]string]signet.CRL
 	verdicts   map[string]signet.Verdict
+	commands   []signet.Command // in order of their sequence in each queue
+	feedback   []signet.Feedback
 }
 
 var (
@@ -119,6 +122,8 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 			return signet.ErrNotFound
 		}
 		delete(s.hubs, name)
+		s.forgetCommands(func(q signet.CommandQueue) bool { return q.Hub == name })
+		s.feedback = slices.DeleteFunc(s.feedback, func(f signet.Feedback) bool { return f.Hub == name })
 		for k := range s.identities {
 			if k[0] == name {
 				delete(s.identities, k)
@@ -216,6 +221,9 @@ func (s *Store) DeleteIdentity(_ context.Context, hub, device, module, etag stri
 				delete(s.twins, k)
 			}
 		}
+		s.forgetCommands(func(q signet.CommandQueue) bool {
+			return q.Hub == hub && q.DeviceID == device && (module == "" || q.ModuleID == module)
+		})
 		return nil
 	})
 }
