@@ -414,10 +414,11 @@ var promises = []struct {
 	{"text that not every database holds is refused, and is nobody's key", func(t *testing.T, s *store.Store) {
 		for _, bad := range []string{"a\x00b", "a\xffb"} {
 			i, c := device("east", "d"), ca("east", "Root")
-			i.StatusReason, c.Subject = bad, bad
+			d := distrust("east", "a", 1)
+			i.StatusReason, c.Subject, d.Subject = bad, bad, bad
 			for _, err := range []error{
 				s.CreateIdentity(t.Context(), i), s.ReplaceIdentity(t.Context(), i, "*"), s.CreateIdentity(t.Context(), device("east", bad)),
-				s.CreateCA(t.Context(), c), s.ReplaceCA(t.Context(), c, "e1"), s.CreateHub(t.Context(), signet.Hub{Name: "n", HostName: bad}),
+				s.CreateCA(t.Context(), c), s.ReplaceCA(t.Context(), c, "e1"), s.CreateDistrust(t.Context(), d), s.CreateHub(t.Context(), signet.Hub{Name: "n", HostName: bad}),
 			} {
 				same(t, signet.CodeOf(err), signet.RequestMalformed)
 			}
