@@ -64,8 +64,9 @@ type Options struct {
 // one. Safe for concurrent use.
 type Client struct {
 	http       *http.Client
-	host       string // the hub's host name, without port; "" without a connection string
-	base       string // https://host:port
+	patient    *http.Client // waits for answers as long as the context lets it
+	host       string       // the hub's host name, without port; "" without a connection string
+	base       string       // https://host:port
 	credential signet.ConnectionString
 	token      string
 
@@ -97,6 +98,7 @@ func New(o Options) (*Client, error) {
 	}
 	c.base = "https://" + place
 	if c.http != nil {
+		c.patient = c.http
 		return c, nil
 	}
 
@@ -127,6 +129,9 @@ func New(o Options) (*Client, error) {
 	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // a hub redirects nowhere, and keys go nowhere else
 	}}
+	slow := transport.Clone()
+	slow.ResponseHeaderTimeout = 0
+	c.patient = &http.Client{Transport: slow, CheckRedirect: c.http.CheckRedirect}
 	return c, nil
 }
 
@@ -147,6 +152,7 @@ type request struct {
 	as           kind
 	in, out      any
 	body         []byte // sent as it is, in the place of in
+	patient      bool   // the answer may take minutes
 }
 
 func (c *Client) do(ctx context.Context, r request) error {
@@ -201,7 +207,11 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 		return nil, err
 	}
 	q.Header.Set("Authorization", authorization)
-	response, err := c.http.Do(q)
+	asker := c.http
+	if r.patient {
+		asker = c.patient
+	}
+	response, err := asker.Do(q)
 	if err != nil {
 		return nil, c.unreachable(err)
 	}

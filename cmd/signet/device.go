@@ -16,7 +16,7 @@ func deviceCommand() *cobra.Command {
 	cmd.AddCommand(deviceCreateCommand(), deviceListCommand(), deviceShowCommand(),
 		deviceStatusCommand("enable", signet.Enabled, "Let a device connect again"),
 		deviceStatusCommand("disable", signet.Disabled, "Keep a device out; its session ends at once"),
-		deviceDeleteCommand())
+		deviceDeleteCommand(), deviceTwinCommand(), deviceInvokeCommand())
 	return cmd
 }
 

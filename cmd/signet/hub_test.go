@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,13 @@ func TestHubScript(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			// answer DEVICE STATUS PAYLOAD: the device answers every method call so, until
+			// the end of the story.
+			"answer": func(ts *testscript.TestScript, _ bool, args []string) {
+				stop, err := answer(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2])
+				ts.Check(err)
+				ts.Defer(stop)
+			},
 			// send DEVICE BODY [NAME=VALUE…]: telemetry of a device, acknowledged.
 			"send": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(send(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2:]))
@@ -39,14 +47,43 @@ func TestHubScript(t *testing.T) {
 	})
 }
 
-func send(h *hubtest.Hub, device, body string, properties []string) error {
-	ctx := context.Background()
+// connectDevice begins a session of a device that has symmetric keys.
+func connectDevice(h *hubtest.Hub, device string, wake func()) (*hub.Session, error) {
 	name := signet.HostOnly(h.Owner.HostName)
 	token, err := signet.SignSAS(name+"/devices/"+device, h.Owner.SharedAccessKeyName, h.Owner.SharedAccessKey, time.Now().Add(time.Hour))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	session, err := h.Hub().Connect(ctx, hub.Credentials{Door: signet.DoorMQTT, Host: name, DeviceID: device, Token: token}, func() {})
+	return h.Hub().Connect(context.Background(), hub.Credentials{Door: signet.DoorMQTT, Host: name, DeviceID: device, Token: token}, wake)
+}
+
+func answer(h *hubtest.Hub, device, status, payload string) (stop func(), err error) {
+	n, err := strconv.Atoi(status)
+	if err != nil {
+		return nil, err
+	}
+	woken := make(chan bool, 100)
+	session, err := connectDevice(h, device, func() { woken <- true })
+	if err != nil {
+		return nil, err
+	}
+	session.Listen(hub.MethodCalls)
+	go func() {
+		for range woken {
+			for d, ok := session.Receive(); ok; d, ok = session.Receive() {
+				session.AnswerMethod(d.(hub.MethodCall).RequestID, n, []byte(payload))
+			}
+			if session.Ended() != nil {
+				return
+			}
+		}
+	}()
+	return session.Close, nil
+}
+
+func send(h *hubtest.Hub, device, body string, properties []string) error {
+	ctx := context.Background()
+	session, err := connectDevice(h, device, func() {})
 	if err != nil {
 		return err
 	}
