@@ -111,7 +111,9 @@ func sign(t testing.TB, template, issuer *x509.Certificate, issuerKey crypto.Sig
 	if issuer == nil {
 		issuer, issuerKey = template, key
 	}
-	template.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
+	if template.SerialNumber == nil {
+		template.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
+	}
 	if template.NotBefore.IsZero() {
 		template.NotBefore = time.Now().Add(-time.Hour)
 	}
