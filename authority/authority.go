@@ -134,7 +134,9 @@ func (a *Authority) loadTrust(ctx context.Context) error {
 	}
 	for _, d := range ds {
 		distrusted[d.Hub] = append(distrusted[d.Hub], d)
-		byHub[d.Hub] = byHub[d.Hub] // a hub that has no CAs yet
+		if _, known := byHub[d.Hub]; !known {
+			byHub[d.Hub] = nil // a hub that has no CAs yet
+		}
 	}
 	all := make(map[string]*trust, len(byHub))
 	for hub, cas := range byHub {

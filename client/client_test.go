@@ -74,7 +74,9 @@ func TestRefusal(t *testing.T) {
 // TestNotAHub: what is no hub is said to be none, and gets no key to carry on.
 func TestNotAHub(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
-		"a proxy's page": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<h1>Bad Gateway</h1>", 502) },
+		"a proxy's page": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "<h1>Bad Gateway</h1>", http.StatusBadGateway)
+		},
 		"a redirect": func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/elsewhere" {
 				t.Error("the redirect was followed")

@@ -239,12 +239,3 @@ func pipe(m *MQTT) net.Conn {
 	m.serve(newConn(m, server))
 	return device
 }
-
-// property finds a property of a message.
-func property(of []signet.Property, name string) (value string, found bool) {
-	i := slices.IndexFunc(of, func(p signet.Property) bool { return p.Name == name })
-	if i < 0 {
-		return "", false
-	}
-	return of[i].Value, true
-}

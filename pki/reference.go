@@ -71,8 +71,10 @@ func alias(c, issuer *x509.Certificate) (thumbprint [32]byte) {
 		return
 	}
 	rest := certificate
-	if !rest.SkipASN1(asn1.SEQUENCE) || !rest.SkipASN1(asn1.SEQUENCE) {
-		return
+	for range 2 { // what is signed, and the algorithm
+		if !rest.SkipASN1(asn1.SEQUENCE) {
+			return
+		}
 	}
 	upToSignature := certificate[:len(certificate)-len(rest)]
 
