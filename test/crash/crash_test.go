@@ -8,6 +8,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -76,7 +78,7 @@ func settle(ctx context.Context, s *server.Server, caFile string) error {
 	if _, _, err := s.Authority().Register(ctx, "hub", "acme", string(pem), true, ""); err != nil {
 		return err
 	}
-	for n := range devices {
+	for n := range devices + 1 { // the last has the twin
 		_, err := s.Registry().Create(ctx, signet.Identity{Hub: "hub", DeviceID: name(n), Auth: signet.Authentication{Type: signet.AuthCA}})
 		if err != nil && signet.CodeOf(err) != signet.IdentityExists {
 			return err
@@ -94,10 +96,13 @@ type acknowledged struct {
 	mu         sync.Mutex
 	messages   map[string]bool
 	identities map[string]bool
+	reported   int // the last number that the device with a twin has reported
+	desired    int // the last that the back end has set
 }
 
-func (a *acknowledged) message(id string)  { a.mu.Lock(); a.messages[id] = true; a.mu.Unlock() }
-func (a *acknowledged) identity(id string) { a.mu.Lock(); a.identities[id] = true; a.mu.Unlock() }
+func (a *acknowledged) message(id string)      { a.mu.Lock(); a.messages[id] = true; a.mu.Unlock() }
+func (a *acknowledged) twin(which *int, n int) { a.mu.Lock(); *which = n; a.mu.Unlock() }
+func (a *acknowledged) identity(id string)     { a.mu.Lock(); a.identities[id] = true; a.mu.Unlock() }
 
 func TestKill(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
@@ -106,7 +111,7 @@ func TestKill(t *testing.T) {
 	if err := os.WriteFile(caFile, []byte(hubtest.PEM(root.Cert.Raw)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var pairs [devices]tls.Certificate
+	var pairs [devices + 1]tls.Certificate
 	for n := range pairs {
 		pairs[n] = root.Device(t, name(n))
 	}
@@ -151,6 +156,10 @@ func TestKill(t *testing.T) {
 			wg.Go(func() { publish(ctx, found[1], own, name(n), round, word, &enough) })
 		}
 		wg.Go(func() { create(ctx, found[2], conf, data, round, word, &enough) })
+		twin := conf.Clone()
+		twin.Certificates = pairs[devices:]
+		wg.Go(func() { report(ctx, found[1], twin, name(devices), word, &enough) })
+		wg.Go(func() { desire(ctx, found[2], conf, data, name(devices), word, &enough) })
 
 		// At a random moment once the load is under way.
 		deadline := time.After(30 * time.Second)
@@ -201,7 +210,18 @@ func TestKill(t *testing.T) {
 			t.Errorf("the identity %s was acknowledged: %v", id, err)
 		}
 	}
-	t.Logf("%d kills: %d messages and %d identities acknowledged, %d messages kept, %d lost", rounds, len(word.messages), len(word.identities), len(kept), lost)
+	var reported, desired struct{ N int }
+	twin, err := s.Registry().Twin(t.Context(), "hub", name(devices), "")
+	if err := errors.Join(err, json.Unmarshal(twin.Reported.Values, &reported), json.Unmarshal(twin.Desired.Values, &desired)); err != nil {
+		t.Fatal(err)
+	}
+	// Each number was one version; one more than was acknowledged may have been kept, at each kill.
+	if reported.N < word.reported || desired.N < word.desired || reported.N > word.reported+1 || desired.N > word.desired+1 ||
+		word.reported == 0 || word.desired == 0 {
+		t.Errorf("the twin has %d reported and %d desired; %d and %d were acknowledged", reported.N, desired.N, word.reported, word.desired)
+	}
+	t.Logf("%d kills: %d messages, %d identities, %d reported and %d desired properties acknowledged, %d messages kept, %d lost",
+		rounds, len(word.messages), len(word.identities), word.reported, word.desired, len(kept), lost)
 	if lost > 0 {
 		t.Errorf("%d acknowledged messages are lost", lost)
 	}
@@ -209,18 +229,11 @@ func TestKill(t *testing.T) {
 
 // publish sends QoS 1 messages with a window until the connection breaks.
 func publish(ctx context.Context, address string, conf *tls.Config, id string, round int, word *acknowledged, enough *atomic.Int64) {
-	conn, err := tls.Dial("tcp", address, conf)
-	if err != nil {
+	conn, in := connect(ctx, address, conf, id)
+	if conn == nil {
 		return
 	}
 	defer conn.Close()
-	context.AfterFunc(ctx, func() { conn.Close() })
-	conn.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, ClientID: id, HasUsername: true,
-		Username: "localhost/" + id + "/?api-version=2021-04-12", KeepAlive: 60}))
-	in := mqtt.NewClientReader(conn, 1<<16)
-	if p, err := in.Next(); err != nil || p.(*mqtt.Connack).Code != 0 {
-		return
-	}
 	body := func(n int) string { return fmt.Sprintf("%s/%d/%08d", id, round, n) }
 	send := func(n int) {
 		conn.Write(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: uint16(n%65535 + 1),
@@ -247,34 +260,102 @@ func publish(ctx context.Context, address string, conf *tls.Config, id string, r
 
 // create makes identities over the registry API until the connection breaks.
 func create(ctx context.Context, address string, conf *tls.Config, data string, round int, word *acknowledged, enough *atomic.Int64) {
+	ask := owner(address, conf, data)
+	for n := 0; ask != nil && ctx.Err() == nil; n++ {
+		id := fmt.Sprintf("made-%d-%d", round, n)
+		status, err := ask(ctx, "PUT", "/devices/"+id, `{"deviceId":"`+id+`"}`)
+		if err != nil {
+			return
+		}
+		if status == 200 {
+			word.identity(id)
+			enough.Add(1)
+		}
+	}
+}
+
+// desire sets desired properties of a twin until the connection breaks.
+func desire(ctx context.Context, address string, conf *tls.Config, data, id string, word *acknowledged, enough *atomic.Int64) {
+	ask := owner(address, conf, data)
+	for n := word.desired + 1; ask != nil && ctx.Err() == nil; n++ {
+		status, err := ask(ctx, "PATCH", "/twins/"+id, fmt.Sprintf(`{"properties":{"desired":{"n":%d}}}`, n))
+		if err != nil || status != 200 {
+			return
+		}
+		word.twin(&word.desired, n)
+		enough.Add(1)
+	}
+}
+
+// owner asks the service API as the hub's owner; nil when that cannot be.
+func owner(address string, conf *tls.Config, data string) (ask func(ctx context.Context, method, path, body string) (status int, err error)) {
 	text, err := os.ReadFile(filepath.Join(data, "owner.connection-string"))
 	if err != nil {
-		return
+		return nil
 	}
 	owner, err := signet.ParseConnectionString(string(text))
 	if err != nil {
-		return
+		return nil
 	}
 	token, err := signet.SignSAS(owner.HostName, owner.SharedAccessKeyName, owner.SharedAccessKey, time.Now().Add(time.Hour))
 	if err != nil {
-		return
+		return nil
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: conf}, Timeout: 10 * time.Second}
-	for n := 0; ctx.Err() == nil; n++ {
-		id := fmt.Sprintf("made-%d-%d", round, n)
-		r, _ := http.NewRequestWithContext(ctx, "PUT", "https://"+address+"/devices/"+id+"?api-version=2021-04-12", strings.NewReader(`{"deviceId":"`+id+`"}`))
+	return func(ctx context.Context, method, path, body string) (int, error) {
+		r, err := http.NewRequestWithContext(ctx, method, "https://"+address+path+"?api-version=2021-04-12", strings.NewReader(body))
+		if err != nil {
+			return 0, err
+		}
 		r.Host = owner.HostName
 		r.Header.Set("Authorization", token)
 		r.Header.Set("Content-Type", "application/json")
 		resp, err := client.Do(r)
 		if err != nil {
-			return
+			return 0, err
 		}
 		io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-		if resp.StatusCode == 200 {
-			word.identity(id)
-			enough.Add(1)
-		}
+		return resp.StatusCode, resp.Body.Close()
 	}
+}
+
+// report reports properties, one request after the other, until the connection
+// breaks.
+func report(ctx context.Context, address string, conf *tls.Config, id string, word *acknowledged, enough *atomic.Int64) {
+	conn, in := connect(ctx, address, conf, id)
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	conn.Write(mqtt.AppendSubscribe(nil, &mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Subscription{{Filter: "$iothub/twin/res/#"}}}))
+	if _, err := in.Next(); err != nil {
+		return
+	}
+	for n := word.reported + 1; ; n++ {
+		conn.Write(mqtt.AppendPublish(nil, &mqtt.Publish{Topic: fmt.Sprintf("$iothub/twin/PATCH/properties/reported/?$rid=%d", n), Payload: fmt.Appendf(nil, `{"n":%d}`, n)}))
+		p, err := in.Next()
+		answer, ok := p.(*mqtt.Publish)
+		if err != nil || !ok || !strings.HasPrefix(answer.Topic, fmt.Sprintf("$iothub/twin/res/204/?$rid=%d&", n)) {
+			return
+		}
+		word.twin(&word.reported, n)
+		enough.Add(1)
+	}
+}
+
+// connect connects a device until ctx ends; nil when that fails.
+func connect(ctx context.Context, address string, conf *tls.Config, id string) (*tls.Conn, *mqtt.Reader) {
+	conn, err := tls.Dial("tcp", address, conf)
+	if err != nil {
+		return nil, nil
+	}
+	context.AfterFunc(ctx, func() { conn.Close() })
+	conn.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, ClientID: id, HasUsername: true,
+		Username: "localhost/" + id + "/?api-version=2021-04-12", KeepAlive: 60}))
+	in := mqtt.NewClientReader(conn, 1<<16)
+	if p, err := in.Next(); err != nil || p.(*mqtt.Connack).Code != 0 {
+		conn.Close()
+		return nil, nil
+	}
+	return conn, in
 }
