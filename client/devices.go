@@ -11,14 +11,16 @@ import (
 
 // A Device is an identity in the registry as the service API writes it.
 type Device struct {
-	DeviceID          string         `json:"deviceId"`
-	GenerationID      string         `json:"generationId,omitempty"`
-	ETag              string         `json:"etag,omitempty"`
-	ConnectionState   string         `json:"connectionState,omitempty"` // Connected or Disconnected
-	Status            signet.Status  `json:"status,omitempty"`
-	StatusReason      string         `json:"statusReason,omitempty"`
-	StatusUpdatedTime string         `json:"statusUpdatedTime,omitempty"`
-	Authentication    Authentication `json:"authentication"`
+	DeviceID          string        `json:"deviceId"`
+	GenerationID      string        `json:"generationId,omitempty"`
+	ETag              string        `json:"etag,omitempty"`
+	ConnectionState   string        `json:"connectionState,omitempty"` // Connected or Disconnected
+	Status            signet.Status `json:"status,omitempty"`
+	StatusReason      string        `json:"statusReason,omitempty"`
+	StatusUpdatedTime string        `json:"statusUpdatedTime,omitempty"`
+	// MessageCount counts what waits for the device in its queue.
+	MessageCount   int            `json:"cloudToDeviceMessageCount,omitempty"`
+	Authentication Authentication `json:"authentication"`
 }
 
 // Authentication is how a device proves itself. What its type does not use is

@@ -16,6 +16,7 @@ func deviceCommand() *cobra.Command {
 	cmd.AddCommand(deviceCreateCommand(), deviceListCommand(), deviceShowCommand(),
 		deviceStatusCommand("enable", signet.Enabled, "Let a device connect again"),
 		deviceStatusCommand("disable", signet.Disabled, "Keep a device out; its session ends at once"),
+		deviceSendCommand(), devicePurgeCommand(),
 		deviceDeleteCommand(), deviceTwinCommand(), deviceInvokeCommand())
 	return cmd
 }
@@ -209,6 +210,9 @@ func showDevice(cmd *cobra.Command, c *client.Client, d client.Device, receipts 
 			})
 		}
 		fmt.Fprintf(w, "  connection\t%s\n", d.ConnectionState)
+		if d.MessageCount > 0 {
+			fmt.Fprintf(w, "  messages waiting\t%d\n", d.MessageCount)
+		}
 		fmt.Fprintf(w, "  etag\t%s\n", d.ETag)
 		for _, r := range receipts {
 			if r.Sessions > 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,6 +39,10 @@ func TestHubScript(t *testing.T) {
 				stop, err := answer(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2])
 				ts.Check(err)
 				ts.Defer(stop)
+			},
+			// receive DEVICE DISPOSITION BODY: the device is given this message, and settles it.
+			"receive": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(receive(ts.Value("hub").(*hubtest.Hub), args[0], signet.Disposition(args[1]), args[2]))
 			},
 			// send DEVICE BODY [NAME=VALUE…]: telemetry of a device, acknowledged.
 			"send": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -79,6 +84,22 @@ func answer(h *hubtest.Hub, device, status, payload string) (stop func(), err er
 		}
 	}()
 	return session.Close, nil
+}
+
+func receive(h *hubtest.Hub, device string, d signet.Disposition, body string) error {
+	session, err := connectDevice(h, device, func() {})
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	c, err := session.NextCommand(context.Background())
+	if err != nil {
+		return err
+	}
+	if c == nil || strings.TrimSpace(string(c.Body)) != body {
+		return fmt.Errorf("the device is given %+v", c)
+	}
+	return session.SettleCommand(context.Background(), c.LockToken, d)
 }
 
 func send(h *hubtest.Hub, device, body string, properties []string) error {

@@ -15,22 +15,32 @@ import (
 
 func monitorCommand() *cobra.Command {
 	q := client.MessageQuery{Follow: true}
+	var feedback bool
 	cmd := connected(&cobra.Command{
 		Use:   "monitor",
 		Short: "Read the telemetry of a hub, as it comes or from any point in time",
 		Long: `Read the telemetry of a hub: all that is kept, oldest first, and then what comes, until it is
-interrupted. With --output json each message is a line of JSON as the hub gives it.`,
+interrupted. With --output json each message is a line of JSON as the hub gives it.
+
+With --feedback it reads instead how the messages sent to devices have ended. What was read is gone.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := connect(cmd)
 			if err != nil {
 				return err
 			}
+			if feedback && (q.DeviceID != "" || q.From != "") {
+				return usageError{fmt.Errorf("--device and --from do not go with --feedback")}
+			}
+			if feedback {
+				return monitorFeedback(cmd, c, q.Follow)
+			}
 			return monitor(cmd, c, q)
 		},
 	})
 	cmd.Flags().StringVar(&q.DeviceID, "device", "", "only of this device")
 	cmd.Flags().StringVar(&q.From, "from", "", "begin after a position, at a time (2026-01-31T12:00:00Z), or now")
+	cmd.Flags().BoolVar(&feedback, "feedback", false, "read the feedback on messages sent to devices")
 	cmd.Flags().BoolVar(&q.Follow, "follow", true, "go on as messages come")
 	return cmd
 }
