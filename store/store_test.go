@@ -385,6 +385,66 @@ var promises = []struct {
 		same(t, trackingIDs(t, s, authority.VerdictQuery{Hub: "", Limit: 9}), "N00 N01 N02")
 		same(t, trackingIDs(t, s, authority.VerdictQuery{Hub: "west", Limit: 9}), "W")
 	}},
+	{"a revocation policy comes back as it went in, replaces the one before, and goes with its CA", func(t *testing.T, s *store.Store) {
+		p := signet.RevocationPolicy{Hub: "east", CA: "Root", Mode: signet.RevocationHard, CRLs: []string{"http://h/ü", "http://h/2"},
+			OCSP: "https://o", RequireNonce: true, Follow: true, AllowPrivate: true, Updated: at(3)}
+		fails(t, s.SaveRevocationPolicy(t.Context(), p), signet.ErrNotFound)
+		ok(t, s.CreateCA(t.Context(), ca("east", "root")))
+		ok(t, s.CreateCA(t.Context(), ca("west", "root")))
+		ok(t, s.SaveRevocationPolicy(t.Context(), p))
+		west := signet.RevocationPolicy{Hub: "west", CA: "root", Mode: signet.RevocationOff}
+		ok(t, s.SaveRevocationPolicy(t.Context(), west))
+		p.Mode, p.CRLs = signet.RevocationSoft, nil
+		ok(t, s.SaveRevocationPolicy(t.Context(), p))
+		for h, want := range map[string][]signet.RevocationPolicy{"east": {p}, "": {p, west}, "north": nil, "a\x00": nil} {
+			got, err := s.RevocationPolicies(t.Context(), h)
+			ok(t, err)
+			same(t, got, want)
+		}
+		newer := ca("east", "root")
+		newer.ETag = "e2"
+		ok(t, s.ReplaceCA(t.Context(), newer, "e1"))
+		ok(t, s.DeleteCA(t.Context(), "west", "root", "e1"))
+		got, err := s.RevocationPolicies(t.Context(), "")
+		ok(t, err)
+		same(t, got, []signet.RevocationPolicy{p})
+	}},
+	{"a CRL comes back as it went in, and is replaced by none of an earlier time", func(t *testing.T, s *store.Store) {
+		first, elsewhere := crl("east", "a", 1), crl("west", "a", 2)
+		first.State = "current" // of the moment, so not kept
+		ok(t, s.SaveCRL(t.Context(), first))
+		ok(t, s.SaveCRL(t.Context(), elsewhere))
+		fails(t, s.SaveCRL(t.Context(), crl("north", "a", 1)), signet.ErrNotFound)
+		first.State = ""
+		got, err := s.CRL(t.Context(), "east", "a")
+		ok(t, err)
+		same(t, got, first)
+		second := crl("east", "a", 3)
+		second.DER = []byte(strings.Repeat("\x00\xff", 1<<20))
+		ok(t, s.SaveCRL(t.Context(), second))
+		fails(t, s.SaveCRL(t.Context(), first), signet.ErrStale)
+		got, err = s.CRL(t.Context(), "east", "a")
+		ok(t, err)
+		same(t, got, second)
+		listed := func(c signet.CRL) signet.CRL { c.DER, c.IssuerDER = nil, nil; return c }
+		for h, want := range map[string][]signet.CRL{"east": {listed(second)}, "": {listed(second), listed(elsewhere)}, "north": nil, "a\x00": nil} {
+			list, err := s.CRLs(t.Context(), h)
+			ok(t, err)
+			same(t, list, want)
+		}
+		ok(t, s.DeleteCRL(t.Context(), "east", "a"))
+		for _, id := range []string{"a", "a\x00b", ""} {
+			fails(t, s.DeleteCRL(t.Context(), "east", id), signet.ErrNotFound)
+			_, err = s.CRL(t.Context(), "east", id)
+			fails(t, err, signet.ErrNotFound)
+		}
+		ok(t, s.SaveCRL(t.Context(), first)) // on purpose
+		ok(t, s.DeleteHub(t.Context(), "east"))
+		ok(t, s.CreateHub(t.Context(), hub("east")))
+		list, err := s.CRLs(t.Context(), "")
+		ok(t, err)
+		same(t, list, []signet.CRL{listed(elsewhere)})
+	}},
 	{"with a hub goes all that bears its name, and nothing comes after", func(t *testing.T, s *store.Store) {
 		for _, h := range []string{"east", "west"} {
 			ok(t, s.CreateIdentity(t.Context(), device(h, "d")))
@@ -756,6 +816,11 @@ func ca(hub, name string) signet.CACertificate {
 	return signet.CACertificate{Hub: hub, Name: name, DER: []byte{0x30, 0x00, 0xff}, Subject: "CN=" + name, Thumbprint: "AB",
 		NotBefore: at(-9), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), Verified: true,
 		VerificationCode: "C0DE", ETag: "e1", Created: at(1), Updated: at(2)}
+}
+
+func crl(hub, id string, second int) signet.CRL {
+	return signet.CRL{Hub: hub, ID: id, Issuer: "CN=Zoë", Key: "aa", Number: "7", ThisUpdate: at(second), NextUpdate: at(second + 9),
+		Entries: 2, Bytes: 3, SHA256: "bb", Source: "upload", Added: at(second), DER: []byte{0x30, 0, byte(second)}, IssuerDER: []byte{0x30, 0xff}}
 }
 
 func distrust(hub, id string, second int) signet.Distrust {
