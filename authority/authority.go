@@ -73,7 +73,11 @@ type trust struct {
 	cas      []*x509.Certificate // in anchors
 	// unreadable is set when what is stored could not be read: nothing counts.
 	unreadable bool
+	tried      atomic.Int64 // of an unreadable one: when it was last tried to read, Unix ns
 }
+
+// rereadAfter is how often it is tried again to read what could not be read.
+const rereadAfter = time.Second
 
 // New makes an Authority; call Load before using it.
 func New(store Store, o Options) *Authority {
@@ -211,10 +215,19 @@ func newTrust(cas []signet.CACertificate, ds []signet.Distrust, ps []signet.Revo
 var noTrust, _ = newTrust(nil, nil, nil)
 
 func (a *Authority) trustOf(hub string) *trust {
-	if t, ok := (*a.trust.Load())[hub]; ok {
-		return t
+	t, ok := (*a.trust.Load())[hub]
+	if !ok {
+		return noTrust
 	}
-	return noTrust
+	if t.unreadable {
+		// Whoever asks first tries again: a fault of the database must not outlast
+		// itself.
+		now, tried := a.now().UnixNano(), t.tried.Load()
+		if now-tried >= int64(rereadAfter) && t.tried.CompareAndSwap(tried, now) && a.reload(context.Background(), hub) == nil {
+			return a.trustOf(hub)
+		}
+	}
+	return t
 }
 
 // Judge validates what a device presented, leaf first, up to a verified anchor
@@ -492,13 +505,15 @@ func (a *Authority) distrustAll(hub string) {
 	a.trustMu.Lock()
 	defer a.trustMu.Unlock()
 	all := maps.Clone(*a.trust.Load())
-	all[hub] = &trust{unreadable: true}
+	shut := &trust{unreadable: true}
+	shut.tried.Store(a.now().UnixNano())
+	all[hub] = shut
 	a.trust.Store(&all)
 }
 
 func unreadable() error {
 	return signet.Refuse(signet.Unavailable, "What the hub trusts could not be read after a change; until it can, it trusts nobody.").
-		FixBy("The log has the cause. Once the database answers, restart the server, or change any CA certificate of the hub.")
+		FixBy("The log has the cause. The hub recovers by itself once the database answers.")
 }
 
 // stamp is now as the store keeps it: UTC, to the millisecond.

@@ -276,6 +276,43 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestRecovery: a hub whose trust could not be read after a change trusts nobody,
+// and recovers by itself when it can be read again.
+func TestRecovery(t *testing.T) {
+	ctx, store, now := context.Background(), memstore.New(), time.Now()
+	a := authority.New(store, authority.Options{Now: func() time.Time { return now }})
+	root, other := hubtest.NewCA(t, "Root"), hubtest.NewCA(t, "Other")
+	device := chain(t, root.Device(t, "d"))
+	if _, _, err := a.Register(ctx, tenant, "acme", hubtest.PEM(root.Cert.Raw), true, ""); err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	store.Before = func(operation string) error {
+		if operation != "CAs" {
+			return nil
+		}
+		if calls++; calls == 1 {
+			return nil // to count them; what follows is the reading back
+		}
+		return memstore.ErrFault
+	}
+	if _, _, err := a.Register(ctx, tenant, "other", hubtest.PEM(other.Cert.Raw), true, ""); err == nil {
+		t.Fatal("the fault was not told")
+	}
+	_, err := a.Judge(tenant, device, now)
+	code(t, err, signet.Unavailable)
+	now = now.Add(time.Minute)
+	_, err = a.Judge(tenant, device, now)
+	code(t, err, signet.Unavailable) // it still cannot be read
+	store.Before = nil
+	_, err = a.Judge(tenant, device, now)
+	code(t, err, signet.Unavailable) // and is not tried at every connect
+	now = now.Add(2 * time.Second)
+	if _, err := a.Judge(tenant, device, now); err != nil {
+		t.Errorf("it has not recovered: %v", err)
+	}
+}
+
 func TestVerdictLog(t *testing.T) {
 	ctx := context.Background()
 	store := memstore.New()
