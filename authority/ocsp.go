@@ -24,7 +24,7 @@ const (
 	// openLife is how long an answer holds that does not say (RFC 6960 §2.4: newer
 	// information is always available).
 	openLife       = 10 * time.Minute
-	leastReask     = time.Minute
+	leastReask     = 15 * time.Second
 	mostReask      = time.Hour
 	responderRetry = 5 * time.Second
 	responderPause = time.Minute
