@@ -147,6 +147,9 @@ func describe(p mqtt.Packet) string {
 	case *mqtt.Pingresp:
 		return "PINGRESP"
 	case *mqtt.Publish:
+		if p.QoS > 0 {
+			return fmt.Sprintf("PUBLISH qos=%d id=%d dup=%v topic=%s body=%s", p.QoS, p.PacketID, p.Dup, p.Topic, p.Payload)
+		}
 		return fmt.Sprintf("PUBLISH qos=%d topic=%s body=%s", p.QoS, p.Topic, p.Payload)
 	}
 	return fmt.Sprintf("%T", p)
@@ -205,9 +208,9 @@ func encode(verb, rest string) ([]byte, error) {
 	case "SUBSCRIBE":
 		s := &mqtt.Subscribe{PacketID: number("id")}
 		for _, f := range bare {
-			filter, qos, _ := strings.Cut(f, "@")
-			n, _ := strconv.Atoi(qos)
-			s.Filters = append(s.Filters, mqtt.Subscription{Filter: filter, QoS: byte(n)})
+			at := strings.LastIndexByte(f, '@') // IDs may have one too
+			n, _ := strconv.Atoi(f[at+1:])
+			s.Filters = append(s.Filters, mqtt.Subscription{Filter: f[:at], QoS: byte(n)})
 		}
 		return mqtt.AppendSubscribe(nil, s), nil
 	case "UNSUBSCRIBE":
@@ -282,6 +285,8 @@ func (d *dialogue) server(what string) error {
 	}
 }
 
+var systemNames = map[string]bool{"correlation-id": true, "user-id": true, "content-type": true, "content-encoding": true, "absolute-expiry-time": true}
+
 // like compares with a pattern in which * stands for any text.
 func like(s, pattern string) bool {
 	parts := strings.Split(pattern, "*")
@@ -355,6 +360,33 @@ func (d *dialogue) hub(what string) error {
 		if !like(got, rest) {
 			return fmt.Errorf("the hub got %s", got)
 		}
+	case "sends": // a command
+		id, rest, _ := strings.Cut(rest, " ")
+		args, _ := arguments(rest)
+		command := &signet.Command{MessageID: id, Ack: signet.AckNone, Body: []byte(args["body"])}
+		for name, value := range args {
+			switch {
+			case name == "ack":
+				command.Ack = signet.Ack(value)
+			case systemNames[name]:
+				command.System = append(command.System, signet.Property{Name: name, Value: unescape(value)})
+			case name != "body":
+				command.Properties = append(command.Properties, signet.Property{Name: unescape(name), Value: unescape(value)})
+			}
+		}
+		w.mu.Lock()
+		w.commands = append(w.commands, command)
+		w.mu.Unlock()
+		if s := w.last(); s != nil {
+			s.wake()
+		}
+	case "settles": // what the device has settled
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if got := strings.Join(w.settled, ", "); got != rest {
+			return fmt.Errorf("settled is %q", got)
+		}
+		w.settled = nil
 	case "sees-gone": // the door closed the session
 		if s := w.last(); s == nil || s.Ended() == nil {
 			return fmt.Errorf("the session lives")

@@ -214,7 +214,18 @@ func (s *fakeSession) SettleCommand(_ context.Context, token string, d signet.Di
 	return nil
 }
 
-func (s *fakeSession) Close() { s.end(signet.Refuse(signet.SessionClosed, "closed")) }
+// Close gives back what the device has not settled.
+func (s *fakeSession) Close() {
+	s.waist.mu.Lock()
+	for _, c := range s.waist.commands {
+		if c.LockToken != "" {
+			c.LockToken = ""
+			c.DeliveryCount++
+		}
+	}
+	s.waist.mu.Unlock()
+	s.end(signet.Refuse(signet.SessionClosed, "closed"))
+}
 
 // plainDoor is a door without TLS, for what is said after the handshake.
 func plainDoor(t testing.TB, w Waist) *MQTT {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/internal/hubtest"
 	"github.com/signet-iot/signet/internal/memstore"
@@ -53,6 +54,7 @@ type house struct {
 	registry  *registry.Registry
 	verdicts  *authority.VerdictLog
 	messages  *messages
+	commands  *commands.Commands
 	hub       *hub.Hub
 	now       time.Time
 }
@@ -69,7 +71,8 @@ func newHouse(t *testing.T) *house {
 	h.registry = registry.New(h.store, registry.Options{Now: clock, Changed: changed})
 	h.verdicts = authority.NewVerdictLog(h.store, authority.VerdictOptions{Now: clock, Logger: slog.New(slog.DiscardHandler)})
 	t.Cleanup(h.verdicts.Close)
-	h.hub = hub.New(hub.Options{Authority: h.authority, Registry: h.registry, Verdicts: h.verdicts, Messages: h.messages, Now: clock})
+	h.commands = commands.New(h.store, commands.Options{Now: clock, Waiting: func(q signet.CommandQueue) { h.hub.CommandWaiting(q) }})
+	h.hub = hub.New(hub.Options{Authority: h.authority, Registry: h.registry, Verdicts: h.verdicts, Messages: h.messages, Commands: h.commands, Now: clock})
 	for _, name := range []string{"first", "second"} {
 		if _, err := h.registry.CreateHub(t.Context(), name, name+".test"); err != nil {
 			t.Fatal(err)
