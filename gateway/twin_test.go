@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/internal/hubtest"
 	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/server"
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
@@ -18,7 +20,7 @@ import (
 // only the door.
 
 // device connects a device of a hub's own.
-func device(t *testing.T, h *hubtest.Hub, root *hubtest.CA, id string) *hubtest.Device {
+func device(t testing.TB, h *hubtest.Hub, root *hubtest.CA, id string) *hubtest.Device {
 	t.Helper()
 	d := h.Dial(t, h.ClientTLS(root.Device(t, id)))
 	if code := d.Connect(t, h.Config.HostName, id); code != 0 {
@@ -205,4 +207,63 @@ func TestMethodDialogue(t *testing.T) {
 	if o := <-outcomes; signet.CodeOf(o.error) != signet.MethodTimeout {
 		t.Errorf("%+v", o)
 	}
+}
+
+// BenchmarkDesired: each of 5,000 connected devices is told of a desired change of
+// its own, each change on disk before. One operation is all of them.
+func BenchmarkDesired(b *testing.B) {
+	const devices, writers = 5_000, 64 // each takes two descriptors here
+	h, root := hubtest.Start(b, func(c *server.Config) { c.Logger = slog.New(slog.DiscardHandler) }), hubtest.NewCA(b, "Root")
+	h.Trust(b, h.Config.Hub, root)
+	names := make(chan int)
+	heard := make(chan int64, devices)
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for n := range names {
+				id := fmt.Sprint("d", n)
+				h.CADevice(b, h.Config.Hub, id)
+				d := device(b, h, root, id)
+				d.SetDeadline(time.Time{})
+				d.Send(b, mqtt.AppendSubscribe(nil, &mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Subscription{{Filter: "$iothub/twin/PATCH/properties/desired/#"}}}))
+				go func() {
+					for {
+						p, err := d.In.Next()
+						if err != nil {
+							return
+						}
+						if _, ok := p.(*mqtt.Publish); ok {
+							heard <- 1
+						}
+					}
+				}()
+			}
+		})
+	}
+	for n := range devices {
+		names <- n
+	}
+	close(names)
+	wg.Wait()
+	time.Sleep(time.Second) // the last SUBACKs
+	for b.Loop() {
+		todo := make(chan int)
+		for range writers {
+			go func() {
+				for n := range todo {
+					if _, err := h.Registry().ChangeTwin(b.Context(), h.Config.Hub, fmt.Sprint("d", n), "", registry.TwinChange{Desired: []byte(`{"interval":30}`)}, ""); err != nil {
+						b.Error(err)
+					}
+				}
+			}()
+		}
+		for n := range devices {
+			todo <- n
+		}
+		close(todo)
+		for range devices {
+			<-heard
+		}
+	}
+	b.ReportMetric(float64(devices)*float64(b.N)/b.Elapsed().Seconds(), "changes/s")
 }
