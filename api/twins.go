@@ -45,16 +45,23 @@ func (c *call) answerTwin(t *signet.Twin) error {
 	if err != nil {
 		return err
 	}
+	var waiting map[string]int
+	if t.ModuleID == "" {
+		if waiting, err = c.Commands.Count(c.r.Context(), t.Hub, t.DeviceID, t.DeviceID); err != nil {
+			return err
+		}
+	}
 	c.w.Header().Set("ETag", `"`+t.ETag+`"`)
 	return c.answer(http.StatusOK, twinJSON{
 		DeviceID: t.DeviceID, ModuleID: t.ModuleID, ETag: t.ETag, DeviceETag: i.ETag,
 		Status: i.Status, StatusReason: orNull(i.StatusReason), StatusUpdateTime: azureTime(i.StatusUpdatedTime),
 		ConnectionState: c.connectionState(&i),
 		// When a device was last seen is not kept yet: never, in Azure's words.
-		LastActivityTime:   signet.AzureTime(never),
-		AuthenticationType: i.Auth.Type,
-		X509Thumbprint:     x509ThumbprintJSON{orNull(i.Auth.PrimaryThumbprint), orNull(i.Auth.SecondaryThumbprint)},
-		Version:            t.Version, Tags: t.Tags,
+		LastActivityTime:          azureTime(never),
+		CloudToDeviceMessageCount: waiting[t.DeviceID],
+		AuthenticationType:        i.Auth.Type,
+		X509Thumbprint:            x509ThumbprintJSON{orNull(i.Auth.PrimaryThumbprint), orNull(i.Auth.SecondaryThumbprint)},
+		Version:                   t.Version, Tags: t.Tags,
 		Properties:   twinPropertiesJSON{withMetadata(&t.Desired), withMetadata(&t.Reported)},
 		Capabilities: capabilitiesJSON{IotEdge: i.EdgeDevice},
 	})
