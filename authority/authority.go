@@ -284,8 +284,10 @@ func (a *Authority) Revoked(hub string, path []*signet.PathCertificate) error {
 		return unreadable()
 	}
 	at, refusal := t.distrusts.refusal(path)
-	if policy := t.policies[path[len(path)-1].Thumbprint]; policy != nil && refusal == nil {
-		at, refusal = a.revocation.check(hub, policy, path, nil)
+	if len(path) > 1 && refusal == nil { // one alone has no issuer that could revoke it
+		if policy := t.policies[path[len(path)-1].Thumbprint]; policy != nil {
+			at, refusal = a.revocation.check(hub, policy, path, nil)
+		}
 	}
 	if refusal != nil {
 		c := path[at]

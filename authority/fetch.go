@@ -22,9 +22,10 @@ const (
 	fetchTime    = 30 * time.Second // for a whole CRL of 64 MiB
 	askTime      = 10 * time.Second // for an OCSP response
 	maxRedirects = 3
-	// maxFetches bounds the CRLs that are being fetched, of all hubs together: each
-	// takes up to 86 MiB while it comes, and twice that when it has come.
-	maxFetches = 2
+	// maxFetches bounds the CRLs that are being fetched, of all hubs together, and
+	// one of each: each takes up to 86 MiB while it comes, and twice that when it
+	// has come.
+	maxFetches = 3
 
 	minRefresh = time.Minute
 	maxRefresh = 12 * time.Hour
@@ -47,7 +48,7 @@ func newFetcher(toPrivate bool) *fetcher {
 				return err
 			}
 			if private(at.Addr()) {
-				return forbidden(at.Addr().String())
+				return forbidden()
 			}
 			return nil
 		}
@@ -124,23 +125,29 @@ func (f *fetcher) do(r *http.Request, most int64) ([]byte, error) {
 }
 
 // unreachable says why a source could not be reached, without its address, which
-// may hold a secret.
+// may hold a secret, and without ours: a hub's owner reads it, who need not know
+// the network of the server.
 func unreachable(err error) error {
 	if refused, ok := errors.AsType[*signet.Error](err); ok {
 		return refused // by our own rules
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return signet.Refuse(signet.SourceUnreachable, "The source does not answer in time.")
+	}
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return signet.Refuse(signet.SourceUnreachable, "The source does not answer in time.")
+	if wrapped, ok := errors.AsType[*net.OpError](err); ok { // has our addresses
+		err = wrapped.Err
+	}
+	if lookup, ok := errors.AsType[*net.DNSError](err); ok { // has our resolver's
+		err = errors.New(lookup.Err)
 	}
 	return signet.Refuse(signet.SourceUnreachable, "The source cannot be reached: %s.", signet.Clip(err.Error()))
 }
 
-func forbidden(address string) error {
-	return signet.Refuse(signet.SourceForbidden, "The source is at %s, which is a private address.", address).
-		At("address", "a public one", address)
+func forbidden() error {
+	return signet.Refuse(signet.SourceForbidden, "The source is at a private address.").At("address", "a public one", "a private one")
 }
 
 // special are the networks that are no public host's, besides those that
@@ -178,6 +185,7 @@ type source struct {
 	private  bool // it may be at a private address
 	followed bool
 	busy     bool
+	wanted   bool // at once
 	next     time.Time
 	answered time.Time
 	failures int
@@ -216,15 +224,23 @@ func (r *revocation) follow(hub string, policy *signet.RevocationPolicy, address
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.addSource(key, policy.AllowPrivate, true)
+	if r.inForce(hub, policy) {
+		r.addSource(key, policy.AllowPrivate, true)
+	}
 }
 
-// dueSources takes the sources whose turn it is.
+// dueSources takes the sources whose turn it is, one of each hub: so that those
+// of one which are slow do not keep the others waiting.
 func (r *revocation) dueSources() (due []*source) {
-	now := r.a.now()
+	now, busy := r.a.now(), map[string]bool{}
 	for _, s := range r.sources {
-		if !s.busy && !now.Before(s.next) {
-			s.busy = true
+		if s.busy {
+			busy[s.key.hub] = true
+		}
+	}
+	for _, s := range r.sources {
+		if !busy[s.key.hub] && (s.wanted || !now.Before(s.next)) {
+			s.busy, s.wanted, busy[s.key.hub] = true, false, true
 			due = append(due, s)
 		}
 	}
@@ -241,9 +257,14 @@ func (r *revocation) fetch(ctx context.Context, s *source) {
 	r.slots <- struct{}{}
 	c, news, err := r.fetched(ctx, f, s.key)
 	<-r.slots
+	if news {
+		r.a.changed(ctx, signet.Change{Hub: s.key.hub, Trust: true})
+	}
 	now := r.a.now()
 	r.mu.Lock()
 	s.busy = false
+	close(r.attempted)
+	r.attempted = make(chan struct{})
 	if err == nil {
 		s.answered, s.failures, s.fault = now, 0, nil
 		s.next = now.Add(jitter(min(max(c.NextUpdate.Sub(now)/2, minRefresh), maxRefresh)))
@@ -257,8 +278,8 @@ func (r *revocation) fetch(ctx context.Context, s *source) {
 		}
 	}
 	r.mu.Unlock()
+	r.nudge()
 	if news {
-		r.a.changed(ctx, signet.Change{Hub: s.key.hub, Trust: true})
 		r.log.Info("a new CRL is in force", "hub", s.key.hub, "issuer", c.Issuer, "number", c.Number, "entries", c.Entries, "source", shown(s.key.url))
 	}
 }
@@ -275,30 +296,32 @@ func (r *revocation) fetched(ctx context.Context, f *fetcher, key sourceKey) (c 
 	return r.add(ctx, key.hub, der, nil, key.url, key.ca)
 }
 
-// FetchCRLs fetches the CRLs of a hub now, from one source after the other, until
-// ctx ends; those that are being fetched already are left alone. How each fared,
+// FetchCRLs has Watch fetch the CRLs of a hub now, before their turn, and waits
+// until every source has been gone to, or ctx ends. How each fared,
 // [Authority.RevocationSources] tells.
 func (a *Authority) FetchCRLs(ctx context.Context, hub string) error {
 	r := a.revocation
-	var due []*source
 	r.mu.Lock()
 	for key, s := range r.sources {
-		if key.hub == hub && !s.busy {
-			s.busy = true
-			due = append(due, s)
-		}
+		s.wanted = s.wanted || key.hub == hub
 	}
 	r.mu.Unlock()
-	for i, s := range due {
-		if err := ctx.Err(); err != nil {
-			r.mu.Lock()
-			for _, s := range due[i:] {
-				s.busy = false
-			}
-			r.mu.Unlock()
-			return err
+	r.nudge()
+	for {
+		waiting := false
+		r.mu.RLock()
+		for key, s := range r.sources {
+			waiting = waiting || key.hub == hub && (s.wanted || s.busy)
 		}
-		r.fetch(context.WithoutCancel(ctx), s) // half a fetch is no fault of the source
+		attempted := r.attempted
+		r.mu.RUnlock()
+		if !waiting {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-attempted:
+		}
 	}
-	return nil
 }

@@ -16,9 +16,11 @@ const (
 	// hubs together: some 400 bytes each. When there are more, those that were
 	// longest not met go first.
 	maxInquiries = 100_000
-	// maxAsking bounds the questions on their way; maxAskingOne those to one
-	// responder, so that a slow one does not take the place of the others.
+	// maxAsking bounds the questions on their way; maxAskingFor those of one hub and
+	// maxAskingOne those to one responder, so that slow ones do not take the place of
+	// the others.
 	maxAsking    = 32
+	maxAskingFor = 8
 	maxAskingOne = 4
 
 	// openLife is how long an answer holds that does not say (RFC 6960 §2.4: newer
@@ -118,8 +120,11 @@ func (r *revocation) inquire(key inquiryKey, policy *signet.RevocationPolicy, ad
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.inForce(key.hub, policy) {
+		return
+	}
 	d := r.responder(sourceKey{key.hub, policy.CA, address}, policy, followed)
-	if r.inquiries[key] != nil || d == nil || !r.makeRoom() {
+	if d == nil || r.inquiries[key] != nil || !r.makeRoom() {
 		return
 	}
 	q = &inquiry{key: key, issuer: issuer, responder: d, notAfter: notAfter}
@@ -183,7 +188,7 @@ func (r *revocation) forget(q *inquiry) {
 func (r *revocation) dueInquiries() (due []*inquiry) {
 	now := r.a.now()
 	for _, d := range r.responders { // in no order, so that none is always last
-		for len(d.due) > 0 && d.asking < maxAskingOne && r.asking < maxAsking && !now.Before(d.paused) && !now.Before(d.due[0].next) {
+		for len(d.due) > 0 && d.asking < maxAskingOne && r.askingFor[d.key.hub] < maxAskingFor && r.asking < maxAsking && !now.Before(d.paused) && !now.Before(d.due[0].next) {
 			q := heap.Pop(&d.due).(*inquiry)
 			if now.After(q.notAfter) {
 				r.forget(q)
@@ -191,6 +196,7 @@ func (r *revocation) dueInquiries() (due []*inquiry) {
 			}
 			d.asking++
 			r.asking++
+			r.askingFor[d.key.hub]++
 			due = append(due, q)
 		}
 	}
@@ -215,6 +221,9 @@ func (r *revocation) ask(ctx context.Context, q *inquiry) {
 	defer r.nudge()
 	d.asking--
 	r.asking--
+	if r.askingFor[d.key.hub]--; r.askingFor[d.key.hub] == 0 {
+		delete(r.askingFor, d.key.hub)
+	}
 	if d.gone {
 		delete(r.inquiries, q.key)
 		return

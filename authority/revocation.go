@@ -56,7 +56,9 @@ type revocation struct {
 	sources    map[sourceKey]*source
 	responders map[sourceKey]*responder
 	inquiries  map[inquiryKey]*inquiry
-	asking     int
+	attempted  chan struct{}   // closed, and made anew, when a source has been gone to
+	asking     int             // questions on their way
+	askingFor  map[string]int  // of them, those of each hub
 	dropped    int             // inquiries that there was no room for
 	concerned  map[string]bool // hubs whose sessions are to be looked at
 	looking    map[string]bool // hubs whose sessions are being looked at
@@ -68,7 +70,7 @@ func newRevocation(a *Authority, log *slog.Logger) *revocation {
 		a: a, log: log, wake: make(chan struct{}, 1), slots: make(chan struct{}, maxFetches), near: newFetcher(true), far: newFetcher(false),
 		issuers: map[string]map[[32]byte]*x509.Certificate{}, sources: map[sourceKey]*source{},
 		responders: map[sourceKey]*responder{}, inquiries: map[inquiryKey]*inquiry{},
-		concerned: map[string]bool{}, looking: map[string]bool{}, warned: map[string]string{},
+		attempted: make(chan struct{}), askingFor: map[string]int{}, concerned: map[string]bool{}, looking: map[string]bool{}, warned: map[string]string{},
 	}
 	r.lists.Store(&map[string]crlSet{})
 	return r
@@ -140,7 +142,7 @@ func checkPolicy(p *signet.RevocationPolicy) error {
 			return err
 		}
 		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !p.AllowPrivate && private(ip) {
-			return forbidden(ip.String())
+			return forbidden()
 		}
 	}
 	return nil
@@ -267,8 +269,12 @@ func (r *revocation) intern(hub string, thumbprint [32]byte, issuer *x509.Certif
 		of = map[[32]byte]*x509.Certificate{}
 		r.issuers[hub] = of
 	}
-	if known = of[thumbprint]; known != nil || len(of) >= maxIssuers {
+	if known = of[thumbprint]; known != nil {
 		return known
+	}
+	if len(of) >= maxIssuers {
+		r.dropped++
+		return nil
 	}
 	of[thumbprint] = issuer
 	// A CRL that nobody here vouched for may be this issuer's.
@@ -301,6 +307,9 @@ func (r *revocation) retune(hub string) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(t.cas) == 0 {
+		delete(r.issuers, hub)
+	}
 	for key, s := range r.sources {
 		p := byCA[key.ca]
 		if key.hub == hub && (p == nil || p.Mode == signet.RevocationOff || s.private != p.AllowPrivate ||
@@ -340,6 +349,16 @@ func (r *revocation) retune(hub string) {
 		}
 	}
 	r.nudge()
+}
+
+// inForce says whether a policy that a device was judged by is one still.
+func (r *revocation) inForce(hub string, policy *signet.RevocationPolicy) bool {
+	for _, p := range r.a.trustOf(hub).policies {
+		if p == policy {
+			return true
+		}
+	}
+	return false
 }
 
 // Watch fetches CRLs and asks OCSP responders as the policies say, and warns of
@@ -397,7 +416,7 @@ func (r *revocation) look(ctx context.Context, hub string) {
 // warn tells, once each, of CRLs that are in the last quarter of their time or
 // past it, and of certificates that there is no room to ask after.
 func (r *revocation) warn() {
-	now := r.a.now()
+	now, warned := r.a.now(), map[string]string{}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for hub, set := range *r.lists.Load() {
@@ -408,10 +427,11 @@ func (r *revocation) warn() {
 					r.log.Warn("a CRL grows old and no newer one has come", "hub", hub, "issuer", l.record.Issuer, "state", state,
 						"nextUpdate", l.NextUpdate.UTC().Format(time.RFC3339), "source", shown(l.record.Source))
 				}
-				r.warned[key] = state
+				warned[key] = state
 			}
 		}
 	}
+	r.warned = warned
 	if r.dropped > 0 {
 		r.log.Warn("certificates are not asked after: too many are", "count", r.dropped, "bound", maxInquiries)
 		r.dropped = 0

@@ -722,3 +722,47 @@ func TestSlowResponder(t *testing.T) {
 		t.Errorf("%v certificates are asked after", n)
 	}
 }
+
+// BenchmarkJudgeRevocation: what asking after revocation costs a connect, two
+// intermediates below the anchor.
+func BenchmarkJudgeRevocation(b *testing.B) {
+	root := hubtest.NewCA(b, "Root")
+	factory := root.Intermediate(b, "Factory")
+	line := factory.Intermediate(b, "Line")
+	device := line.Device(b, "d")
+	var certs []*x509.Certificate
+	for _, der := range device.Certificate {
+		c, _ := x509.ParseCertificate(der)
+		certs = append(certs, c)
+	}
+	many := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+	for i := range 100_000 {
+		many.RevokedCertificateEntries = append(many.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: big.NewInt(int64(i+1) << 20), RevocationTime: time.Now()})
+	}
+	for _, mode := range []signet.RevocationMode{signet.RevocationOff, signet.RevocationHard} {
+		b.Run(string(mode), func(b *testing.B) {
+			a := authority.New(memstore.New(), authority.Options{})
+			if _, _, err := a.Register(b.Context(), tenant, "root", hubtest.PEM(root.Cert.Raw), true, ""); err != nil {
+				b.Fatal(err)
+			}
+			for _, ca := range []*hubtest.CA{root, factory, line} {
+				der, err := x509.CreateRevocationList(rand.Reader, many, ca.Cert, ca.Key)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := a.AddCRL(b.Context(), tenant, asPEM(der, ca)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if _, err := a.SetRevocationPolicy(b.Context(), signet.RevocationPolicy{Hub: tenant, CA: "root", Mode: mode}); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := a.Judge(tenant, certs, time.Now()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
