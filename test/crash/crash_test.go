@@ -78,7 +78,7 @@ func settle(ctx context.Context, s *server.Server, caFile string) error {
 	if _, _, err := s.Authority().Register(ctx, "hub", "acme", string(pem), true, ""); err != nil {
 		return err
 	}
-	for n := range devices + 1 { // the last has the twin
+	for n := range devices + 2 { // the last two have the twin and the inbox
 		_, err := s.Registry().Create(ctx, signet.Identity{Hub: "hub", DeviceID: name(n), Auth: signet.Authentication{Type: signet.AuthCA}})
 		if err != nil && signet.CodeOf(err) != signet.IdentityExists {
 			return err
@@ -96,13 +96,16 @@ type acknowledged struct {
 	mu         sync.Mutex
 	messages   map[string]bool
 	identities map[string]bool
-	reported   int // the last number that the device with a twin has reported
-	desired    int // the last that the back end has set
+	reported   int             // the last number that the device with a twin has reported
+	desired    int             // the last that the back end has set
+	commands   map[string]bool // sent to the device with the inbox
+	delivered  map[string]bool // and what that was given, whether its answer arrived or not
 }
 
-func (a *acknowledged) message(id string)      { a.mu.Lock(); a.messages[id] = true; a.mu.Unlock() }
-func (a *acknowledged) twin(which *int, n int) { a.mu.Lock(); *which = n; a.mu.Unlock() }
-func (a *acknowledged) identity(id string)     { a.mu.Lock(); a.identities[id] = true; a.mu.Unlock() }
+func (a *acknowledged) add(to map[string]bool, id string) { a.mu.Lock(); to[id] = true; a.mu.Unlock() }
+func (a *acknowledged) message(id string)                 { a.add(a.messages, id) }
+func (a *acknowledged) twin(which *int, n int)            { a.mu.Lock(); *which = n; a.mu.Unlock() }
+func (a *acknowledged) identity(id string)                { a.add(a.identities, id) }
 
 func TestKill(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
@@ -111,12 +114,12 @@ func TestKill(t *testing.T) {
 	if err := os.WriteFile(caFile, []byte(hubtest.PEM(root.Cert.Raw)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var pairs [devices + 1]tls.Certificate
+	var pairs [devices + 2]tls.Certificate
 	for n := range pairs {
 		pairs[n] = root.Device(t, name(n))
 	}
 
-	word := &acknowledged{messages: map[string]bool{}, identities: map[string]bool{}}
+	word := &acknowledged{messages: map[string]bool{}, identities: map[string]bool{}, commands: map[string]bool{}, delivered: map[string]bool{}}
 	for round := range rounds {
 		self, err := os.Executable()
 		if err != nil {
@@ -157,9 +160,14 @@ func TestKill(t *testing.T) {
 		}
 		wg.Go(func() { create(ctx, found[2], conf, data, round, word, &enough) })
 		twin := conf.Clone()
-		twin.Certificates = pairs[devices:]
+		twin.Certificates = pairs[devices : devices+1]
 		wg.Go(func() { report(ctx, found[1], twin, name(devices), word, &enough) })
 		wg.Go(func() { desire(ctx, found[2], conf, data, name(devices), word, &enough) })
+
+		inbox := conf.Clone()
+		inbox.Certificates = pairs[devices+1:]
+		wg.Go(func() { receive(ctx, found[1], inbox, name(devices+1), word) })
+		wg.Go(func() { command(ctx, found[2], conf, data, name(devices+1), round, word, &enough) })
 
 		// At a random moment once the load is under way.
 		deadline := time.After(30 * time.Second)
@@ -220,6 +228,8 @@ func TestKill(t *testing.T) {
 		word.reported == 0 || word.desired == 0 {
 		t.Errorf("the twin has %d reported and %d desired; %d and %d were acknowledged", reported.N, desired.N, word.reported, word.desired)
 	}
+	checkCommands(t, s, word)
+	t.Logf("%d kills: %d commands acknowledged, %d delivered", rounds, len(word.commands), len(word.delivered))
 	t.Logf("%d kills: %d messages, %d identities, %d reported and %d desired properties acknowledged, %d messages kept, %d lost",
 		rounds, len(word.messages), len(word.identities), word.reported, word.desired, len(kept), lost)
 	if lost > 0 {
@@ -358,4 +368,92 @@ func connect(ctx context.Context, address string, conf *tls.Config, id string) (
 		return nil, nil
 	}
 	return conn, in
+}
+
+// command sends commands, one after the other, until the connection breaks.
+func command(ctx context.Context, address string, conf *tls.Config, data, id string, round int, word *acknowledged, enough *atomic.Int64) {
+	ask := owner(address, conf, data)
+	for n := 0; ask != nil && ctx.Err() == nil; n++ {
+		message := fmt.Sprintf("c-%d-%d", round, n)
+		status, err := ask(ctx, "POST", "/signet/commands", `{"deviceId":"`+id+`","messageId":"`+message+`","ack":"full"}`)
+		switch {
+		case err != nil:
+			return
+		case status == 200:
+			word.add(word.commands, message)
+			enough.Add(1)
+		case status == 403: // fifty wait
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+var messageID = regexp.MustCompile(`/devicebound/%24\.mid=([^&]+)&`)
+
+// receive acknowledges the commands that come, until the connection breaks.
+func receive(ctx context.Context, address string, conf *tls.Config, id string, word *acknowledged) {
+	conn, in := connect(ctx, address, conf, id)
+	if conn == nil {
+		return
+	}
+	defer conn.Close()
+	conn.Write(mqtt.AppendSubscribe(nil, &mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Subscription{{Filter: "devices/" + id + "/messages/devicebound/#", QoS: 1}}}))
+	for {
+		p, err := in.Next()
+		if err != nil {
+			return
+		}
+		if p, ok := p.(*mqtt.Publish); ok {
+			word.add(word.delivered, messageID.FindStringSubmatch(p.Topic)[1])
+			conn.Write(mqtt.AppendPuback(nil, p.PacketID))
+		}
+	}
+}
+
+// checkCommands: each command that was acknowledged to its sender waits still, or was
+// given to the device, and the sender is told so; never both, never neither.
+func checkCommands(t *testing.T, s *server.Server, word *acknowledged) {
+	ended := map[string]bool{}
+	for {
+		records, token, err := s.Commands().Feedback(t.Context(), "hub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range records {
+			if f.Outcome != signet.Success || !word.delivered[f.MessageID] || ended[f.MessageID] {
+				t.Errorf("told of %s: %s", f.MessageID, f.Outcome)
+			}
+			ended[f.MessageID] = true
+		}
+		if len(records) == 0 {
+			break
+		}
+		if err := s.Commands().CompleteFeedback(t.Context(), "hub", token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i, err := s.Registry().Get(t.Context(), "hub", name(devices+1), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	queue := signet.CommandQueue{Hub: "hub", DeviceID: i.DeviceID, GenerationID: i.GenerationID}
+	waiting := map[string]bool{}
+	for {
+		c, err := s.Commands().Receive(t.Context(), queue, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c == nil {
+			break
+		}
+		waiting[c.MessageID] = true
+	}
+	for id := range word.commands {
+		if waiting[id] == ended[id] {
+			t.Errorf("the command %s was acknowledged: waiting %v, ended %v", id, waiting[id], ended[id])
+		}
+	}
+	if len(ended) == 0 {
+		t.Error("no command was completed")
+	}
 }
