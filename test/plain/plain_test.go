@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -188,6 +189,34 @@ func TestMosquitto(t *testing.T) {
 		if out, status := run(t, mine, "", "mosquitto_sub", args...); status != 0 {
 			t.Errorf("exit %d: %s", status, out)
 		}
+		const topic = "devices/press-17/messages/devicebound/%24.mid=m-1&%24.to=%2Fdevices%2Fpress-17%2Fmessages%2FdeviceBound&iothub-ack=full&note=a%2Fb%20%26c"
+		message(t, h, "press-17", "m-1", "hello")
+		args = append(mosquitto(h, "press-17", certificate...), "-q", "1", "-v", "-C", "1", "-W", "20", "-t", "devices/press-17/messages/devicebound/#")
+		if out, status := run(t, mine, "", "mosquitto_sub", args...); status != 0 || strings.TrimSpace(out) != topic+" hello" {
+			t.Errorf("exit %d: %s", status, out)
+		}
+	})
+	t.Run("its own commands, polled", func(t *testing.T) {
+		need(t, "curl")
+		message(t, h, "press-17", "m-2", "by curl")
+		inbox := "https://localhost:" + port(h.HTTPSAddr()) + "/devices/press-17/messages/devicebound"
+		curl := func(args ...string) string {
+			out, status := run(t, mine, "", "curl", append([]string{"-sS", "--cacert", h.CAFile, "--cert", "chain.pem", "--key", "device.key"}, args...)...)
+			if status != 0 {
+				t.Fatalf("exit %d: %s", status, out)
+			}
+			return out
+		}
+		out := curl("-i", inbox+"?api-version=2021-04-12")
+		token := regexp.MustCompile(`(?im)^etag: "([0-9a-f-]{36})"\r?$`).FindStringSubmatch(out)
+		if token == nil || !strings.HasSuffix(out, "\r\nby curl") || !strings.Contains(strings.ToLower(out), "iothub-app-note: a/b &c") {
+			t.Fatal(out)
+		}
+		for _, want := range []string{"204", "412"} {
+			if status := curl("-o", "/dev/null", "-w", "%{http_code}", "-X", "DELETE", inbox+"/"+token[1]+"?api-version=2021-04-12"); status != want {
+				t.Errorf("completed: %s, not %s", status, want)
+			}
+		}
 	})
 	for id, filter := range map[string]string{
 		"for-everything": "#", "for-every-device": "devices/+/messages/events/#", "for-another": "devices/press-17/messages/devicebound/#",
@@ -203,6 +232,21 @@ func TestMosquitto(t *testing.T) {
 				t.Errorf("the verdict is %q", code)
 			}
 		})
+	}
+}
+
+// message sends a message to a device.
+func message(t *testing.T, h *hubtest.Hub, id, messageID, body string) {
+	t.Helper()
+	i, err := h.Registry().Get(t.Context(), tenant, id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Commands().Send(t.Context(), signet.Command{
+		CommandQueue: signet.CommandQueue{Hub: tenant, DeviceID: id, GenerationID: i.GenerationID}, MessageID: messageID, Ack: signet.AckFull,
+		Properties: []signet.Property{{Name: "note", Value: "a/b &c"}}, Body: []byte(body),
+	}); err != nil {
+		t.Fatal(err)
 	}
 }
 
