@@ -146,7 +146,7 @@ func (k *Commands) Send(ctx context.Context, c signet.Command) (signet.Command, 
 	sequence, err := k.store.AddCommand(ctx, c, MaxQueue)
 	if errors.Is(err, signet.ErrFull) {
 		// Of those that wait, some may be past their time.
-		if err = k.expire(ctx, c.CommandQueue); err == nil {
+		if _, err = k.expire(ctx, c.CommandQueue); err == nil {
 			sequence, err = k.store.AddCommand(ctx, c, MaxQueue)
 		}
 	}
@@ -334,18 +334,20 @@ func (k *Commands) endings(ended []signet.Command, outcome signet.Outcome) []End
 	return endings
 }
 
-// expire ends the commands of a queue that are past their time and not given out.
-func (k *Commands) expire(ctx context.Context, q signet.CommandQueue) error {
+// expire ends the commands of a queue that are past their time and not given out,
+// and says how many there were.
+func (k *Commands) expire(ctx context.Context, q signet.CommandQueue) (int, error) {
 	of := k.enter(q)
 	defer k.leave(of)
 	waiting, err := k.store.Commands(ctx, q)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	now := k.now()
-	return k.end(ctx, of, slices.DeleteFunc(waiting, func(c signet.Command) bool {
+	expired := slices.DeleteFunc(waiting, func(c signet.Command) bool {
 		return now.Before(c.ExpiryTime) || now.Before(of.locks[c.Sequence].until)
-	}), signet.Expired)
+	})
+	return len(expired), k.end(ctx, of, expired, signet.Expired)
 }
 
 // Purge ends all commands of a queue, also those given out, and says how many.
@@ -389,8 +391,8 @@ func (k *Commands) Run(ctx context.Context) {
 	}
 }
 
-// maxSweep bounds the commands that one sweep expires: those that are left come
-// with the next, or when their queue is looked at.
+// maxSweep bounds the commands that are looked at together when a sweep expires
+// them.
 const maxSweep = 1000
 
 // Sweep ends what is past its time, and offers again what was given to a single
@@ -399,18 +401,24 @@ func (k *Commands) Sweep(ctx context.Context) error {
 	for _, q := range k.given() {
 		k.unlock(q)
 	}
-	expired, err := k.store.ExpiredCommands(ctx, k.now(), maxSweep)
-	if err != nil {
-		return err
-	}
-	seen := map[signet.CommandQueue]bool{}
-	for _, c := range expired {
-		if !seen[c.CommandQueue] {
-			seen[c.CommandQueue] = true
-			if err := k.expire(ctx, c.CommandQueue); err != nil {
-				return err
+	for more := true; more; {
+		expired, err := k.store.ExpiredCommands(ctx, k.now(), maxSweep)
+		if err != nil {
+			return err
+		}
+		// What is given out stays, and is met again: so only as long as some go.
+		gone, seen := 0, map[signet.CommandQueue]bool{}
+		for _, c := range expired {
+			if !seen[c.CommandQueue] {
+				seen[c.CommandQueue] = true
+				n, err := k.expire(ctx, c.CommandQueue)
+				if err != nil {
+					return err
+				}
+				gone += n
 			}
 		}
+		more = gone > 0 && len(expired) == maxSweep
 	}
 	return k.sweepFeedback(ctx)
 }

@@ -2,10 +2,12 @@ package gateway
 
 import (
 	"io"
+	"net"
 	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -72,6 +74,35 @@ func TestCommandsByHTTPS(t *testing.T) {
 	if want := []string{"complete m-1", "reject m-2", "abandon m-3"}; !reflect.DeepEqual(w.settled, want) {
 		t.Errorf("settled are %v", w.settled)
 	}
+}
+
+// TestPanicOfAFetch: what goes wrong while a command is fetched ends one connection,
+// and nothing else.
+func TestPanicOfAFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &fakeWaist{}
+		m := plainDoor(t, w)
+		connect := func() net.Conn {
+			device := pipe(m)
+			device.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d", HasUsername: true, Username: "h.test/d"}))
+			if _, err := mqtt.NewClientReader(device, maxPacket).Next(); err != nil {
+				t.Fatal(err)
+			}
+			return device
+		}
+		device := connect()
+		w.commands = []*signet.Command{nil}
+		device.Write(mqtt.AppendSubscribe(nil, &mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Subscription{{Filter: "devices/d/messages/devicebound/#", QoS: 1}}}))
+		for r := mqtt.NewClientReader(device, maxPacket); ; {
+			if _, err := r.Next(); err != nil {
+				break
+			}
+		}
+		w.mu.Lock()
+		w.commands = nil
+		w.mu.Unlock()
+		connect().Close()
+	})
 }
 
 // FuzzCommandTopic: whatever the sender wrote, the topic is one that MQTT can say,

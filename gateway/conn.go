@@ -609,6 +609,13 @@ func (c *conn) wake() {
 // fetch takes what the session has: that it is over, or will be sooner; twin
 // changes, method calls and commands.
 func (c *conn) fetch() {
+	var failed error
+	defer func() {
+		if failed != nil {
+			c.end(failed)
+		}
+	}()
+	defer c.survive(&failed)
 	if err := c.session.Ended(); err != nil {
 		c.end(err)
 		return

@@ -218,7 +218,7 @@ func (s *fakeSession) SettleCommand(_ context.Context, token string, d signet.Di
 func (s *fakeSession) Close() {
 	s.waist.mu.Lock()
 	for _, c := range s.waist.commands {
-		if c.LockToken != "" {
+		if c != nil && c.LockToken != "" {
 			c.LockToken = ""
 			c.DeliveryCount++
 		}
