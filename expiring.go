@@ -39,3 +39,15 @@ var ExpiryWarnings = [...]time.Duration{7 * 24 * time.Hour, 30 * 24 * time.Hour,
 
 // SourceExpiry is the Source of the hub's messages that something expires.
 const SourceExpiry = "certificateExpiry"
+
+// SourceStale is the Source of the hub's messages that a CRL grows old.
+const SourceStale = "revocationStale"
+
+// A StaleCRL is a CRL in the last quarter of its time, or past it.
+type StaleCRL struct {
+	Hub        string    `json:"-"`
+	Issuer     string    `json:"issuer"`
+	State      string    `json:"state"`
+	NextUpdate time.Time `json:"nextUpdate"`
+	Source     string    `json:"source,omitempty"` // where it was fetched; empty for an upload
+}

@@ -38,6 +38,7 @@ type Authority struct {
 	store   Store
 	now     func() time.Time
 	changed func(context.Context, signet.Change)
+	stale   func(context.Context, signet.StaleCRL)
 	maxCAs  int
 
 	trust   atomic.Pointer[map[string]*trust] // by hub; replaced whole, readers take no lock
@@ -53,6 +54,9 @@ type Options struct {
 	// Changed is told when the anchors of a hub have changed, after the change is
 	// durable and in force, before the caller is answered.
 	Changed func(context.Context, signet.Change)
+	// Stale is told, besides the log, of a CRL that is in the last quarter of its
+	// time or past it, once each; nil when nobody needs to know.
+	Stale func(context.Context, signet.StaleCRL)
 	// MaxCAs bounds the CA certificates of a hub; DefaultMaxCAs when 0.
 	MaxCAs int
 	Logger *slog.Logger // slog.Default() when nil
@@ -81,7 +85,7 @@ const rereadAfter = time.Second
 
 // New makes an Authority; call Load before using it.
 func New(store Store, o Options) *Authority {
-	a := &Authority{store: store, now: o.Now, changed: o.Changed, maxCAs: o.MaxCAs}
+	a := &Authority{store: store, now: o.Now, changed: o.Changed, stale: o.Stale, maxCAs: o.MaxCAs}
 	if a.now == nil {
 		a.now = time.Now
 	}

@@ -383,7 +383,7 @@ func (a *Authority) Watch(ctx context.Context) {
 		for _, hub := range hubs {
 			work.Go(func() { r.look(ctx, hub) })
 		}
-		r.warn()
+		r.warn(ctx)
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
@@ -415,7 +415,15 @@ func (r *revocation) look(ctx context.Context, hub string) {
 
 // warn tells, once each, of CRLs that are in the last quarter of their time or
 // past it, and of certificates that there is no room to ask after.
-func (r *revocation) warn() {
+func (r *revocation) warn(ctx context.Context) {
+	for _, old := range r.growOld() {
+		if r.a.stale != nil {
+			r.a.stale(ctx, old)
+		}
+	}
+}
+
+func (r *revocation) growOld() (old []signet.StaleCRL) {
 	now, warned := r.a.now(), map[string]string{}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -426,6 +434,7 @@ func (r *revocation) warn() {
 				if state != r.warned[key] && state != stateCurrent {
 					r.log.Warn("a CRL grows old and no newer one has come", "hub", hub, "issuer", l.record.Issuer, "state", state,
 						"nextUpdate", l.NextUpdate.UTC().Format(time.RFC3339), "source", shown(l.record.Source))
+					old = append(old, signet.StaleCRL{Hub: hub, Issuer: l.record.Issuer, State: state, NextUpdate: l.NextUpdate.UTC(), Source: shown(l.record.Source)})
 				}
 				warned[key] = state
 			}
@@ -436,6 +445,7 @@ func (r *revocation) warn() {
 		r.log.Warn("certificates are not asked after: too many are", "count", r.dropped, "bound", maxInquiries)
 		r.dropped = 0
 	}
+	return old
 }
 
 // RevocationSources gives the sources and responders of a hub by CA and URL, with

@@ -60,6 +60,7 @@ func newKeeper(t *testing.T, ca *hubtest.CA, p signet.RevocationPolicy) *keeper 
 	t.Helper()
 	k := &keeper{store: memstore.New(), log: &strings.Builder{}}
 	k.Authority = authority.New(k.store, authority.Options{Now: k.now, Logger: slog.New(slog.NewTextHandler(k, nil)),
+		Stale: func(_ context.Context, c signet.StaleCRL) { fmt.Fprintf(k, "event of %s: %s\n", c.Hub, c.State) },
 		Changed: func(_ context.Context, c signet.Change) {
 			if c.Hub != tenant || !c.Trust {
 				t.Errorf("a change of %+v", c)
@@ -225,6 +226,9 @@ func TestCRLStale(t *testing.T) {
 		t.Errorf("a session ends by surprise: %v", err)
 	}
 	eventually(t, "an alarm", func() bool { return strings.Contains(k.logged(), "state=stale") })
+	eventually(t, "an event of each", func() bool {
+		return strings.Contains(k.logged(), "event of hub: ageing") && strings.Contains(k.logged(), "event of hub: stale")
+	})
 	if left := gauge(t, k.Authority, "signet_crl_next_update_seconds"); left > 0 {
 		t.Errorf("%v seconds are left", left)
 	}
@@ -235,7 +239,7 @@ func TestCRLStale(t *testing.T) {
 	k.add(t, crlOf(t, root, 2, k.now().Add(time.Hour), nil), signet.CRLStale)
 	k.add(t, crlOf(t, root, 2, k.now(), nil, bad), "")
 	k.judge(t, good, "")
-	if strings.Count(k.logged(), "state=stale") != 1 {
+	if strings.Count(k.logged(), "state=stale") != 1 || strings.Count(k.logged(), "event of hub: stale") != 1 {
 		t.Error("the alarm is given again and again:", k.logged())
 	}
 }

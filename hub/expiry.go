@@ -243,7 +243,7 @@ func (w *ExpiryWatch) look(ctx context.Context, hub string, now time.Time) error
 			if _, known := w.told[about]; !known && lately[within] < maxExpiryWarnings {
 				lately[within]++
 				w.told[about] = now
-				w.warn(ctx, hub, e, within, now)
+				w.warn(ctx, hub, e, within)
 			}
 		}
 		if w.gauge != nil {
@@ -259,7 +259,7 @@ func (w *ExpiryWatch) look(ctx context.Context, hub string, now time.Time) error
 func days(d time.Duration) string { return fmt.Sprintf("%dd", d/(24*time.Hour)) }
 
 // warn tells of one thing.
-func (w *ExpiryWatch) warn(ctx context.Context, hub string, e signet.Expiring, within time.Duration, now time.Time) {
+func (w *ExpiryWatch) warn(ctx context.Context, hub string, e signet.Expiring, within time.Duration) {
 	if log := w.warnings.Logger; log != nil {
 		log.Warn("certificates expire", "hub", hub, "kind", e.Kind, "name", e.Name, "subject", e.Subject, "thumbprint", e.Thumbprint,
 			"notAfter", e.NotAfter, "within", days(within), "sessions", e.Sessions)
@@ -267,24 +267,37 @@ func (w *ExpiryWatch) warn(ctx context.Context, hub string, e signet.Expiring, w
 	if !w.warnings.Events {
 		return
 	}
-	body, err := json.Marshal(e)
-	if err != nil {
-		return
-	}
-	// The form of Azure's events that are no telemetry
-	// (iot-hub-non-telemetry-event-schema).
-	m := &signet.Message{
-		Hub: hub, Source: signet.SourceExpiry, EnqueuedTime: now.UTC().Truncate(time.Millisecond), Body: body,
-		System: []signet.Property{{Name: "content-type", Value: "application/json"}, {Name: "content-encoding", Value: "utf-8"}, {Name: "user-id", Value: hub}},
-		Properties: []signet.Property{
-			{Name: "hubName", Value: hub}, {Name: "opType", Value: "expiring"}, {Name: "within", Value: days(within)},
-			{Name: "operationTimestamp", Value: now.UTC().Format("2006-01-02T15:04:05.0000000Z")},
-			{Name: "iothub-message-schema", Value: "certificateExpiryNotification"},
-		},
-	}
-	w.hub.messages.Append(ctx, m, func(err error) {
+	w.hub.Event(ctx, hub, Event{Source: signet.SourceExpiry, Operation: "expiring", Schema: "certificateExpiryNotification", Body: e,
+		Properties: []signet.Property{{Name: "within", Value: days(within)}}}, func(err error) {
 		if err != nil && ctx.Err() == nil && w.warnings.Logger != nil {
 			w.warnings.Logger.Error("an event of what expires is not stored", "hub", hub, "error", err)
 		}
 	})
+}
+
+// An Event is something that the hub itself has to say on its message log.
+type Event struct {
+	Source, Operation, Schema string
+	Body                      any // of the JSON body
+	Properties                []signet.Property
+}
+
+// Event puts an event on the message log of a hub, in the form of Azure's events
+// that are no telemetry (iot-hub-non-telemetry-event-schema). done as for
+// [Messages.Append].
+func (h *Hub) Event(ctx context.Context, hub string, e Event, done func(error)) {
+	body, err := json.Marshal(e.Body)
+	if err != nil {
+		done(err)
+		return
+	}
+	now := h.now().UTC()
+	h.messages.Append(ctx, &signet.Message{
+		Hub: hub, Source: e.Source, EnqueuedTime: now.Truncate(time.Millisecond), Body: body,
+		System: []signet.Property{{Name: "content-type", Value: "application/json"}, {Name: "content-encoding", Value: "utf-8"}, {Name: "user-id", Value: hub}},
+		Properties: slices.Concat([]signet.Property{{Name: "hubName", Value: hub}, {Name: "opType", Value: e.Operation}}, e.Properties, []signet.Property{
+			{Name: "operationTimestamp", Value: now.Format("2006-01-02T15:04:05.0000000Z")},
+			{Name: "iothub-message-schema", Value: e.Schema},
+		}),
+	}, done)
 }

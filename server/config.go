@@ -63,8 +63,9 @@ type Config struct {
 	// ExpiryLog, ExpiryEvents and ExpiryMetrics say where it is warned of CAs,
 	// intermediates and certificates of connected devices that end within 90, 30
 	// and 7 days: a line in the log, a message in the hub's message log (source
-	// certificateExpiry), each once a day, and the gauge signet_expiring. Default
-	// true, all three.
+	// certificateExpiry), each once a day, and the gauge signet_expiring. With
+	// ExpiryEvents, a CRL that grows old is told of too (source revocationStale).
+	// Default true, all three.
 	ExpiryLog     bool `toml:"expiry_log"`
 	ExpiryEvents  bool `toml:"expiry_events"`
 	ExpiryMetrics bool `toml:"expiry_metrics"`

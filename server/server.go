@@ -98,7 +98,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	// The keepers, and what they know.
 	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed,
 		Desired: func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) }})
-	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed, Logger: s.log})
+	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed, Stale: s.stale, Logger: s.log})
 	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
 		return nil, err
 	}
@@ -265,6 +265,18 @@ func (s *Server) changed(ctx context.Context, c signet.Change) {
 			s.log.Error("no server certificate for the new hub", "hub", c.Hub, "error", err)
 		}
 	}
+}
+
+// stale puts it on the hub's message log that a CRL grows old.
+func (s *Server) stale(ctx context.Context, c signet.StaleCRL) {
+	if !s.cfg.ExpiryEvents {
+		return
+	}
+	s.hub.Event(ctx, c.Hub, hub.Event{Source: signet.SourceStale, Operation: "stale", Schema: "revocationStaleNotification", Body: c}, func(err error) {
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("an event of a CRL that grows old is not stored", "hub", c.Hub, "error", err)
+		}
+	})
 }
 
 // firstHub makes the hub, its owner's connection string and the admin token
