@@ -114,7 +114,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.firstHub(ctx); err != nil {
 		return nil, err
 	}
-	s.watch()
+	s.background(s.authority.Watch) // keeps what is known of revoked certificates up to date
 	s.background(s.commands.Run)
 
 	// The doors.
@@ -166,14 +166,7 @@ func (s *Server) watchExpiry(metrics prometheus.Registerer) {
 	if s.cfg.ExpiryMetrics {
 		warnings.Registerer = metrics
 	}
-	watch := hub.NewExpiryWatch(s.hub, warnings)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		watch.Run(ctx)
-	}()
-	s.onClose(func(context.Context) error { cancel(); <-done; return nil })
+	s.background(hub.NewExpiryWatch(s.hub, warnings).Run)
 }
 
 // split puts two doors behind one address: what is a device's own path goes to
@@ -185,21 +178,6 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 		} else {
 			backEnd.ServeHTTP(w, r)
 		}
-	})
-}
-
-// watch keeps what is known of revoked certificates up to date until Close.
-func (s *Server) watch() {
-	ctx, stop := context.WithCancel(context.Background())
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		s.authority.Watch(ctx)
-	}()
-	s.onClose(func(context.Context) error {
-		stop()
-		<-over
-		return nil
 	})
 }
 
