@@ -278,6 +278,12 @@ func TestSchemaIsFrozen(t *testing.T) {
 		"82a9c571cf4b84a19d7d745d10fe5641bf00fb5d41422035c4c4a0941b3f1e4f",
 		"9123448e80f5d3a466ae20c09609e0c34b5577c1485ff155c82d4c82e220abed",
 		"b64cb1299214f34bf2b77e31b2b4b0a84038a5461d577681d92d6e1245cd6b15",
+		"651255c25f99ebd19e7b4c858c245c50c2f98d93c5cec871ab30e1192b75be2e",
+		"b4c674082757b0efe29afe4f87b12c7f9b6e0a758ef23de47560c430cf617695",
+		"5d6d05612b34343fb641d793dafe0cbd655eb45c47b78d7dd13cae3df7be7080",
+		"2ebb83e048efe9840af81af592fa1572d4fc2ed49b0898b96ce1f260fce18c01",
+		"8b44debf78bcbffc6adf7c45a9d837ed8300ffcf372af1fd6161425e6e23bfc1",
+		"91861aa4d5ed661ceb74b2036fcf3fd41a1e4b4c2d888aa865ccc9bcc7dc4cfd",
 	}
 	for n, want := range frozen {
 		text, err := os.ReadFile(fmt.Sprintf("schema/%d.sql", n+1))

@@ -1,0 +1,1 @@
+-- the query language and activity: nothing yet.

@@ -1,0 +1,1 @@
+-- events and webhooks: nothing yet.
