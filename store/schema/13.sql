@@ -1,0 +1,1 @@
+-- limits of a hub: nothing yet.
