@@ -13,7 +13,14 @@ type Hub struct {
 	// AtExpiry is what becomes of a session whose certificates expire while it
 	// lasts; "" is [KeepAtExpiry].
 	AtExpiry ExpiryPolicy
+	// IDScope is set for a provisioning service, and names it to devices: "0ne" and
+	// 8 digits. Such a tenant has CA certificates, keys and verdicts as a hub has,
+	// and enrollments where a hub has identities; see [Hub.Provisions].
+	IDScope string
 }
+
+// Provisions says whether the tenant is a provisioning service and no hub.
+func (h *Hub) Provisions() bool { return h.IDScope != "" }
 
 // An ExpiryPolicy says what becomes of a session when the first certificate of
 // its path expires. A device that connects anew is refused in either case.
@@ -44,14 +51,20 @@ type Policy struct {
 }
 
 // Rights is a set of what a back end may do.
-type Rights uint8
+type Rights uint16
 
-// The rights of Azure IoT Hub.
+// The rights of Azure IoT Hub, and of its provisioning service.
 const (
 	RegistryRead Rights = 1 << iota
 	RegistryWrite
 	ServiceConnect
 	DeviceConnect
+	// Those of a provisioning service.
+	ServiceConfig
+	EnrollmentRead
+	EnrollmentWrite
+	RegistrationStatusRead
+	RegistrationStatusWrite
 )
 
 // Has says whether all of want are in r.
@@ -60,7 +73,8 @@ func (r Rights) Has(want Rights) bool { return r&want == want }
 // String names the rights as Azure does, joined by ", ".
 func (r Rights) String() string {
 	s := ""
-	for i, name := range [...]string{"RegistryRead", "RegistryWrite", "ServiceConnect", "DeviceConnect"} {
+	for i, name := range [...]string{"RegistryRead", "RegistryWrite", "ServiceConnect", "DeviceConnect",
+		"ServiceConfig", "EnrollmentRead", "EnrollmentWrite", "RegistrationStatusRead", "RegistrationStatusWrite"} {
 		if r&(1<<i) != 0 {
 			if s != "" {
 				s += ", "

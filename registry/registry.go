@@ -53,8 +53,8 @@ type Options struct {
 
 // tenants is an immutable set of hubs, findable both ways.
 type tenants struct {
-	list           []signet.Hub
-	byName, byHost map[string]signet.Hub
+	hubs, services []signet.Hub          // by name
+	byName, byHost map[string]signet.Hub // by the name of either; by the host of a hub
 }
 
 // New makes a Registry; call Load before using it.
@@ -84,16 +84,21 @@ func (r *Registry) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read hubs: %w", err)
 	}
-	t := &tenants{list: list, byName: map[string]signet.Hub{}, byHost: map[string]signet.Hub{}}
+	t := &tenants{byName: map[string]signet.Hub{}, byHost: map[string]signet.Hub{}}
 	for _, h := range list {
-		t.byName[h.Name], t.byHost[h.HostName] = h, h
+		t.byName[h.Name] = h
+		if h.Provisions() {
+			t.services = append(t.services, h)
+			continue // no device connects to it
+		}
+		t.hubs, t.byHost[h.HostName] = append(t.hubs, h), h
 	}
 	r.hubs.Store(t)
 	return nil
 }
 
 // Hubs lists the hubs by name.
-func (r *Registry) Hubs() []signet.Hub { return r.hubs.Load().list }
+func (r *Registry) Hubs() []signet.Hub { return r.hubs.Load().hubs }
 
 // HubByHost finds a hub by the host name that a client wrote, in any case, with
 // or without a port. It refuses with [signet.HubUnknown].
@@ -105,7 +110,8 @@ func (r *Registry) HubByHost(host string) (signet.Hub, error) {
 		At("host name", "one of a hub of this server", host)
 }
 
-// HubByName finds a hub by its name. It refuses with [signet.HubUnknown].
+// HubByName finds a hub, or a provisioning service, by its name. It refuses with
+// [signet.HubUnknown].
 func (r *Registry) HubByName(name string) (signet.Hub, error) {
 	if h, ok := r.hubs.Load().byName[strings.ToLower(name)]; ok {
 		return h, nil
@@ -121,14 +127,9 @@ var (
 // CreateHub makes a hub with the five policies that Azure makes, each with two
 // random keys. It refuses with [signet.HubMalformed] or [signet.HubExists].
 func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub, error) {
-	h := signet.Hub{Name: strings.ToLower(name), HostName: signet.HostOnly(host), Created: r.stamp(), AtExpiry: signet.KeepAtExpiry}
-	if !hubName.MatchString(h.Name) {
-		return h, signet.Refuse(signet.HubMalformed, "%q cannot name a hub.", signet.Clip(name)).
-			At("name", "3 to 50 letters, digits and hyphens", name)
-	}
-	if len(h.HostName) > 253 || !hostName.MatchString(h.HostName) {
-		return h, signet.Refuse(signet.HubMalformed, "%q is not a DNS host name.", signet.Clip(host)).
-			At("hostName", "a DNS host name", host)
+	h, err := r.newHub(name, host)
+	if err != nil {
+		return h, err
 	}
 	for _, p := range []signet.Policy{
 		{Name: "iothubowner", Rights: signet.RegistryRead | signet.RegistryWrite | signet.ServiceConnect | signet.DeviceConnect},
@@ -140,6 +141,23 @@ func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub
 		p.PrimaryKey, p.SecondaryKey = newKey(), newKey()
 		h.Policies = append(h.Policies, p)
 	}
+	return r.create(ctx, h)
+}
+
+func (r *Registry) newHub(name, host string) (signet.Hub, error) {
+	h := signet.Hub{Name: strings.ToLower(name), HostName: signet.HostOnly(host), Created: r.stamp(), AtExpiry: signet.KeepAtExpiry}
+	if !hubName.MatchString(h.Name) {
+		return h, signet.Refuse(signet.HubMalformed, "%q cannot name a hub.", signet.Clip(name)).
+			At("name", "3 to 50 letters, digits and hyphens", name)
+	}
+	if len(h.HostName) > 253 || !hostName.MatchString(h.HostName) {
+		return h, signet.Refuse(signet.HubMalformed, "%q is not a DNS host name.", signet.Clip(host)).
+			At("hostName", "a DNS host name", host)
+	}
+	return h, nil
+}
+
+func (r *Registry) create(ctx context.Context, h signet.Hub) (signet.Hub, error) {
 	err := r.store.CreateHub(ctx, h)
 	if errors.Is(err, signet.ErrExists) {
 		return h, signet.Refuse(signet.HubExists, "There is a hub called %q, or one with the host name %q, already.", h.Name, h.HostName)
@@ -182,6 +200,9 @@ func (r *Registry) DeleteHub(ctx context.Context, name string) error {
 	h, err := r.HubByName(name)
 	if err != nil {
 		return err
+	}
+	if h.Provisions() {
+		return signet.Refuse(signet.HubMalformed, "%q is the provisioning service of this server, and stays.", h.Name)
 	}
 	gone := r.store.DeleteHub(ctx, h.Name)
 	// The set is swapped before the sessions are ended: none can begin anew.

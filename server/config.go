@@ -28,6 +28,12 @@ type Config struct {
 	// ports 8883 and 443. Default "localhost".
 	HostName string `toml:"hostname"`
 
+	// Provisioning is the name of the provisioning service that the first start
+	// makes: in management paths, and for signet --hub. Its own host name is the
+	// name, a dot and HostName; any other name of the server will do as well.
+	// Default "dps"; "off" for none.
+	Provisioning string `toml:"provisioning"`
+
 	// MQTT is the address for MQTT over TLS. Default ":8883".
 	MQTT string `toml:"mqtt"`
 
@@ -84,7 +90,7 @@ type Config struct {
 // DefaultConfig gives the defaults.
 func DefaultConfig() Config {
 	return Config{
-		Data: "./data", Hub: "hub", HostName: "localhost",
+		Data: "./data", Hub: "hub", HostName: "localhost", Provisioning: "dps",
 		MQTT: ":8883", HTTPS: ":443", Admin: "127.0.0.1:9090",
 		RetentionAge: 7 * 24 * time.Hour, RetentionBytes: 8 << 30,
 		ExpiryLog: true, ExpiryEvents: true, ExpiryMetrics: true,
@@ -110,7 +116,7 @@ func ReadConfig(file string) (Config, error) {
 
 // check refuses a configuration that cannot work, before anything is touched.
 func (c *Config) check() error {
-	for name, value := range map[string]string{"data": c.Data, "hub": c.Hub, "hostname": c.HostName, "mqtt": c.MQTT, "https": c.HTTPS, "admin": c.Admin} {
+	for name, value := range map[string]string{"data": c.Data, "hub": c.Hub, "hostname": c.HostName, "provisioning": c.Provisioning, "mqtt": c.MQTT, "https": c.HTTPS, "admin": c.Admin} {
 		if value == "" {
 			return fmt.Errorf("configuration: %s must not be empty", name)
 		}

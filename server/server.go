@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -111,7 +112,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	node, _ := os.Hostname() // for people: receipts say where sessions were
 	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages,
 		Commands: s.commands, Now: cfg.Now, Node: node})
-	if err := s.firstHub(ctx); err != nil {
+	if err := errors.Join(s.firstHub(ctx), s.firstService(ctx)); err != nil {
 		return nil, err
 	}
 	s.background(s.authority.Watch) // keeps what is known of revoked certificates up to date
@@ -273,10 +274,40 @@ func (s *Server) firstHub(ctx context.Context) error {
 			h.Name, s.cfg.Data, h.HostName, s.cfg.HostName)
 	}
 	owner := h.Policies[0]
-	for name, text := range map[string]string{
+	return s.leave(map[string]string{
 		"owner.connection-string": signet.ConnectionString{HostName: h.HostName, SharedAccessKeyName: owner.Name, SharedAccessKey: owner.PrimaryKey}.String(),
 		adminTokenFile:            newToken(),
-	} {
+	})
+}
+
+// firstService makes the provisioning service, and the files for its owner and
+// its devices, where they are missing.
+func (s *Server) firstService(ctx context.Context) error {
+	if s.cfg.Provisioning == "off" {
+		return nil
+	}
+	h, err := s.registry.HubByName(s.cfg.Provisioning)
+	if signet.CodeOf(err) == signet.HubUnknown {
+		h, err = s.registry.CreateService(ctx, s.cfg.Provisioning, s.cfg.Provisioning+"."+s.cfg.HostName)
+	}
+	if err != nil {
+		return err
+	}
+	if !h.Provisions() {
+		return fmt.Errorf("%s in %s is a hub: name the provisioning service otherwise (provisioning), or have none (off)", h.Name, s.cfg.Data)
+	}
+	owner := h.Policies[0]
+	return s.leave(map[string]string{
+		// By the name of the first hub, which is known to lead here.
+		"provisioning.connection-string": signet.ConnectionString{HostName: s.cfg.HostName, SharedAccessKeyName: owner.Name, SharedAccessKey: owner.PrimaryKey}.String(),
+		"id-scope":                       h.IDScope,
+	})
+}
+
+// leave writes files for the owner into the data folder, unless they are there
+// with that text; the admin token stays whatever it is.
+func (s *Server) leave(files map[string]string) error {
+	for name, text := range files {
 		file := filepath.Join(s.cfg.Data, name)
 		there, err := os.ReadFile(file)
 		switch {
@@ -332,7 +363,7 @@ func (s *Server) loadCertificate() (err error) {
 
 func (s *Server) ownCertificate() (certFile, keyFile string, err error) {
 	var names []string
-	for _, h := range s.registry.Hubs() {
+	for _, h := range slices.Concat(s.registry.Hubs(), s.registry.Services()) {
 		names = append(names, h.HostName)
 	}
 	names = append(names, "localhost", "127.0.0.1", "::1")

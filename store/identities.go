@@ -11,7 +11,7 @@ import (
 func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 	var hubs []signet.Hub
 	err := s.engine.view(ctx, func(q queryer) (err error) {
-		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry FROM hub ORDER BY name`); err != nil {
+		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry, id_scope FROM hub ORDER BY name`); err != nil {
 			return err
 		}
 		i := 0
@@ -33,14 +33,14 @@ func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 
 func scanHub(rows *sql.Rows, h *signet.Hub) error {
 	var created int64
-	err := rows.Scan(&h.Name, &h.HostName, &created, &h.AtExpiry)
+	err := rows.Scan(&h.Name, &h.HostName, &created, &h.AtExpiry, &h.IDScope)
 	h.Created = moment(created)
 	return err
 }
 
 // CreateHub adds a hub with its policies.
 func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
-	texts := []string{h.Name, h.HostName}
+	texts := []string{h.Name, h.HostName, h.IDScope}
 	for _, p := range h.Policies {
 		texts = append(texts, p.Name, p.PrimaryKey, p.SecondaryKey)
 	}
@@ -48,8 +48,8 @@ func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
 		return err
 	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		err := create(ctx, q, `INSERT INTO hub (name, host_name, created, at_expiry) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-			h.Name, h.HostName, micros(h.Created), string(h.AtExpiry))
+		err := create(ctx, q, `INSERT INTO hub (name, host_name, created, at_expiry, id_scope) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+			h.Name, h.HostName, micros(h.Created), string(h.AtExpiry), h.IDScope)
 		if err != nil {
 			return err
 		}

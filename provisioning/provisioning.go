@@ -1,0 +1,95 @@
+// Package provisioning gives devices that no hub knows yet their place: it finds
+// the enrollment that a device's proof answers to, chooses a hub, and writes the
+// identity there.
+//
+// A registration is on disk before it is answered, and is worked on after: a
+// server that stops in between goes on with it at its next start.
+package provisioning
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// Credentials are what a device shows at a door, of one request.
+type Credentials struct {
+	Door           signet.Door
+	Remote         netip.AddrPort
+	IDScope        string
+	RegistrationID string // of the path or user name
+	// Chain is what the device presented in the TLS handshake, leaf first; the
+	// handshake has proven that it holds the leaf's key.
+	Chain []*x509.Certificate
+	Token string // SAS token; where there is one, the chain does not count
+}
+
+// A Request is the body of a registration.
+type Request struct {
+	RegistrationID string          // repeats that of the credentials; may be empty
+	Payload        json.RawMessage // for the webhook of a custom allocation
+	CSR            []byte          // PKCS#10, DER; none when empty
+	TPM            bool            // there was a member "tpm"
+}
+
+// Authority judges chains against the registered CA certificates of a service.
+// Its server is package authority. Safe for concurrent use; it answers from
+// memory. The methods are those of [hub.Authority].
+type Authority interface {
+	Judge(service string, chain []*x509.Certificate, at time.Time) (path []*x509.Certificate, err error)
+	Trusts(service string, thumbprint [32]byte) bool
+	Revoked(service string, path []*signet.PathCertificate) error
+	List(ctx context.Context, service string) ([]signet.CACertificate, error)
+}
+
+// Tenants knows the provisioning services and the hubs of this server. Its
+// server is package registry.
+type Tenants interface {
+	ServiceByScope(scope string) (signet.Hub, error)
+	HubByHost(host string) (signet.Hub, error)
+	Hubs() []signet.Hub
+}
+
+// Hubs are where identities are written: hubs of this server, and linked ones
+// elsewhere. Each call is bounded by its context.
+type Hubs interface {
+	// Identity reads an identity with its twin. It refuses with
+	// [signet.IdentityUnknown].
+	Identity(ctx context.Context, hub signet.LinkedHub, device string) (signet.Identity, signet.Twin, error)
+	// Put creates the identity, or changes the authentication and capabilities of the
+	// one that is there; with twin, tags and desired properties are then replaced by
+	// these (and, of an identity that moves, reported ones are carried). It is
+	// durable when it returns nil, and may be repeated.
+	Put(ctx context.Context, hub signet.LinkedHub, i signet.Identity, twin *signet.Twin) error
+	// Delete removes an identity; one that is not there is no error.
+	Delete(ctx context.Context, hub signet.LinkedHub, device string) error
+}
+
+// Issuer issues certificates by a policy of the service. Its server is package
+// issuance.
+type Issuer interface {
+	// Issue checks the CSR (its key, its signature, its CN, which is the device's ID)
+	// and signs by the policy. What was issued is on record before it is returned:
+	// the chain, leaf first, root last. The hub trusts the issuing CA from then on.
+	// The same CSR for the same operation gives the same chain. It refuses with
+	// csr.* and policy codes.
+	Issue(ctx context.Context, order Order) (chain []*x509.Certificate, err error)
+}
+
+// An Order is for one certificate.
+type Order struct {
+	Service, Policy string
+	Hub             string // name or host name of the hub that has to trust the issuer
+	DeviceID        string
+	CSR             []byte // PKCS#10, DER
+	Operation       string // the request that it is for: repeated, it is the same order
+}
+
+// Verdicts takes refusals for people to read; see [hub.Verdicts].
+type Verdicts interface {
+	Record(signet.Verdict) (trackingID string)
+}
