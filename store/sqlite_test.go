@@ -285,6 +285,9 @@ func TestSchemaIsFrozen(t *testing.T) {
 		"8b44debf78bcbffc6adf7c45a9d837ed8300ffcf372af1fd6161425e6e23bfc1",
 		"91861aa4d5ed661ceb74b2036fcf3fd41a1e4b4c2d888aa865ccc9bcc7dc4cfd",
 		"4688a3c12074dbc1efb306b9cb982a69ba779d2b0aad87ba563dcbc4686a2dcf",
+		"267825356df9c6881f884fdae2087431b90aa81f08a4e61e2bb217aea88310c5",
+		"5d6d05612b34343fb641d793dafe0cbd655eb45c47b78d7dd13cae3df7be7080",
+		"d8257c3e3014cde3f576310d3ee108ace2eea84c3794075c0d20a1ceb1f6b05d",
 	}
 	for n, want := range frozen {
 		text, err := os.ReadFile(fmt.Sprintf("schema/%d.sql", n+1))

@@ -1,7 +1,7 @@
 // Package sdk_test runs the official Azure SDKs, unmodified, against a hub.
 //
 // They know no other ports than 8883 and 443, and want a host name with a dot. So
-// the hub listens on a loopback address of its own, 127.83.0.1, and the SDKs run
+// the hub listens on a loopback address of its own, 127.83.x.y, and the SDKs run
 // in a mount namespace in which /etc/hosts knows that address by name: the
 // system's hosts file is never touched. Both need root (or rights to match);
 // without them the tests are skipped.
@@ -10,6 +10,7 @@ package sdk_test
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -26,10 +27,10 @@ import (
 	"github.com/signet-iot/signet/server"
 )
 
-const (
-	address = "127.83.0.1"
-	host    = "hub.signet.test"
-)
+const host = "hub.signet.test"
+
+// address is of this process alone, so that several can run at once.
+var address = fmt.Sprintf("127.83.%d.%d", os.Getpid()>>8&0xff, os.Getpid()&0xff|1)
 
 // startHub runs a hub on the ports and with the name that SDKs need.
 func startHub(t *testing.T) *hubtest.Hub {

@@ -1,0 +1,1 @@
+-- scope of a CA: nothing yet.

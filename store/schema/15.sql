@@ -1,0 +1,1 @@
+-- provisioning: nothing yet.

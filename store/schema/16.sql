@@ -1,0 +1,1 @@
+-- one more: nothing yet.
