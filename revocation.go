@@ -78,3 +78,29 @@ type RevocationSource struct {
 	// Fault says why the last attempt failed; nil when it did not.
 	Fault *Error `json:"fault,omitempty"`
 }
+
+// An OCSPAnswer is what a responder said last of a certificate.
+type OCSPAnswer struct {
+	Hub       string `json:"-"`
+	IssuerKey string `json:"-"` // SHA-256 of the SubjectPublicKeyInfo of its issuer, hex
+	Serial    string `json:"-"` // hex, as in [PathCertificate]
+
+	CA       string     `json:"ca"`  // under whose policy the responder was asked
+	URL      string     `json:"url"` // of the responder
+	Status   OCSPStatus `json:"status"`
+	Revoked  time.Time  `json:"revoked,omitzero"` // when, to the second
+	Reason   int        `json:"reason,omitempty"` // CRLReason of RFC 5280 §5.3.1
+	Issued   time.Time  `json:"thisUpdate"`
+	Until    time.Time  `json:"until"`    // and not later does it count as good
+	NotAfter time.Time  `json:"notAfter"` // of the certificate
+}
+
+// OCSPStatus is what a responder says of a certificate (RFC 6960 §2.2).
+type OCSPStatus string
+
+// The statuses.
+const (
+	OCSPGood    OCSPStatus = "good"
+	OCSPRevoked OCSPStatus = "revoked"
+	OCSPUnknown OCSPStatus = "unknown" // the responder does not know the certificate
+)

@@ -44,7 +44,7 @@ func TestRoomForInquiries(t *testing.T) {
 	for n := range maxInquiries {
 		inquire(n)
 		if n < revoked {
-			r.inquiries[key(n)].answer.Store(&ocspAnswer{OCSPAnswer: pki.OCSPAnswer{Status: pki.OCSPRevoked}})
+			r.inquiries[key(n)].answer.Store(&ocspAnswer{OCSPAnswer: pki.OCSPAnswer{Status: signet.OCSPRevoked}})
 		}
 	}
 	now = now.Add(time.Minute)
@@ -56,7 +56,7 @@ func TestRoomForInquiries(t *testing.T) {
 		t.Errorf("%d are asked after, %d of the responder, %d due", len(r.inquiries), d.certificates, len(d.due))
 	}
 	for n := range revoked {
-		if a := r.answer(key(n)); a == nil || a.Status != pki.OCSPRevoked {
+		if a := r.answer(key(n)); a == nil || a.Status != signet.OCSPRevoked {
 			t.Fatalf("the revoked certificate %d is forgotten", n)
 		}
 	}

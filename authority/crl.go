@@ -223,9 +223,13 @@ func (a *Authority) DeleteCRL(ctx context.Context, hub, id string) error {
 	return err
 }
 
-// load reads the CRLs of a hub from the store; of all hubs for "". One after the
-// other: together they may be large.
+// load reads what is revoked at a hub from the store; at all hubs for "".
 func (r *revocation) load(ctx context.Context, hub string) error {
+	return errors.Join(r.readCRLs(ctx, hub), r.readAnswers(ctx, hub))
+}
+
+// readCRLs reads CRLs one after the other: together they may be large.
+func (r *revocation) readCRLs(ctx context.Context, hub string) error {
 	r.adding.Lock()
 	defer r.adding.Unlock()
 	records, err := r.a.store.CRLs(ctx, hub)

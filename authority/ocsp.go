@@ -96,10 +96,10 @@ func (q *inquiries) Pop() any {
 // known.
 func (r *revocation) answer(key inquiryKey) *ocspAnswer {
 	r.mu.RLock()
-	q := r.inquiries[key]
+	q, known := r.inquiries[key], r.kept.restored[key]
 	r.mu.RUnlock()
 	if q == nil {
-		return nil
+		return known.ocspAnswer
 	}
 	return q.answer.Load()
 }
@@ -129,6 +129,7 @@ func (r *revocation) inquire(key inquiryKey, policy *signet.RevocationPolicy, ad
 	}
 	q = &inquiry{key: key, issuer: issuer, responder: d, notAfter: notAfter}
 	q.met.Store(now.Unix())
+	r.resume(q)
 	r.inquiries[key] = q
 	d.certificates++
 	heap.Push(&d.due, q)
@@ -163,7 +164,7 @@ func (r *revocation) makeRoom() bool {
 	var oldest *inquiry
 	n := 0
 	for _, q := range r.inquiries {
-		if a := q.answer.Load(); q.place >= 0 && (a == nil || a.Status != pki.OCSPRevoked) && (oldest == nil || q.met.Load() < oldest.met.Load()) {
+		if a := q.answer.Load(); q.place >= 0 && (a == nil || a.Status != signet.OCSPRevoked) && (oldest == nil || q.met.Load() < oldest.met.Load()) {
 			oldest = q
 		}
 		if n++; n == look {
@@ -182,6 +183,7 @@ func (r *revocation) makeRoom() bool {
 func (r *revocation) forget(q *inquiry) {
 	q.responder.certificates--
 	delete(r.inquiries, q.key)
+	r.kept.drop(q.key)
 }
 
 // dueInquiries takes the certificates whose turn it is.
@@ -226,6 +228,7 @@ func (r *revocation) ask(ctx context.Context, q *inquiry) {
 	}
 	if d.gone {
 		delete(r.inquiries, q.key)
+		r.kept.drop(q.key)
 		return
 	}
 	before := q.answer.Load()
@@ -239,8 +242,9 @@ func (r *revocation) ask(ctx context.Context, q *inquiry) {
 			known.until = now.Add(openLife)
 		}
 		q.answer.Store(known)
+		r.kept.said(q, known)
 		q.next = now.Add(jitter(min(max(known.until.Sub(now)/2, leastReask), mostReask)))
-		if a.Status == pki.OCSPRevoked && (before == nil || before.Status != pki.OCSPRevoked) {
+		if a.Status == signet.OCSPRevoked && (before == nil || before.Status != signet.OCSPRevoked) {
 			r.concerned[q.key.hub] = true
 		}
 	} else {

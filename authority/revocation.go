@@ -56,6 +56,7 @@ type revocation struct {
 	sources    map[sourceKey]*source
 	responders map[sourceKey]*responder
 	inquiries  map[inquiryKey]*inquiry
+	kept       keptAnswers
 	attempted  chan struct{}   // closed, and made anew, when a source has been gone to
 	asking     int             // questions on their way
 	askingFor  map[string]int  // of them, those of each hub
@@ -70,6 +71,7 @@ func newRevocation(a *Authority, log *slog.Logger) *revocation {
 		a: a, log: log, wake: make(chan struct{}, 1), slots: make(chan struct{}, maxFetches), near: newFetcher(true), far: newFetcher(false),
 		issuers: map[string]map[[32]byte]*x509.Certificate{}, sources: map[sourceKey]*source{},
 		responders: map[sourceKey]*responder{}, inquiries: map[inquiryKey]*inquiry{},
+		kept:      keptAnswers{restored: map[inquiryKey]restoredAnswer{}, unsaved: map[inquiryKey]signet.OCSPAnswer{}, dropped: map[inquiryKey]bool{}},
 		attempted: make(chan struct{}), askingFor: map[string]int{}, concerned: map[string]bool{}, looking: map[string]bool{}, warned: map[string]string{},
 	}
 	r.lists.Store(&map[string]crlSet{})
@@ -188,11 +190,11 @@ func (r *revocation) check(hub string, policy *signet.RevocationPolicy, refs []*
 		}
 		if answer := r.answer(inquiryKey{hub, issuer.Key, c.Serial}); answer != nil {
 			switch answer.Status {
-			case pki.OCSPRevoked:
+			case signet.OCSPRevoked:
 				return i, revokedBy(c, "the OCSP responder", answer.Revocation)
-			case pki.OCSPGood:
+			case signet.OCSPGood:
 				known = known || !now.After(answer.until)
-			case pki.OCSPUnknown:
+			case signet.OCSPUnknown:
 				why = "the OCSP responder does not know it"
 			}
 		}
@@ -310,6 +312,7 @@ func (r *revocation) retune(hub string) {
 	if len(t.cas) == 0 {
 		delete(r.issuers, hub)
 	}
+	r.kept.outlive(hub, byCA)
 	for key, s := range r.sources {
 		p := byCA[key.ca]
 		if key.hub == hub && (p == nil || p.Mode == signet.RevocationOff || s.private != p.AllowPrivate ||
@@ -325,6 +328,7 @@ func (r *revocation) retune(hub string) {
 		if p == nil || p.Mode == signet.RevocationOff || d.private != p.AllowPrivate || key.url != p.OCSP && !(d.followed && p.Follow && p.OCSP == "") {
 			for _, q := range d.due {
 				delete(r.inquiries, q.key)
+				r.kept.drop(q.key)
 			}
 			d.gone = true
 			delete(r.responders, key)
@@ -369,11 +373,23 @@ func (a *Authority) Watch(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var work sync.WaitGroup
-	defer work.Wait()
+	defer func() {
+		work.Wait()
+		r.mu.Lock()
+		said, dropped, some := r.kept.toSave()
+		r.mu.Unlock()
+		if some {
+			r.save(ctx, said, dropped)
+		}
+	}()
 	for ctx.Err() == nil {
 		r.mu.Lock()
 		sources, inquiries, hubs := r.dueSources(), r.dueInquiries(), r.dueHubs()
+		said, dropped, some := r.kept.toSave()
 		r.mu.Unlock()
+		if some {
+			work.Go(func() { r.save(ctx, said, dropped) })
+		}
 		for _, s := range sources {
 			work.Go(func() { r.fetch(ctx, s) })
 		}

@@ -58,7 +58,18 @@ func (k *keeper) logged() string {
 // ends.
 func newKeeper(t *testing.T, ca *hubtest.CA, p signet.RevocationPolicy) *keeper {
 	t.Helper()
-	k := &keeper{store: memstore.New(), log: &strings.Builder{}}
+	k, watch := keeperOf(t, memstore.New())
+	if _, _, err := k.Register(t.Context(), tenant, "Acme", hubtest.PEM(ca.Cert.Raw), true, ""); err != nil {
+		t.Fatal(err)
+	}
+	k.policy(t, p)
+	t.Cleanup(watch())
+	return k
+}
+
+// keeperOf makes one on a store; watch has it watch until stop is called.
+func keeperOf(t *testing.T, store *memstore.Store) (k *keeper, watch func() (stop func())) {
+	k = &keeper{store: store, log: &strings.Builder{}}
 	k.Authority = authority.New(k.store, authority.Options{Now: k.now, Logger: slog.New(slog.NewTextHandler(k, nil)),
 		Stale: func(_ context.Context, c signet.StaleCRL) { fmt.Fprintf(k, "event of %s: %s\n", c.Hub, c.State) },
 		Changed: func(_ context.Context, c signet.Change) {
@@ -67,15 +78,12 @@ func newKeeper(t *testing.T, ca *hubtest.CA, p signet.RevocationPolicy) *keeper 
 			}
 			k.changes.Add(1)
 		}})
-	if _, _, err := k.Register(t.Context(), tenant, "Acme", hubtest.PEM(ca.Cert.Raw), true, ""); err != nil {
-		t.Fatal(err)
+	return k, func() func() {
+		ctx, stop := context.WithCancel(context.Background())
+		over := make(chan struct{})
+		go func() { defer close(over); k.Watch(ctx) }()
+		return func() { stop(); <-over }
 	}
-	k.policy(t, p)
-	ctx, stop := context.WithCancel(context.Background())
-	over := make(chan struct{})
-	go func() { defer close(over); k.Watch(ctx) }()
-	t.Cleanup(func() { stop(); <-over })
-	return k
 }
 
 func (k *keeper) policy(t *testing.T, p signet.RevocationPolicy) {
@@ -692,6 +700,71 @@ func TestOCSP(t *testing.T) {
 	if len(k.RevocationSources(tenant)) != 0 || gauge(t, k.Authority, "signet_ocsp_certificates") != 0 {
 		t.Error("something is left")
 	}
+}
+
+// TestOCSPOutlives: what a responder has said counts after a restart, before it
+// has been asked again; a fault of the disk delays its keeping and no more.
+func TestOCSPOutlives(t *testing.T) {
+	root := hubtest.NewCA(t, "Root")
+	good, revoked := root.Device(t, "d"), root.Device(t, "e")
+	store := memstore.New()
+	var faults atomic.Int64
+	store.Before = func(operation string) error {
+		if operation == "SaveOCSPAnswers" && faults.Add(1) == 1 {
+			return memstore.ErrFault
+		}
+		return nil
+	}
+	k, watch := keeperOf(t, store)
+	if _, _, err := k.Register(t.Context(), tenant, "Acme", hubtest.PEM(root.Cert.Raw), true, ""); err != nil {
+		t.Fatal(err)
+	}
+	o := &teller{ca: root, life: time.Hour, now: k.now}
+	policy := signet.RevocationPolicy{Mode: signet.RevocationSoft, OCSP: serving(t, o.ServeHTTP), AllowPrivate: true}
+	k.policy(t, policy)
+	stop := watch()
+	kept := func() int {
+		as, err := store.OCSPAnswers(t.Context(), tenant)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(as)
+	}
+	k.judge(t, good, "")
+	eventually(t, "the good one is on disk", func() bool { return kept() == 1 })
+	o.status.Store(ocsp.Revoked)
+	k.judge(t, revoked, "")
+	eventually(t, "both are on disk", func() bool { return kept() == 2 })
+	stop()
+	if faults.Load() < 3 || !strings.Contains(k.logged(), "could not be kept") {
+		t.Errorf("%d writes: %s", faults.Load(), k.logged())
+	}
+
+	// It starts anew and its responder is silent: nobody watches.
+	again, watch := keeperOf(t, store)
+	if err := again.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	again.judge(t, revoked, signet.CertRevoked)
+	policy.Mode = signet.RevocationHard
+	again.policy(t, policy)
+	again.judge(t, good, "")
+	again.judge(t, root.Device(t, "f"), signet.CertRevocationUnknown)
+
+	// A good answer counts as long as the responder said, and no longer.
+	again.forward(2 * time.Hour)
+	again.judge(t, good, signet.CertRevocationUnknown)
+	again.judge(t, revoked, signet.CertRevoked)
+
+	// Another responder, and nothing of the first is left.
+	policy.OCSP = serving(t, (&teller{ca: root, life: time.Hour, now: again.now}).ServeHTTP)
+	again.policy(t, policy)
+	again.judge(t, revoked, signet.CertRevocationUnknown)
+	defer watch()()
+	eventually(t, "what it said has gone, what the second says has come", func() bool {
+		as, err := store.OCSPAnswers(t.Context(), tenant)
+		return err == nil && len(as) > 0 && !slices.ContainsFunc(as, func(a signet.OCSPAnswer) bool { return a.URL != policy.OCSP })
+	})
 }
 
 // TestSlowResponder: one that does not answer holds no device and few

@@ -43,6 +43,14 @@ type Store interface {
 	// when that is of a later ThisUpdate, with ErrNotFound when the hub is not there.
 	SaveCRL(ctx context.Context, c signet.CRL) error
 	DeleteCRL(ctx context.Context, hub, id string) error
+
+	// OCSPAnswers lists what responders have said of certificates of a hub, in no
+	// order; of all hubs for "".
+	OCSPAnswers(ctx context.Context, hub string) ([]signet.OCSPAnswer, error)
+	// SaveOCSPAnswers adds answers, or replaces those of the same certificates, and
+	// drops those of others, of which only hub, issuer key and serial number count.
+	// What belongs to a hub that has gone is passed over.
+	SaveOCSPAnswers(ctx context.Context, said, dropped []signet.OCSPAnswer) error
 }
 
 // VerdictStore keeps refusals for people to read. Safe for concurrent use.

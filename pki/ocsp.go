@@ -117,20 +117,10 @@ func keyOctets(c *x509.Certificate) []byte {
 	return key[1:]
 }
 
-// OCSPStatus is what a responder says of a certificate.
-type OCSPStatus int
-
-// The statuses of RFC 6960 §2.2.
-const (
-	OCSPGood OCSPStatus = iota
-	OCSPRevoked
-	OCSPUnknown // the responder does not know the certificate
-)
-
 // An OCSPAnswer is what an OCSP response says of the certificate that was asked
 // after.
 type OCSPAnswer struct {
-	Status                 OCSPStatus
+	Status                 signet.OCSPStatus
 	Revocation             Revocation // when revoked
 	ThisUpdate, NextUpdate time.Time  // NextUpdate is zero when the responder sets none
 	Nonced                 bool       // the nonce came back
@@ -238,7 +228,7 @@ type ocspResponse struct {
 
 type ocspSingle struct {
 	id                     ocspID
-	status                 OCSPStatus
+	status                 signet.OCSPStatus
 	revocation             Revocation
 	thisUpdate, nextUpdate time.Time
 }
@@ -373,9 +363,9 @@ func readSingle(responses *cryptobyte.String) (s ocspSingle, ok bool) {
 	}
 	switch tag {
 	case context0:
-		s.status = OCSPGood
+		s.status = signet.OCSPGood
 	case context1.Constructed():
-		s.status = OCSPRevoked
+		s.status = signet.OCSPRevoked
 		var at time.Time
 		var reason, code cryptobyte.String
 		var hasReason bool
@@ -390,7 +380,7 @@ func readSingle(responses *cryptobyte.String) (s ocspSingle, ok bool) {
 		}
 		s.revocation.Time = at
 	case context2:
-		s.status = OCSPUnknown
+		s.status = signet.OCSPUnknown
 	default:
 		return s, false
 	}

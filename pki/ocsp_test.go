@@ -73,51 +73,51 @@ func TestOCSP(t *testing.T) {
 		name     string
 		response []byte
 		nonce    bool // required
-		status   OCSPStatus
+		status   signet.OCSPStatus
 		code     signet.Code
 	}{
-		{"good", answered(t, line, line, line.key, good), false, OCSPGood, ""},
+		{"good", answered(t, line, line, line.key, good), false, signet.OCSPGood, ""},
 		{"revoked", answered(t, line, line, line.key, with(func(r *ocsp.Response) {
 			r.Status, r.RevokedAt, r.RevocationReason = ocsp.Revoked, noon.Add(-time.Hour), ocsp.KeyCompromise
-		})), false, OCSPRevoked, ""},
-		{"unknown", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.Status = ocsp.Unknown })), false, OCSPUnknown, ""},
-		{"by a responder that the issuer appointed", answered(t, line, delegate, delegate.key, by(delegate)), false, OCSPGood, ""},
-		{"by the issuer, with its own certificate", answered(t, line, line, line.key, by(line)), false, OCSPGood, ""},
-		{"without an end, and new", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.NextUpdate = time.Time{} })), false, OCSPGood, ""},
+		})), false, signet.OCSPRevoked, ""},
+		{"unknown", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.Status = ocsp.Unknown })), false, signet.OCSPUnknown, ""},
+		{"by a responder that the issuer appointed", answered(t, line, delegate, delegate.key, by(delegate)), false, signet.OCSPGood, ""},
+		{"by the issuer, with its own certificate", answered(t, line, line, line.key, by(line)), false, signet.OCSPGood, ""},
+		{"without an end, and new", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.NextUpdate = time.Time{} })), false, signet.OCSPGood, ""},
 
-		{"by a key of the issuer's name", answered(t, line, namesake, namesake.key, good), false, 0, signet.OCSPWrongSigner},
-		{"by a stranger", answered(t, line, stranger, stranger.key, by(stranger)), false, 0, signet.OCSPWrongSigner},
-		{"by a certificate of the issuer that is not for it", answered(t, line, plain, plain.key, by(plain)), false, 0, signet.OCSPWrongSigner},
-		{"by a responder whose time is over", answered(t, line, expired, expired.key, by(expired)), false, 0, signet.OCSPWrongSigner},
-		{"by a responder that a namesake appointed", answered(t, line, ofNamesake, delegate.key, by(ofNamesake)), false, 0, signet.OCSPWrongSigner},
-		{"by a responder that a responder appointed", answered(t, line, ofDelegate, ofDelegate.key, by(ofDelegate)), false, 0, signet.OCSPWrongSigner},
-		{"by one who names another", answered(t, line, stranger, delegate.key, by(delegate)), false, 0, signet.OCSPWrongSigner},
-		{"changed on the way", flipped, false, 0, signet.OCSPWrongSigner},
+		{"by a key of the issuer's name", answered(t, line, namesake, namesake.key, good), false, "", signet.OCSPWrongSigner},
+		{"by a stranger", answered(t, line, stranger, stranger.key, by(stranger)), false, "", signet.OCSPWrongSigner},
+		{"by a certificate of the issuer that is not for it", answered(t, line, plain, plain.key, by(plain)), false, "", signet.OCSPWrongSigner},
+		{"by a responder whose time is over", answered(t, line, expired, expired.key, by(expired)), false, "", signet.OCSPWrongSigner},
+		{"by a responder that a namesake appointed", answered(t, line, ofNamesake, delegate.key, by(ofNamesake)), false, "", signet.OCSPWrongSigner},
+		{"by a responder that a responder appointed", answered(t, line, ofDelegate, ofDelegate.key, by(ofDelegate)), false, "", signet.OCSPWrongSigner},
+		{"by one who names another", answered(t, line, stranger, delegate.key, by(delegate)), false, "", signet.OCSPWrongSigner},
+		{"changed on the way", flipped, false, "", signet.OCSPWrongSigner},
 
-		{"of another certificate", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.SerialNumber = big.NewInt(1) })), false, 0, signet.OCSPMalformed},
-		{"of the same serial number under a namesake", answered(t, namesake, delegate, delegate.key, by(delegate)), false, 0, signet.OCSPMalformed},
-		{"by another hash", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.IssuerHash = crypto.SHA256 })), false, 0, signet.OCSPMalformed},
+		{"of another certificate", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.SerialNumber = big.NewInt(1) })), false, "", signet.OCSPMalformed},
+		{"of the same serial number under a namesake", answered(t, namesake, delegate, delegate.key, by(delegate)), false, "", signet.OCSPMalformed},
+		{"by another hash", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.IssuerHash = crypto.SHA256 })), false, "", signet.OCSPMalformed},
 		{"with a critical extension", answered(t, line, line, line.key, with(func(r *ocsp.Response) {
 			r.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
-		})), false, 0, signet.OCSPMalformed},
-		{"out of date", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.NextUpdate = noon.Add(-time.Second) })), false, 0, signet.OCSPStale},
-		{"not yet valid", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.ThisUpdate = noon.Add(time.Hour) })), false, 0, signet.OCSPStale},
+		})), false, "", signet.OCSPMalformed},
+		{"out of date", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.NextUpdate = noon.Add(-time.Second) })), false, "", signet.OCSPStale},
+		{"not yet valid", answered(t, line, line, line.key, with(func(r *ocsp.Response) { r.ThisUpdate = noon.Add(time.Hour) })), false, "", signet.OCSPStale},
 		{"without an end, and old", answered(t, line, line, line.key, with(func(r *ocsp.Response) {
 			r.ThisUpdate, r.NextUpdate = noon.Add(-2*time.Hour), time.Time{}
-		})), false, 0, signet.OCSPStale},
-		{"without the nonce that is required", answered(t, line, line, line.key, good), true, 0, signet.OCSPNonce},
-		{"an error", ocsp.UnauthorizedErrorResponse, false, 0, signet.OCSPMalformed},
-		{"half of it", answered(t, line, line, line.key, good)[:60], false, 0, signet.OCSPMalformed},
-		{"a page", []byte("<html>404</html>"), false, 0, signet.OCSPMalformed},
-		{"nothing", nil, false, 0, signet.OCSPMalformed},
-		{"too much", make([]byte, MaxOCSPBytes+1), false, 0, signet.OCSPMalformed},
+		})), false, "", signet.OCSPStale},
+		{"without the nonce that is required", answered(t, line, line, line.key, good), true, "", signet.OCSPNonce},
+		{"an error", ocsp.UnauthorizedErrorResponse, false, "", signet.OCSPMalformed},
+		{"half of it", answered(t, line, line, line.key, good)[:60], false, "", signet.OCSPMalformed},
+		{"a page", []byte("<html>404</html>"), false, "", signet.OCSPMalformed},
+		{"nothing", nil, false, "", signet.OCSPMalformed},
+		{"too much", make([]byte, MaxOCSPBytes+1), false, "", signet.OCSPMalformed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			answer, err := question.Judge(test.response, noon, test.nonce)
 			if signet.CodeOf(err) != test.code || err == nil && answer.Status != test.status {
-				t.Fatalf("%+v, %v; want status %d, %q", answer, err, test.status, test.code)
+				t.Fatalf("%+v, %v; want status %q, %q", answer, err, test.status, test.code)
 			}
-			if answer.Status == OCSPRevoked && (answer.Revocation.Reason != 1 || !answer.Revocation.Time.Equal(noon.Add(-time.Hour))) {
+			if answer.Status == signet.OCSPRevoked && (answer.Revocation.Reason != 1 || !answer.Revocation.Time.Equal(noon.Add(-time.Hour))) {
 				t.Errorf("%+v", answer.Revocation)
 			}
 		})

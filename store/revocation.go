@@ -125,3 +125,53 @@ func (s *Store) DeleteCRL(ctx context.Context, hub, id string) error {
 		return err
 	})
 }
+
+// OCSPAnswers lists those of a hub; of all hubs for "".
+func (s *Store) OCSPAnswers(ctx context.Context, hub string) ([]signet.OCSPAnswer, error) {
+	if !findable(hub) {
+		return nil, nil
+	}
+	where, args := ``, []any(nil)
+	if hub != "" {
+		where, args = ` WHERE hub = $1`, []any{hub}
+	}
+	return list(ctx, s.engine.reader(), func(rows *sql.Rows, a *signet.OCSPAnswer) error {
+		var document []byte
+		if err := rows.Scan(&a.Hub, &a.IssuerKey, &a.Serial, &document); err != nil {
+			return err
+		}
+		return json.Unmarshal(document, a)
+	}, `SELECT hub, issuer_key, serial, document FROM ocsp_answer`+where, args...)
+}
+
+// SaveOCSPAnswers adds or replaces answers and drops others, in one transaction.
+// Those of a hub that is not there are passed over.
+func (s *Store) SaveOCSPAnswers(ctx context.Context, said, dropped []signet.OCSPAnswer) error {
+	documents := make([]string, len(said))
+	for n, a := range said {
+		document, err := json.Marshal(a)
+		if err != nil {
+			return fmt.Errorf("store: OCSP answer: %w", err)
+		}
+		if err := writable(a.Hub, a.IssuerKey, a.Serial, string(document)); err != nil {
+			return err
+		}
+		documents[n] = string(document)
+	}
+	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+		for _, a := range dropped {
+			if _, err := q.ExecContext(ctx, `DELETE FROM ocsp_answer WHERE hub = $1 AND issuer_key = $2 AND serial = $3`, a.Hub, a.IssuerKey, a.Serial); err != nil {
+				return err
+			}
+		}
+		for n, a := range said {
+			if _, err := q.ExecContext(ctx, `INSERT INTO ocsp_answer (hub, issuer_key, serial, document)
+				SELECT name, $2, $3, $4 FROM hub WHERE name = $1
+				ON CONFLICT (hub, issuer_key, serial) DO UPDATE SET document = excluded.document`,
+				a.Hub, a.IssuerKey, a.Serial, documents[n]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -445,6 +445,28 @@ var promises = []struct {
 		ok(t, err)
 		same(t, list, []signet.CRL{listed(elsewhere)})
 	}},
+	{"answers of responders come back as they went in, replace those before, and go with their hub", func(t *testing.T, s *store.Store) {
+		answer := func(hub, serial string, status signet.OCSPStatus) signet.OCSPAnswer {
+			return signet.OCSPAnswer{Hub: hub, IssuerKey: "aa", Serial: serial, CA: "Zoë", URL: "http://o", Status: status, Revoked: at(1), Reason: 1,
+				Issued: at(2), Until: at(3), NotAfter: at(4)}
+		}
+		answers := func(hub string) []signet.OCSPAnswer {
+			list, err := s.OCSPAnswers(t.Context(), hub)
+			ok(t, err)
+			slices.SortFunc(list, func(a, b signet.OCSPAnswer) int { return strings.Compare(a.Hub+a.Serial, b.Hub+b.Serial) })
+			return list
+		}
+		one, two, elsewhere := answer("east", "01", signet.OCSPGood), answer("east", "02", signet.OCSPUnknown), answer("west", "01", signet.OCSPGood)
+		ok(t, s.SaveOCSPAnswers(t.Context(), []signet.OCSPAnswer{one, two, elsewhere, answer("north", "01", signet.OCSPGood)}, nil))
+		same(t, answers(""), []signet.OCSPAnswer{one, two, elsewhere})
+		one.Status = signet.OCSPRevoked
+		ok(t, s.SaveOCSPAnswers(t.Context(), []signet.OCSPAnswer{one}, []signet.OCSPAnswer{{Hub: "east", IssuerKey: "aa", Serial: "02"}, {Hub: "north"}}))
+		same(t, answers("east"), []signet.OCSPAnswer{one})
+		same(t, len(answers("a\x00")), 0)
+		ok(t, s.DeleteHub(t.Context(), "east"))
+		ok(t, s.CreateHub(t.Context(), hub("east")))
+		same(t, answers(""), []signet.OCSPAnswer{elsewhere})
+	}},
 	{"with a hub goes all that bears its name, and nothing comes after", func(t *testing.T, s *store.Store) {
 		for _, h := range []string{"east", "west"} {
 			ok(t, s.CreateIdentity(t.Context(), device(h, "d")))

@@ -31,6 +31,7 @@ type Store struct {
 	distrusts  map[[2]string]signet.Distrust
 	policies   map[[2]string]signet.RevocationPolicy // by CA
 	crls       map[[2]string]signet.CRL
+	answers    map[[3]string]signet.OCSPAnswer
 	verdicts   map[string]signet.Verdict
 	commands   []signet.Command // in order of their sequence in each queue
 	feedback   []signet.Feedback
@@ -49,7 +50,7 @@ var ErrFault = errors.New("the disk is on fire")
 func New() *Store {
 	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{}, twins: map[[3]string]signet.Twin{},
 		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
-		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{},
+		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{}, answers: map[[3]string]signet.OCSPAnswer{},
 		verdicts: map[string]signet.Verdict{}}
 }
 
@@ -143,6 +144,11 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		for k := range s.policies {
 			if k[0] == name {
 				delete(s.policies, k)
+			}
+		}
+		for k := range s.answers {
+			if k[0] == name {
+				delete(s.answers, k)
 			}
 		}
 		for k := range s.crls {
@@ -449,6 +455,29 @@ func (s *Store) DeleteCRL(_ context.Context, hub, id string) error {
 			return signet.ErrNotFound
 		}
 		delete(s.crls, [2]string{hub, id})
+		return nil
+	})
+}
+
+// OCSPAnswers lists what responders have said.
+func (s *Store) OCSPAnswers(_ context.Context, hub string) (as []signet.OCSPAnswer, err error) {
+	err = s.do("OCSPAnswers", func() error {
+		as = sorted(s.answers, func(a signet.OCSPAnswer) bool { return hub == "" || a.Hub == hub },
+			func(a, b signet.OCSPAnswer) int { return cmp.Compare(a.Serial, b.Serial) })
+		return nil
+	})
+	return as, err
+}
+
+// SaveOCSPAnswers adds or replaces answers, and drops others.
+func (s *Store) SaveOCSPAnswers(_ context.Context, said, dropped []signet.OCSPAnswer) error {
+	return s.do("SaveOCSPAnswers", func() error {
+		for _, a := range dropped {
+			delete(s.answers, [3]string{a.Hub, a.IssuerKey, a.Serial})
+		}
+		for _, a := range said {
+			s.answers[[3]string{a.Hub, a.IssuerKey, a.Serial}] = a
+		}
 		return nil
 	})
 }
