@@ -70,23 +70,16 @@ type Hubs interface {
 }
 
 // Issuer issues certificates by a policy of the service. Its server is package
-// issuance.
+// issuance. Safe for concurrent use.
 type Issuer interface {
-	// Issue checks the CSR (its key, its signature, its CN, which is the device's ID)
-	// and signs by the policy. What was issued is on record before it is returned:
-	// the chain, leaf first, root last. The hub trusts the issuing CA from then on.
-	// The same CSR for the same operation gives the same chain. It refuses with
-	// csr.* and policy codes.
-	Issue(ctx context.Context, order Order) (chain []*x509.Certificate, err error)
-}
-
-// An Order is for one certificate.
-type Order struct {
-	Service, Policy string
-	Hub             string // name or host name of the hub that has to trust the issuer
-	DeviceID        string
-	CSR             []byte // PKCS#10, DER
-	Operation       string // the request that it is for: repeated, it is the same order
+	// Issue checks the CSR (its key, its signature, and its CN, which is the device
+	// ID or the registration ID) and signs by the policy. What was issued is on disk
+	// before it is returned: the chain, leaf first, root last; its CN is the device
+	// ID. A hub of this server trusts the issuing CA from then on. The same CSR for
+	// the same operation gives the same chain, also after a crash in between; so it
+	// may be called before the identity is written or after. It refuses with csr.*,
+	// issuance.*, cert.* and limit.* codes.
+	Issue(ctx context.Context, order signet.CertificateOrder) (chain []*x509.Certificate, err error)
 }
 
 // Verdicts takes refusals for people to read; see [hub.Verdicts].
