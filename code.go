@@ -107,19 +107,25 @@ const (
 	RequestNotFound   Code = "request.not-found"
 	RequestMethod     Code = "request.method"
 
-	CertificateUnknown Code = "certificate.unknown"
-	DistrustUnknown    Code = "distrust.unknown"
-	DistrustMalformed  Code = "distrust.malformed"
-	HubUnknown         Code = "hub.unknown"
-	HubExists          Code = "hub.exists"
-	HubMalformed       Code = "hub.malformed"
-	ETagMissing        Code = "etag.missing"
-	ETagStale          Code = "etag.stale"
-	BulkFailed         Code = "bulk.failed"
-	MessageLockLost    Code = "message.lock-lost"
-	MessageMalformed   Code = "message.malformed"
-	MessageExpiry      Code = "message.expiry"
-	FilesNoStorage     Code = "files.no-storage"
+	CertificateUnknown  Code = "certificate.unknown"
+	DistrustUnknown     Code = "distrust.unknown"
+	DistrustMalformed   Code = "distrust.malformed"
+	HubUnknown          Code = "hub.unknown"
+	HubExists           Code = "hub.exists"
+	HubMalformed        Code = "hub.malformed"
+	EnrollmentUnknown   Code = "enrollment.unknown"
+	EnrollmentExists    Code = "enrollment.exists"
+	EnrollmentMalformed Code = "enrollment.malformed"
+	EnrollmentSigner    Code = "enrollment.signer"
+	LinkUnknown         Code = "link.unknown"
+	LinkMalformed       Code = "link.malformed"
+	ETagMissing         Code = "etag.missing"
+	ETagStale           Code = "etag.stale"
+	BulkFailed          Code = "bulk.failed"
+	MessageLockLost     Code = "message.lock-lost"
+	MessageMalformed    Code = "message.malformed"
+	MessageExpiry       Code = "message.expiry"
+	FilesNoStorage      Code = "files.no-storage"
 
 	LimitChainBytes    Code = "limit.chain-bytes"
 	LimitConnections   Code = "limit.connections"
@@ -135,6 +141,8 @@ const (
 	LimitMethods       Code = "limit.methods"
 	LimitModules       Code = "limit.modules"
 	LimitQueue         Code = "limit.queue"
+	LimitEnrollments   Code = "limit.enrollments"
+	LimitLinks         Code = "limit.linked-hubs"
 
 	TwinMalformed Code = "twin.malformed"
 
@@ -174,6 +182,8 @@ var Codes = []CodeInfo{
 	{LimitMethods, StepLimit, "Too many method calls are under way to one device.", "Wait for the answers before calling again."},
 	{LimitModules, StepLimit, "The device already has as many modules as it may.", "Delete a module that is no longer needed."},
 	{LimitQueue, StepLimit, "As many cloud-to-device messages wait for the device as may.", "Send again when the device has fetched some; let messages expire sooner, or purge the queue."},
+	{LimitEnrollments, StepLimit, "The provisioning service already holds as many enrollments of the kind as it may.", "Delete enrollments that are no longer needed, or enrol devices by a group."},
+	{LimitLinks, StepLimit, "As many hubs are linked to the provisioning service as may be.", "Unlink a hub that is no longer given to devices."},
 	{LimitCRLs, StepLimit, "The hub already holds as many CRLs, or as many bytes of them, as it may.", "Delete a CRL that is no longer needed."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
 	{LimitDistrusts, StepLimit, "The hub already distrusts as many certificates and keys as it may.", "Distrust the CA above them, or lift what has expired."},
@@ -223,6 +233,13 @@ var Codes = []CodeInfo{
 	{IdentityThumbprint, StepIdentity, "The leaf is neither of the two certificates registered for the identity.", "Register the thumbprint of the certificate that the device holds."},
 	{IdentityExists, StepRecord, "An identity of that name is there already.", "Replace it with If-Match, or choose another device ID."},
 	{IdentityMalformed, StepRecord, "The identity is not well formed.", "Mend the field named in the message."},
+
+	{EnrollmentUnknown, StepRecord, "The provisioning service has no enrollment of that ID.", "Check the spelling, and whether it is an individual enrollment or a group; IDs are compared without case."},
+	{EnrollmentExists, StepRecord, "An enrollment of that ID is there already.", "Replace it with If-Match, or choose another ID."},
+	{EnrollmentMalformed, StepRecord, "The enrollment is not well formed.", "Mend the field named in the message."},
+	{EnrollmentSigner, StepRecord, "A signer, or its key, is that of another enrollment group of the service already.", "Change the group that has it, or take the signer out of there first: which group decides must not be open."},
+	{LinkUnknown, StepRecord, "No hub of that host name is linked to the provisioning service.", "List the linked hubs: signet enrollment hub list"},
+	{LinkMalformed, StepRecord, "The linked hub is not well formed.", "Mend the field named in the message."},
 
 	{TokenNone, StepToken, "There is no token, and nothing else that proves who asks.", "Send an Authorization header."},
 	{TokenMalformed, StepToken, "The token is not of the form that it should be.", "Make it from the connection string: SharedAccessSignature sr=…&sig=…&se=…[&skn=…]."},

@@ -37,6 +37,13 @@ var walls = []struct{ from, to, because string }{
 	{"registry", "pki", "identities are not certificates"},
 	{"hub", "authority", "the waist states what it needs; it does not know who serves it"},
 	{"hub", "registry", "the waist states what it needs; it does not know who serves it"},
+	{"provisioning", "authority", "a journey states what it needs; it does not know who serves it"},
+	{"provisioning", "registry", "a journey states what it needs; it does not know who serves it"},
+	{"provisioning", "hub", "journeys are joined from above, not by each other"},
+	{"hub", "provisioning", "journeys are joined from above, not by each other"},
+	{"authority", "provisioning", "keepers carry the journeys, and know none"},
+	{"registry", "provisioning", "keepers carry the journeys, and know none"},
+	{"client", "provisioning", "a client knows the wire, not the server behind it"},
 	{"client", "api", "a client knows the wire, not the server behind it"},
 	{"client", "hub", "a client knows the wire, not the server behind it"},
 }

@@ -74,6 +74,16 @@ var azureErrors = map[signet.Code]azureError{
 	"ocsp":            {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.LimitCRLs:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 
+	// The provisioning service's own; its numbers where they have been seen.
+	"enrollment":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.EnrollmentUnknown: {http.StatusNotFound, 404201, "EnrollmentNotFound"},
+	signet.EnrollmentExists:  {http.StatusConflict, 409201, "EnrollmentConflict"},
+	signet.EnrollmentSigner:  {http.StatusConflict, 409202, "EnrollmentConflict"},
+	signet.LimitEnrollments:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+	"link":                   {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.LinkUnknown:       {http.StatusNotFound, 404000, "GenericNotFound"},
+	signet.LimitLinks:        {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+
 	"etag":            {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
 	signet.BulkFailed: {http.StatusBadRequest, 400013, "BulkRegistryOperationFailure"},
 

@@ -16,6 +16,32 @@ import (
 	"github.com/signet-iot/signet"
 )
 
+// Provisioning is the keeper of enrollments. Safe for concurrent use.
+type Provisioning struct {
+	deps Deps
+}
+
+// Deps are what a Provisioning stands on. Enrollments, Authority and Tenants are
+// required.
+type Deps struct {
+	Enrollments EnrollmentStore
+	Authority   Authority
+	Tenants     Tenants
+	Now         func() time.Time // the clock; time.Now when nil
+}
+
+// New makes a Provisioning.
+func New(d Deps) *Provisioning {
+	if d.Now == nil {
+		d.Now = time.Now
+	}
+	return &Provisioning{deps: d}
+}
+
+// enrollmentChanged is called when an enrollment of a service has changed, or may
+// have, after the change is durable and before its caller is answered.
+func (p *Provisioning) enrollmentChanged(service string, group bool) {}
+
 // Credentials are what a device shows at a door, of one request.
 type Credentials struct {
 	Door           signet.Door
@@ -46,12 +72,15 @@ type Authority interface {
 	List(ctx context.Context, service string) ([]signet.CACertificate, error)
 }
 
-// Tenants knows the provisioning services and the hubs of this server. Its
-// server is package registry.
+// Tenants knows the provisioning services and the hubs of this server, and what
+// their twins may hold. Its server is package registry.
 type Tenants interface {
 	ServiceByScope(scope string) (signet.Hub, error)
 	HubByHost(host string) (signet.Hub, error)
 	Hubs() []signet.Hub
+	// CheckTwin refuses what no twin can begin with, with [signet.TwinMalformed] or
+	// [signet.LimitTwinSize].
+	CheckTwin(tags, desired json.RawMessage) error
 }
 
 // Hubs are where identities are written: hubs of this server, and linked ones

@@ -112,6 +112,25 @@ func (r *Registry) ChangeTwin(ctx context.Context, hub, device, module string, c
 	})
 }
 
+// CheckTwin refuses, as ChangeTwin would, tags and desired properties that a new
+// twin could not begin with.
+func (r *Registry) CheckTwin(tags, desired json.RawMessage) error {
+	for _, part := range []struct {
+		name string
+		text json.RawMessage
+		most int
+	}{{"tags", tags, maxTags}, {"properties.desired", desired, maxProperties}} {
+		values, err := section(part.name, part.text, true)
+		if err != nil {
+			return err
+		}
+		if err := r.apply(part.name, part.most, &signet.Properties{}, values, true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Report merges what a device reports into its reported properties, if their
 // version is ifVersion; 0 fits any. generation is that of the identity that the
 // device was let in as. It gives the new version, and refuses as ChangeTwin does.

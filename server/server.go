@@ -30,6 +30,7 @@ import (
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/messaging"
+	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/store"
 	"github.com/signet-iot/signet/trace"
@@ -40,12 +41,13 @@ type Server struct {
 	cfg Config
 	log *slog.Logger
 
-	registry  *registry.Registry
-	authority *authority.Authority
-	commands  *commands.Commands
-	verdicts  *authority.VerdictLog
-	hub       *hub.Hub
-	certs     *certificates // nil until the doors are set up
+	registry     *registry.Registry
+	authority    *authority.Authority
+	commands     *commands.Commands
+	verdicts     *authority.VerdictLog
+	provisioning *provisioning.Provisioning
+	hub          *hub.Hub
+	certs        *certificates // nil until the doors are set up
 
 	mqtt          *gateway.MQTT
 	https         *http.Server
@@ -107,6 +109,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Waiting: func(q signet.CommandQueue) { s.hub.CommandWaiting(q) }})
 	s.verdicts = authority.NewVerdictLog(db, authority.VerdictOptions{Now: cfg.Now, Logger: s.log})
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
+
+	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: db, Authority: s.authority, Tenants: s.registry, Now: cfg.Now})
 
 	// The waist.
 	node, _ := os.Hostname() // for people: receipts say where sessions were

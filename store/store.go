@@ -1,7 +1,7 @@
-// Package store keeps hubs, identities, CA certificates, verdicts and commands in
-// SQLite or PostgreSQL. It serves [registry.Store], [authority.Store],
-// [authority.VerdictStore] and [commands.Store]; it keeps their promises and knows
-// none of their rules. All SQL of the house is here.
+// Package store keeps hubs, identities, CA certificates, verdicts, commands and
+// enrollments in SQLite or PostgreSQL. It serves [registry.Store], [authority.Store],
+// [authority.VerdictStore], [commands.Store] and [provisioning.EnrollmentStore]; it
+// keeps their promises and knows none of their rules. All SQL of the house is here.
 //
 // There is one body of SQL, a file for each kind of record, and one schema, in
 // schema/. What SQLite and PostgreSQL do not share is small: three
@@ -68,6 +68,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
+	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 )
 
@@ -76,6 +77,8 @@ var (
 	_ authority.Store        = (*Store)(nil)
 	_ authority.VerdictStore = (*Store)(nil)
 	_ commands.Store         = (*Store)(nil)
+
+	_ provisioning.EnrollmentStore = (*Store)(nil)
 )
 
 // Store is an open database. Safe for concurrent use.

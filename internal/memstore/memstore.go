@@ -15,8 +15,8 @@ import (
 	"github.com/signet-iot/signet/registry"
 )
 
-// Store serves registry.Store, authority.Store, authority.VerdictStore and
-// commands.Store.
+// Store serves registry.Store, authority.Store, authority.VerdictStore,
+// commands.Store and provisioning.EnrollmentStore.
 type Store struct {
 	// Before and After are asked at each operation, by the method's name; what
 	// they return is what the caller gets. Before keeps the write from
@@ -35,6 +35,9 @@ type Store struct {
 	verdicts   map[string]signet.Verdict
 	commands   []signet.Command // in order of their sequence in each queue
 	feedback   []signet.Feedback
+
+	enrollments map[enrollmentKey]enrollment
+	links       map[[2]string]signet.LinkedHub
 }
 
 var (
@@ -51,7 +54,8 @@ func New() *Store {
 	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{}, twins: map[[3]string]signet.Twin{},
 		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
 		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{}, answers: map[[3]string]signet.OCSPAnswer{},
-		verdicts: map[string]signet.Verdict{}}
+		verdicts:    map[string]signet.Verdict{},
+		enrollments: map[enrollmentKey]enrollment{}, links: map[[2]string]signet.LinkedHub{}}
 }
 
 // do runs one operation between its faults.
@@ -154,6 +158,16 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		for k := range s.crls {
 			if k[0] == name {
 				delete(s.crls, k)
+			}
+		}
+		for k := range s.enrollments {
+			if k.service == name {
+				delete(s.enrollments, k)
+			}
+		}
+		for k := range s.links {
+			if k[0] == name {
+				delete(s.links, k)
 			}
 		}
 		return nil
