@@ -20,8 +20,9 @@ test: build
 	test/prepare
 	$(GO) test -race -timeout 20m ./...
 
+# Signet beside its peers, some eight minutes; writes the table of the page.
 bench: build
-	$(GO) run ./test/bench -signet bin/signet
+	$(GO) run ./test/bench -signet bin/signet -write docs/performance.md
 
 lint:
 	$(GO) vet ./...

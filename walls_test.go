@@ -46,6 +46,10 @@ var walls = []struct{ from, to, because string }{
 	{"client", "provisioning", "a client knows the wire, not the server behind it"},
 	{"client", "api", "a client knows the wire, not the server behind it"},
 	{"client", "hub", "a client knows the wire, not the server behind it"},
+	{"bench", "client", "a load is the device's side of the wire"},
+	{"bench", "server", "a load knows the wire, not the server behind it"},
+	{"bench", "hub", "a load knows the wire, not the server behind it"},
+	{"server", "bench", "what serves carries no load"},
 }
 
 // machines are named by the wiring alone.

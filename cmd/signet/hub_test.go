@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +29,9 @@ func TestHubScript(t *testing.T) {
 			env.Setenv("SIGNET_ADDRESS", "")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command of a -race build waits a second to end
 			env.Setenv("HTTPS", h.HTTPSAddr())
+			env.Setenv("MQTT", h.MQTTAddr())
+			env.Setenv("HOST", signet.HostOnly(h.Owner.HostName))
+			env.Setenv("PID", strconv.Itoa(os.Getpid())) // of the server, which is this process
 			env.Setenv("DATA", h.Config.Data)
 			env.Defer(h.Stop)
 			return nil

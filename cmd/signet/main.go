@@ -45,7 +45,8 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet expiring       say which certificates expire soon
   signet monitor        read telemetry
   signet explain        say why a chain would be accepted or refused
-  signet verdicts       say why devices were refused`,
+  signet verdicts       say why devices were refused
+  signet bench          measure a hub under a load of devices`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -73,6 +74,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		monitorCommand(),
 		explainCommand(),
 		verdictsCommand(),
+		benchCommand(),
 		versionCommand(),
 	)
 	strict(root)

@@ -4,17 +4,25 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/signet-iot/signet/bench"
 	"github.com/signet-iot/signet/client"
+	"github.com/signet-iot/signet/pki"
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
@@ -43,40 +51,50 @@ func cutLine(dir string) error {
 	if *cut > 18_000 || *storm > time.Minute {
 		return errors.New("the load is beyond its bounds; see -help")
 	}
-	f, err := newFleet(dir, *cut)
+	exec.Command("taskset", "-apc", "1", strconv.Itoa(os.Getpid())).Run() // the load is this process
+	folder := filepath.Join(dir, "pki")
+	fleet, err := bench.OpenFleet(folder, pki.P256, *cut)
 	if err != nil {
 		return err
+	}
+	f := make([]tls.Certificate, *cut)
+	for n := range f {
+		f[n] = fleet.Pair(n)
 	}
 	// The honest ones are signed by the factory itself, so that what is distrusted
 	// is not above them.
-	key := f.pairs[0].PrivateKey
-	for n := range 2 {
-		chain, err := f.factory.Device(deviceID(*cut+n), f.pairs[0].Leaf.PublicKey, time.Now(), 8)
-		if err != nil {
-			return err
-		}
-		pair := tls.Certificate{PrivateKey: key, Leaf: chain[0]}
-		for _, c := range chain {
-			pair.Certificate = append(pair.Certificate, c.Raw)
-		}
-		f.pairs = append(f.pairs, pair)
-	}
-	p, err := startSignet(dir, f)
+	factory, err := fleet.Issuer("factory")
 	if err != nil {
 		return err
 	}
-	defer p.stop()
+	for n := range 2 {
+		chain, err := factory.Device(bench.DeviceID(*cut+n), f[0].Leaf.PublicKey, time.Now(), 8)
+		if err != nil {
+			return err
+		}
+		pair := tls.Certificate{PrivateKey: f[0].PrivateKey, Leaf: chain[0]}
+		for _, c := range chain {
+			pair.Certificate = append(pair.Certificate, c.Raw)
+		}
+		f = append(f, pair)
+	}
+	r, err := startSignet(nil, dir, folder)
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	p, err := newSite(r)
+	if err != nil {
+		return err
+	}
 
 	// The fleet, each connection with a reader that notes its end.
 	conns := make([]net.Conn, *cut)
 	closed := make([]time.Time, *cut)
-	err = parallel(8, *cut, func(n int) error {
-		c, _, err := p.dialFrom(f, n, source(n))
-		conns[n] = c
-		return err
-	})
-	if err != nil {
-		return err
+	for n := range conns {
+		if conns[n], _, err = p.dialFrom(f, n, source(n)); err != nil {
+			return err
+		}
 	}
 	var gone sync.WaitGroup
 	for n, c := range conns {
@@ -88,18 +106,18 @@ func cutLine(dir string) error {
 		})
 	}
 
-	began, before := time.Now(), p.cpu()
-	line, err := x509.ParseCertificate(f.pairs[0].Certificate[1])
+	began, before := time.Now(), cpu(r.pid())
+	line, err := x509.ParseCertificate(f[0].Certificate[1])
 	if err != nil {
 		return err
 	}
-	_, receipts, err := p.back.Distrust(context.Background(), client.DistrustRequest{Certificate: string(certPEM(line)), Reason: "bench"})
+	_, receipts, err := p.back.Distrust(context.Background(), client.DistrustRequest{Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: line.Raw})), Reason: "bench"})
 	if err != nil {
 		return err
 	}
 	answered := time.Since(began)
 	gone.Wait()
-	spent := time.Duration(p.cpu()-before) * time.Microsecond
+	spent := time.Duration(cpu(r.pid())-before) * time.Microsecond
 	took := make([]time.Duration, *cut)
 	for n := range closed {
 		took[n] = closed[n].Sub(began)
@@ -115,8 +133,42 @@ func cutLine(dir string) error {
 	return p.withstand(f)
 }
 
+// A site is Signet as the fleet and its operator see it.
+type site struct {
+	address string
+	conf    *tls.Config
+	back    *client.Client
+}
+
+func newSite(r *running) (*site, error) {
+	ca, err := os.ReadFile(r.caFile)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	owner, err := os.ReadFile(filepath.Join(r.data, "owner.connection-string"))
+	if err != nil {
+		return nil, err
+	}
+	back, err := client.New(client.Options{ConnectionString: strings.TrimSpace(string(owner)), Address: r.https, CAFile: r.caFile})
+	return &site{r.address, &tls.Config{RootCAs: roots, ServerName: "localhost"}, back}, err
+}
+
+// cpu is the processor time that a process has taken, in µs.
+func cpu(pid int) float64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) * 10_000 // ticks of 10 ms
+}
+
 // withstand has all that were cut come back for a while.
-func (p *peer) withstand(f *fleet) error {
+func (p *site) withstand(f []tls.Certificate) error {
 	ctx, stop := context.WithTimeout(context.Background(), *storm)
 	defer stop()
 	var refused, unanswered, accepted atomic.Int64
@@ -188,16 +240,16 @@ func source(n int) net.IP { return net.IPv4(127, 0, 1, byte(1+n%sources)) }
 
 // dialFrom connects device n from an address, as far as its CONNACK; a refusal
 // gives its return code.
-func (p *peer) dialFrom(f *fleet, n int, from net.IP) (c net.Conn, code byte, err error) {
+func (p *site) dialFrom(f []tls.Certificate, n int, from net.IP) (c net.Conn, code byte, err error) {
 	conf := p.conf.Clone()
-	conf.Certificates = []tls.Certificate{f.pairs[n]}
+	conf.Certificates = []tls.Certificate{f[n]}
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute, LocalAddr: &net.TCPAddr{IP: from}}, "tcp", p.address, conf)
 	if err != nil {
 		return nil, 0, err
 	}
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	_, err = conn.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, CleanSession: true, KeepAlive: 1100,
-		ClientID: deviceID(n), HasUsername: true, Username: "localhost/" + deviceID(n) + "/?api-version=2021-04-12"}))
+		ClientID: bench.DeviceID(n), HasUsername: true, Username: "localhost/" + bench.DeviceID(n) + "/?api-version=2021-04-12"}))
 	if err == nil {
 		var answer any
 		if answer, err = mqtt.NewClientReader(conn, 1<<10).Next(); err == nil {
@@ -214,13 +266,13 @@ func (p *peer) dialFrom(f *fleet, n int, from net.IP) (c net.Conn, code byte, er
 }
 
 // send connects device n and sends a message that is acknowledged.
-func (p *peer) send(f *fleet, n int, from net.IP) error {
+func (p *site) send(f []tls.Certificate, n int, from net.IP) error {
 	c, _, err := p.dialFrom(f, n, from)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if _, err := c.Write(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/" + deviceID(n) + "/messages/events/", Payload: []byte("here")})); err != nil {
+	if _, err := c.Write(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/" + bench.DeviceID(n) + "/messages/events/", Payload: []byte("here")})); err != nil {
 		return err
 	}
 	answer, err := mqtt.NewClientReader(c, 1<<10).Next()

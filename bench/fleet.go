@@ -1,0 +1,183 @@
+package bench
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/signet-iot/signet/pki"
+)
+
+// Fleet is the devices of a load and what signs them: a root, a factory below it,
+// a line below that. It is a folder:
+//
+//	root.pem                the CA that the server has to trust
+//	factory.pem, line.pem   with their keys, what signs the devices
+//	server.pem, server.key  for a server that brings no certificate of its own,
+//	                        for localhost and 127.0.0.1, signed by the root
+//
+// The keys in it are worth nothing but for a load, and last ten days.
+type Fleet struct {
+	Dir   string
+	Roots *x509.CertPool // the root alone
+	pairs []tls.Certificate
+}
+
+const fleetDays = 10
+
+// DeviceID names the devices of every load.
+func DeviceID(n int) string { return fmt.Sprintf("bench-%06d", n) }
+
+// RootFile is the CA that the server has to trust.
+func (f *Fleet) RootFile() string { return filepath.Join(f.Dir, "root.pem") }
+
+// Pair is what device n presents: its certificate, the line's, the factory's; and
+// its key.
+func (f *Fleet) Pair(n int) tls.Certificate { return f.pairs[n] }
+
+// Issuer opens one of the CAs of the fleet: "line" or "factory".
+func (f *Fleet) Issuer(name string) (*pki.CA, error) {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(f.Dir, name+".pem"), filepath.Join(f.Dir, name+".key"))
+	if err != nil {
+		return nil, err
+	}
+	var chain []*x509.Certificate
+	for _, der := range pair.Certificate {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, c)
+	}
+	return pki.OpenCA(chain[0], chain, pair.PrivateKey.(crypto.Signer))
+}
+
+// OpenFleet opens the fleet in a folder, or makes it with keys of that type, and
+// signs so many devices. They share one key: what is measured is the server.
+func OpenFleet(dir string, key pki.KeyType, devices int) (*Fleet, error) {
+	if devices < 1 || devices > MaxDevices {
+		return nil, fmt.Errorf("%d devices: 1 to %d can be", devices, MaxDevices)
+	}
+	f := &Fleet{Dir: dir, Roots: x509.NewCertPool()}
+	if _, err := os.Stat(f.RootFile()); errors.Is(err, fs.ErrNotExist) {
+		if err := f.make(key); err != nil {
+			return nil, err
+		}
+	}
+	root, err := os.ReadFile(f.RootFile())
+	if err != nil {
+		return nil, err
+	}
+	if !f.Roots.AppendCertsFromPEM(root) {
+		return nil, fmt.Errorf("%s holds no certificate", f.RootFile())
+	}
+	line, err := f.Issuer("line")
+	if err != nil {
+		return nil, err
+	}
+	own, err := tls.LoadX509KeyPair(filepath.Join(dir, "device.pem"), filepath.Join(dir, "device.key"))
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	for n := range devices {
+		chain, err := line.Device(DeviceID(n), own.Leaf.PublicKey, now, fleetDays)
+		if err != nil {
+			return nil, err
+		}
+		pair := tls.Certificate{PrivateKey: own.PrivateKey, Leaf: chain[0]}
+		for _, c := range chain {
+			pair.Certificate = append(pair.Certificate, c.Raw)
+		}
+		f.pairs = append(f.pairs, pair)
+	}
+	return f, nil
+}
+
+// make makes the folder; root.pem, by which it counts as made, comes last.
+func (f *Fleet) make(kind pki.KeyType) error {
+	if err := os.MkdirAll(f.Dir, 0o700); err != nil {
+		return err
+	}
+	keys := map[string]crypto.Signer{}
+	for _, name := range []string{"root", "factory", "line", "device", "server"} {
+		key, err := pki.GenerateKey(kind)
+		if err != nil {
+			return err
+		}
+		text, err := pki.MarshalKey(key, nil)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(f.Dir, name+".key"), text, 0o600); err != nil {
+			return err
+		}
+		keys[name] = key
+	}
+	now := time.Now()
+	root, err := pki.NewRoot("Bench Root", keys["root"], now, fleetDays)
+	if err != nil {
+		return err
+	}
+	ca := root
+	for _, name := range []string{"factory", "line"} {
+		chain, err := ca.Intermediate("Bench "+name, keys[name].Public(), pki.NoPathLength, now, fleetDays)
+		if err != nil {
+			return err
+		}
+		if ca, err = pki.OpenCA(chain[0], chain, keys[name]); err != nil {
+			return err
+		}
+		if err := f.write(name+".pem", chain...); err != nil {
+			return err
+		}
+	}
+	device, err := ca.Device("bench", keys["device"].Public(), now, fleetDays)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "localhost"},
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: now.Add(-time.Hour), NotAfter: root.Certificate.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, root.Certificate, keys["server"].Public(), keys["root"])
+	if err != nil {
+		return err
+	}
+	server, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.write("device.pem", device...), f.write("server.pem", server), f.write("root.pem", root.Certificate))
+}
+
+func (f *Fleet) write(name string, certs ...*x509.Certificate) error {
+	var text []byte
+	for _, c := range certs {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return os.WriteFile(filepath.Join(f.Dir, name), text, 0o644)
+}
+
+// verifyServer checks the certificate of a server as crypto/tls would.
+func verifyServer(conf *tls.Config, state tls.ConnectionState) error {
+	intermediates := x509.NewCertPool()
+	for _, c := range state.PeerCertificates[1:] {
+		intermediates.AddCert(c)
+	}
+	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: conf.ServerName, Roots: conf.RootCAs, Intermediates: intermediates})
+	return err
+}
