@@ -13,6 +13,9 @@ type Hub struct {
 	// AtExpiry is what becomes of a session whose certificates expire while it
 	// lasts; "" is [KeepAtExpiry].
 	AtExpiry ExpiryPolicy
+	// Events are what the hub tells on its message log besides what devices send;
+	// none unless told, as at Azure without a route for them.
+	Events EventSources
 	// IDScope is set for a provisioning service, and names it to devices: "0ne" and
 	// 8 digits. Such a tenant has CA certificates, keys and verdicts as a hub has,
 	// and enrollments where a hub has identities; see [Hub.Provisions].

@@ -2,6 +2,7 @@ package signet
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 )
 
@@ -37,6 +38,20 @@ func EmptyTwin(hub, device, module, generation string) Twin {
 		Hub: hub, DeviceID: device, ModuleID: module, GenerationID: generation,
 		Version: 2, ETag: generation, Tags: json.RawMessage("{}"), Desired: none, Reported: none,
 	}
+}
+
+// Document writes the properties as Azure does: the values with the members
+// $metadata, where there is any, and $version.
+func (p *Properties) Document() json.RawMessage {
+	text := append(make([]byte, 0, len(p.Values)+len(p.Metadata)+50), p.Values[:len(p.Values)-1]...)
+	if len(p.Values) > len("{}") {
+		text = append(text, ',')
+	}
+	if p.Metadata != nil {
+		text = append(append(append(text, `"$metadata":`...), p.Metadata...), ',')
+	}
+	text = append(text, `"$version":`...)
+	return append(strconv.AppendInt(text, p.Version, 10), '}')
 }
 
 // AzureTime writes a time as IoT Hub does, in UTC with seven digits of a second;

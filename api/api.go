@@ -193,6 +193,8 @@ var routes = []route{
 	{"POST", "/signet/crls/fetch", operator(signet.RegistryWrite), (*call).fetchCRLs},
 	{"DELETE", "/signet/crls/{crl}", operator(signet.RegistryWrite), (*call).deleteCRL},
 	{"GET", "/signet/expiring", operator(signet.RegistryRead), (*call).listExpiring},
+	{"GET", "/signet/events", operator(signet.RegistryRead), (*call).getEvents},
+	{"PATCH", "/signet/events", operator(ownerRights), (*call).patchEvents},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},

@@ -84,14 +84,19 @@ func properties(list []signet.Property) map[string]*string {
 	return m
 }
 
-// GET /signet/messages?device=ID&from=POSITION|TIME|now&follow=true streams telemetry,
-// one messageJSON a line, oldest first: all that is kept, or what comes after a
-// position, or at a time (RFC 3339) and later. With follow it goes on until the
+// GET /signet/messages?device=ID&source=telemetry,twin&from=POSITION|TIME|now&follow=true
+// streams telemetry and events, one messageJSON a line, oldest first: all that is
+// kept, or what comes after a position, or at a time (RFC 3339) and later; of the
+// sources that are named, if any is. With follow it goes on until the
 // caller leaves, the caller's token ends, the hub is deleted or the server drains.
 func (c *call) readMessages() error {
 	q := c.r.URL.Query()
 	device := q.Get("device")
 	from, err := c.start(q.Get("from"))
+	if err != nil {
+		return err
+	}
+	sources, err := signet.ParseSources(q.Get("source"))
 	if err != nil {
 		return err
 	}
@@ -110,7 +115,7 @@ func (c *call) readMessages() error {
 	defer out.close()
 	// The answer has begun: an error from here can only cut it short.
 	err = c.Hub.Read(ctx, c.hub.Name, from, follow, func(at signet.Position, m *signet.Message) bool {
-		if device != "" && m.DeviceID != device {
+		if device != "" && m.DeviceID != device || !sources.Has(signet.SourceOf(m)) {
 			return c.sameHub()
 		}
 		line, err := encode(newMessageJSON(at, m))

@@ -3,7 +3,6 @@ package api
 import (
 	"encoding/json"
 	"net/http"
-	"strconv"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/registry"
@@ -62,20 +61,9 @@ func (c *call) answerTwin(t *signet.Twin) error {
 		AuthenticationType:        i.Auth.Type,
 		X509Thumbprint:            x509ThumbprintJSON{orNull(i.Auth.PrimaryThumbprint), orNull(i.Auth.SecondaryThumbprint)},
 		Version:                   t.Version, Tags: t.Tags,
-		Properties:   twinPropertiesJSON{withMetadata(&t.Desired), withMetadata(&t.Reported)},
+		Properties:   twinPropertiesJSON{t.Desired.Document(), t.Reported.Document()},
 		Capabilities: capabilitiesJSON{IotEdge: i.EdgeDevice},
 	})
-}
-
-// withMetadata writes properties with the members $metadata and $version.
-func withMetadata(p *signet.Properties) json.RawMessage {
-	text := append(make([]byte, 0, len(p.Values)+len(p.Metadata)+50), p.Values[:len(p.Values)-1]...)
-	if len(p.Values) > len("{}") {
-		text = append(text, ',')
-	}
-	text = append(append(text, `"$metadata":`...), p.Metadata...)
-	text = append(text, `,"$version":`...)
-	return append(strconv.AppendInt(text, p.Version, 10), '}')
 }
 
 // GET /twins/{id}[/modules/{module}]

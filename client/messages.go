@@ -28,6 +28,14 @@ type Message struct {
 	BodyEncoding string          `json:"bodyEncoding"`
 }
 
+// Source is the iothub-message-source.
+func (m *Message) Source() string {
+	if source := m.SystemProperties["iothub-message-source"]; source != nil {
+		return *source
+	}
+	return ""
+}
+
 // Bytes gives the body as the device sent it; of JSON, the same value in the
 // fewest characters.
 func (m *Message) Bytes() ([]byte, error) {
@@ -49,6 +57,9 @@ func (m *Message) Bytes() ([]byte, error) {
 // MessageQuery says which messages to read.
 type MessageQuery struct {
 	DeviceID string // of any device when empty
+	// Sources are telemetry, lifecycle, twin, connection and other, joined by
+	// commas; all of them when empty.
+	Sources string
 	// From is a position, to read what comes after it; a time in RFC 3339 or "now",
 	// to read from there; all that is kept when empty.
 	From   string
@@ -69,7 +80,7 @@ func (c *Client) Messages(ctx context.Context, q MessageQuery, each func(m *Mess
 	if err != nil {
 		return err
 	}
-	for name, value := range map[string]string{"device": q.DeviceID, "from": q.From} {
+	for name, value := range map[string]string{"device": q.DeviceID, "source": q.Sources, "from": q.From} {
 		if value != "" {
 			query.Set(name, value)
 		}

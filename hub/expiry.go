@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -273,31 +272,4 @@ func (w *ExpiryWatch) warn(ctx context.Context, hub string, e signet.Expiring, w
 			w.warnings.Logger.Error("an event of what expires is not stored", "hub", hub, "error", err)
 		}
 	})
-}
-
-// An Event is something that the hub itself has to say on its message log.
-type Event struct {
-	Source, Operation, Schema string
-	Body                      any // of the JSON body
-	Properties                []signet.Property
-}
-
-// Event puts an event on the message log of a hub, in the form of Azure's events
-// that are no telemetry (iot-hub-non-telemetry-event-schema). done as for
-// [Messages.Append].
-func (h *Hub) Event(ctx context.Context, hub string, e Event, done func(error)) {
-	body, err := json.Marshal(e.Body)
-	if err != nil {
-		done(err)
-		return
-	}
-	now := h.now().UTC()
-	h.messages.Append(ctx, &signet.Message{
-		Hub: hub, Source: e.Source, EnqueuedTime: now.Truncate(time.Millisecond), Body: body,
-		System: []signet.Property{{Name: "content-type", Value: "application/json"}, {Name: "content-encoding", Value: "utf-8"}, {Name: "user-id", Value: hub}},
-		Properties: slices.Concat([]signet.Property{{Name: "hubName", Value: hub}, {Name: "opType", Value: e.Operation}}, e.Properties, []signet.Property{
-			{Name: "operationTimestamp", Value: now.Format("2006-01-02T15:04:05.0000000Z")},
-			{Name: "iothub-message-schema", Value: e.Schema},
-		}),
-	}, done)
 }

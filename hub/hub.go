@@ -78,6 +78,8 @@ type Hub struct {
 	callNumber atomic.Uint64         // of the last method call; begins anywhere, so that no late answer fits
 	callMu     sync.Mutex            // held with no other lock
 	callees    map[[3]string]*callee // hub, device ID, module ID → calls under way
+
+	presence presence
 }
 
 // Options of a Hub; all but Now and Node are required.
@@ -99,6 +101,7 @@ func New(o Options) *Hub {
 	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
 		commands: o.Commands, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
 	h.callNumber.Store(rand.Uint64N(1 << 48))
+	h.presence.init(o.Now())
 	return h
 }
 

@@ -151,6 +151,7 @@ func (h *Hub) admit(s *Session) {
 		devices[p.DeviceID] = append(of, s)
 	}
 	h.mu.Unlock()
+	h.noticed(p)
 	if older != nil {
 		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", signet.IdentityName(p.DeviceID, p.ModuleID)))
 	}
@@ -162,6 +163,14 @@ func (s *Session) sameIdentity(other *Session) bool {
 
 // dismiss makes a session no longer findable, if it still is.
 func (h *Hub) dismiss(s *Session) {
+	if h.remove(s) {
+		h.noticed(s.principal)
+	}
+}
+
+// remove takes a session out of the index. It is not there when it was taken
+// over, or never admitted.
+func (h *Hub) remove(s *Session) bool {
 	p := s.principal
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -169,7 +178,7 @@ func (h *Hub) dismiss(s *Session) {
 	n := slices.Index(devices[p.DeviceID], s)
 	switch {
 	case n < 0:
-		return // taken over, or never admitted
+		return false
 	case len(devices[p.DeviceID]) > 1:
 		devices[p.DeviceID] = slices.Delete(devices[p.DeviceID], n, n+1)
 	case len(devices) > 1:
@@ -177,6 +186,7 @@ func (h *Hub) dismiss(s *Session) {
 	default:
 		delete(h.sessions, p.Hub)
 	}
+	return true
 }
 
 // session finds the live session of an identity, nil when it is not connected

@@ -35,6 +35,9 @@ type Registry struct {
 	twinTurns [256]chan struct{}
 	twinSeed  maphash.Seed
 	desired   func(t signet.Twin, patch []byte)
+
+	event      func(hub string)
+	eventsHeld func(hub string) bool
 }
 
 // Options of a Registry. The zero value works.
@@ -49,6 +52,10 @@ type Options struct {
 	// merge patch, with its nulls, that led to those of t. A patch of nil says that
 	// it is not known whether they came to be so. It must not block.
 	Desired func(t signet.Twin, patch []byte)
+	// Event is told that events of a hub wait in the store; EventsHeld is asked
+	// whether so many wait that no change may add to them. Neither may block.
+	Event      func(hub string)
+	EventsHeld func(hub string) bool
 }
 
 // tenants is an immutable set of hubs, findable both ways.
@@ -59,7 +66,8 @@ type tenants struct {
 
 // New makes a Registry; call Load before using it.
 func New(store Store, o Options) *Registry {
-	r := &Registry{store: store, now: o.Now, changed: o.Changed, desired: o.Desired, twinSeed: maphash.MakeSeed()}
+	r := &Registry{store: store, now: o.Now, changed: o.Changed, desired: o.Desired, twinSeed: maphash.MakeSeed(),
+		event: o.Event, eventsHeld: o.EventsHeld}
 	if r.now == nil {
 		r.now = time.Now
 	}
@@ -68,6 +76,12 @@ func New(store Store, o Options) *Registry {
 	}
 	if r.desired == nil {
 		r.desired = func(signet.Twin, []byte) {}
+	}
+	if r.event == nil {
+		r.event = func(string) {}
+	}
+	if r.eventsHeld == nil {
+		r.eventsHeld = func(string) bool { return false }
 	}
 	r.hubs.Store(&tenants{})
 	for n := range r.twinTurns {
@@ -270,7 +284,12 @@ func (r *Registry) Create(ctx context.Context, i signet.Identity) (signet.Identi
 	i.StatusUpdatedTime = time.Time{}
 	i.GenerationID = generation(r.now())
 	i.ETag = signet.NewETag()
-	err := r.store.CreateIdentity(ctx, i)
+	events, err := r.creation(&i)
+	if err != nil {
+		return i, err
+	}
+	err = r.store.CreateIdentity(ctx, i, events...)
+	r.told(i.Hub, events)
 	switch {
 	case errors.Is(err, signet.ErrExists):
 		return i, signet.Refuse(signet.IdentityExists, "The identity %q exists already.", i.Name())
@@ -330,7 +349,7 @@ func (r *Registry) Delete(ctx context.Context, hub, device, module, ifMatch stri
 	if ifMatch == "" {
 		return signet.Refuse(signet.ETagMissing, "Deleting an identity needs If-Match.")
 	}
-	err := r.store.DeleteIdentity(ctx, hub, device, module, ifMatch)
+	err := r.delete(ctx, hub, device, module, ifMatch)
 	if errors.Is(err, signet.ErrNotFound) {
 		return unknown(device, module)
 	}
@@ -338,6 +357,29 @@ func (r *Registry) Delete(ctx context.Context, hub, device, module, ifMatch stri
 		return stale(signet.IdentityName(device, module))
 	}
 	r.changed(ctx, signet.Change{Hub: hub, DeviceID: device, ModuleID: module})
+	return err
+}
+
+// delete removes an identity, with the events of it.
+func (r *Registry) delete(ctx context.Context, hub, device, module, etag string) error {
+	tells, err := r.tells(hub, signet.LifeCycleEvents)
+	if err != nil {
+		return err
+	}
+	if !tells {
+		return r.store.DeleteIdentity(ctx, hub, device, module, etag)
+	}
+	leave, err := r.twinTurn(ctx, hub, device, module)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	events, err := r.deletion(ctx, hub, device, module, r.stamp())
+	if err != nil {
+		return err
+	}
+	err = r.store.DeleteIdentity(ctx, hub, device, module, etag, events...)
+	r.told(hub, events)
 	return err
 }
 

@@ -11,13 +11,16 @@ import (
 // Safe for concurrent use. A write is durable (fsync) when it returns nil, and
 // either wholly there or not at all. Reads see every write that has returned.
 // Outcomes are [signet.ErrNotFound], [signet.ErrExists] and [signet.ErrStale];
-// any other error means that the outcome is unknown.
+// any other error means that the outcome is unknown. Events that come with a write
+// are put into the hub's outbox in its transaction: both are there, or neither is.
 type Store interface {
 	Hubs(ctx context.Context) ([]signet.Hub, error)
 	// CreateHub fails with ErrExists when the name or the host name is taken.
 	CreateHub(ctx context.Context, h signet.Hub) error
 	// SetAtExpiry changes the ExpiryPolicy of a hub; ErrNotFound when there is none.
 	SetAtExpiry(ctx context.Context, hub string, policy signet.ExpiryPolicy) error
+	// SetEvents changes what a hub tells; ErrNotFound when there is none.
+	SetEvents(ctx context.Context, hub string, events signet.EventSources) error
 	// DeleteHub removes the hub with everything that bears its name: identities,
 	// CA certificates, verdicts.
 	DeleteHub(ctx context.Context, name string) error
@@ -29,13 +32,13 @@ type Store interface {
 	Identities(ctx context.Context, hub, after string, limit int) ([]signet.Identity, error)
 	// CreateIdentity fails with ErrNotFound when the hub, or a module's device, is
 	// not there.
-	CreateIdentity(ctx context.Context, i signet.Identity) error
+	CreateIdentity(ctx context.Context, i signet.Identity, events ...signet.Event) error
 	// ReplaceIdentity replaces the record of the same key if its ETag is etag, or
 	// whatever it is when etag is "*".
 	ReplaceIdentity(ctx context.Context, i signet.Identity, etag string) error
 	// DeleteIdentity removes the record, and with a device its modules; etag as
 	// for ReplaceIdentity.
-	DeleteIdentity(ctx context.Context, hub, device, module, etag string) error
+	DeleteIdentity(ctx context.Context, hub, device, module, etag string, events ...signet.Event) error
 	// Modules lists up to limit modules of a device, in byte order of their IDs.
 	Modules(ctx context.Context, hub, device string, limit int) ([]signet.Identity, error)
 	// CountDevices counts the devices of a hub, and the enabled ones among them.
@@ -49,5 +52,5 @@ type Store interface {
 	// there has the version given, 0 for one never written; otherwise it fails with
 	// ErrStale. It fails with ErrNotFound when the identity is not there, or is not
 	// of the twin's generation. The twin goes with its identity.
-	WriteTwin(ctx context.Context, t signet.Twin, version int64) error
+	WriteTwin(ctx context.Context, t signet.Twin, version int64, events ...signet.Event) error
 }

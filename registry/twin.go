@@ -80,27 +80,34 @@ func (r *Registry) ChangeTwin(ctx context.Context, hub, device, module string, c
 		return signet.Twin{}, err
 	}
 	var notice []byte
-	return r.changeTwin(ctx, hub, device, module, func(t *signet.Twin) error {
+	return r.changeTwin(ctx, hub, device, module, func(t *signet.Twin, at time.Time) ([]signet.Event, error) {
 		if ifMatch != "" && ifMatch != "*" && ifMatch != t.ETag {
-			return signet.Refuse(signet.ETagStale, "The twin of %q has changed since its etag was read.", signet.IdentityName(device, module))
+			return nil, signet.Refuse(signet.ETagStale, "The twin of %q has changed since its etag was read.", signet.IdentityName(device, module))
 		}
 		t.ETag = signet.NewETag()
 		if tags != nil {
 			// Tags have no version and no metadata.
 			p := signet.Properties{Values: t.Tags, Metadata: json.RawMessage("{}")}
-			if err := r.apply("tags", maxTags, &p, tags, c.Replace); err != nil {
-				return err
+			if err := apply("tags", maxTags, &p, tags, c.Replace, at); err != nil {
+				return nil, err
 			}
 			t.Tags = p.Values
 		}
 		if desired != nil {
-			if err := r.apply("properties.desired", maxProperties, &t.Desired, desired, c.Replace); err != nil {
-				return err
+			if err := apply("properties.desired", maxProperties, &t.Desired, desired, c.Replace, at); err != nil {
+				return nil, err
 			}
 			// The device gets what came, with its nulls; a replacement whole.
 			notice = encode(desired)
 		}
-		return nil
+		return r.twinChange(t, c.Replace, at, func(p *signet.TwinPatch) {
+			if tags != nil {
+				p.Tags = encode(tags)
+			}
+			if desired != nil {
+				p.Desired = patched(desired, &t.Desired, at)
+			}
+		})
 	}, func(t *signet.Twin, known bool) {
 		switch {
 		case desired == nil:
@@ -124,7 +131,7 @@ func (r *Registry) CheckTwin(tags, desired json.RawMessage) error {
 		if err != nil {
 			return err
 		}
-		if err := r.apply(part.name, part.most, &signet.Properties{}, values, true); err != nil {
+		if err := apply(part.name, part.most, &signet.Properties{}, values, true, r.now()); err != nil {
 			return err
 		}
 	}
@@ -142,32 +149,46 @@ func (r *Registry) Report(ctx context.Context, hub, device, module, generation s
 	if err != nil {
 		return 0, err
 	}
-	t, err := r.changeTwin(ctx, hub, device, module, func(t *signet.Twin) error {
+	t, err := r.changeTwin(ctx, hub, device, module, func(t *signet.Twin, at time.Time) ([]signet.Event, error) {
 		if t.GenerationID != generation {
-			return unknown(device, module)
+			return nil, unknown(device, module)
 		}
 		if ifVersion != 0 && ifVersion != t.Reported.Version {
-			return signet.Refuse(signet.ETagStale, "The reported properties of %q have version %d, not %d.",
+			return nil, signet.Refuse(signet.ETagStale, "The reported properties of %q have version %d, not %d.",
 				signet.IdentityName(device, module), t.Reported.Version, ifVersion)
 		}
-		return r.apply("properties.reported", maxProperties, &t.Reported, reported, false)
+		if err := apply("properties.reported", maxProperties, &t.Reported, reported, false, at); err != nil {
+			return nil, err
+		}
+		return r.twinChange(t, false, at, func(p *signet.TwinPatch) { p.Reported = patched(reported, &t.Reported, at) })
 	}, nil)
 	return t.Reported.Version, err
 }
 
-// changeTwin reads a twin, has it changed, and writes it, in one go for all who
-// look from this process. done, where there is one, is told after it is written,
-// in the order of the versions: whether that is known or only possible.
-func (r *Registry) changeTwin(ctx context.Context, hub, device, module string, change func(*signet.Twin) error, done func(t *signet.Twin, known bool)) (signet.Twin, error) {
-	ctx, cancel := context.WithTimeout(ctx, twinTime)
-	defer cancel()
+// twinTurn waits for the turn at a twin.
+func (r *Registry) twinTurn(ctx context.Context, hub, device, module string) (leave func(), err error) {
 	turn := r.twinTurns[maphash.String(r.twinSeed, hub+"\n"+signet.IdentityName(device, module))%uint64(len(r.twinTurns))]
 	select {
 	case turn <- struct{}{}:
-		defer func() { <-turn }()
+		return func() { <-turn }, nil
 	case <-ctx.Done():
-		return signet.Twin{}, ctx.Err()
+		return nil, ctx.Err()
 	}
+}
+
+// changeTwin reads a twin, has it changed, and writes it, in one go for all who
+// look from this process, with the events of the change. done, where there is one,
+// is told after it is written, in the order of the versions: whether that is known
+// or only possible.
+func (r *Registry) changeTwin(ctx context.Context, hub, device, module string, change func(*signet.Twin, time.Time) ([]signet.Event, error),
+	done func(t *signet.Twin, known bool)) (signet.Twin, error) {
+	ctx, cancel := context.WithTimeout(ctx, twinTime)
+	defer cancel()
+	leave, err := r.twinTurn(ctx, hub, device, module)
+	if err != nil {
+		return signet.Twin{}, err
+	}
+	defer leave()
 	for {
 		was, err := r.store.Twin(ctx, hub, device, module)
 		if errors.Is(err, signet.ErrNotFound) {
@@ -180,14 +201,16 @@ func (r *Registry) changeTwin(ctx context.Context, hub, device, module string, c
 		if was.Version == 0 {
 			t = signet.EmptyTwin(hub, device, module, was.GenerationID)
 		}
-		if err := change(&t); err != nil {
+		t.Version++
+		events, err := change(&t, r.now())
+		if err != nil {
 			return t, err
 		}
-		t.Version++
 		// A caller who goes does not leave it open whether the change was made.
 		store, cancel := context.WithTimeout(context.WithoutCancel(ctx), twinTime)
-		err = r.store.WriteTwin(store, t, was.Version)
+		err = r.store.WriteTwin(store, t, was.Version, events...)
 		cancel()
+		r.told(hub, events)
 		switch {
 		case errors.Is(err, signet.ErrStale) && ctx.Err() == nil:
 			continue // another process was faster
@@ -204,7 +227,7 @@ func (r *Registry) changeTwin(ctx context.Context, hub, device, module string, c
 
 // apply merges a patch into properties, or replaces them by it, and steps their
 // version.
-func (r *Registry) apply(section string, most int, p *signet.Properties, patch object, replace bool) error {
+func apply(section string, most int, p *signet.Properties, patch object, replace bool, at time.Time) error {
 	values, metadata := object{}, object{}
 	if !replace {
 		var err error
@@ -216,7 +239,7 @@ func (r *Registry) apply(section string, most int, p *signet.Properties, patch o
 		}
 	}
 	p.Version++
-	merge(values, metadata, patch, stamp{signet.AzureTime(r.now()), json.Number(strconv.FormatInt(p.Version, 10))})
+	merge(values, metadata, patch, newStamp(at, p.Version))
 	bytes, members := size(values)
 	switch {
 	case bytes > most:
@@ -232,6 +255,10 @@ func (r *Registry) apply(section string, most int, p *signet.Properties, patch o
 type stamp struct {
 	time    string
 	version json.Number
+}
+
+func newStamp(at time.Time, version int64) stamp {
+	return stamp{signet.AzureTime(at), json.Number(strconv.FormatInt(version, 10))}
 }
 
 // merge merges a patch (RFC 7396): null removes, objects merge, anything else

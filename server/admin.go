@@ -23,6 +23,10 @@ func (s *Server) openAdmin(db *store.Store, metrics *prometheus.Registry, traces
 		Name: "signet_sessions", Help: "Identities that are connected now.",
 	}, func() float64 { return float64(s.hub.Sessions("")) }))
 
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "signet_connection_events_lost_total", Help: "Events of devices that came or went that are not on the message log.",
+	}, func() float64 { return float64(s.hub.ConnectionEventsLost()) }))
+
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })

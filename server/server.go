@@ -47,6 +47,7 @@ type Server struct {
 	verdicts     *authority.VerdictLog
 	provisioning *provisioning.Provisioning
 	hub          *hub.Hub
+	relay        *hub.Relay
 	certs        *certificates // nil until the doors are set up
 
 	mqtt          *gateway.MQTT
@@ -100,7 +101,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 	// The keepers, and what they know.
 	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed,
-		Desired: func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) }})
+		Desired: func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) },
+		Event:   func(hub string) { s.relay.Nudge(hub) }, EventsHeld: func(hub string) bool { return s.relay.Held(hub) }})
 	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed, Stale: s.stale, Logger: s.log})
 	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
 		return nil, err
@@ -116,11 +118,14 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	node, _ := os.Hostname() // for people: receipts say where sessions were
 	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages,
 		Commands: s.commands, Now: cfg.Now, Node: node})
+	s.relay = hub.NewRelay(s.hub, db, s.log)
 	if err := errors.Join(s.firstHub(ctx), s.firstService(ctx)); err != nil {
 		return nil, err
 	}
 	s.background(s.authority.Watch) // keeps what is known of revoked certificates up to date
 	s.background(s.commands.Run)
+	s.background(s.relay.Run) // begins with what a crash has left
+	s.background(s.hub.TellConnections)
 
 	// The doors.
 	metrics := prometheus.NewRegistry()

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"github.com/signet-iot/signet"
 )
@@ -11,7 +12,7 @@ import (
 func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 	var hubs []signet.Hub
 	err := s.engine.view(ctx, func(q queryer) (err error) {
-		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry, id_scope FROM hub ORDER BY name`); err != nil {
+		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry, id_scope, events FROM hub ORDER BY name`); err != nil {
 			return err
 		}
 		i := 0
@@ -33,7 +34,7 @@ func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 
 func scanHub(rows *sql.Rows, h *signet.Hub) error {
 	var created int64
-	err := rows.Scan(&h.Name, &h.HostName, &created, &h.AtExpiry, &h.IDScope)
+	err := rows.Scan(&h.Name, &h.HostName, &created, &h.AtExpiry, &h.IDScope, &h.Events)
 	h.Created = moment(created)
 	return err
 }
@@ -48,8 +49,9 @@ func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
 		return err
 	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		err := create(ctx, q, `INSERT INTO hub (name, host_name, created, at_expiry, id_scope) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
-			h.Name, h.HostName, micros(h.Created), string(h.AtExpiry), h.IDScope)
+		err := create(ctx, q, `INSERT INTO hub (name, host_name, created, at_expiry, id_scope, events)
+			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
+			h.Name, h.HostName, micros(h.Created), string(h.AtExpiry), h.IDScope, int64(h.Events))
 		if err != nil {
 			return err
 		}
@@ -66,11 +68,20 @@ func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
 
 // SetAtExpiry changes what becomes of a hub's sessions at expiry.
 func (s *Store) SetAtExpiry(ctx context.Context, hub string, policy signet.ExpiryPolicy) error {
+	return s.setOfHub(ctx, hub, `UPDATE hub SET at_expiry = $2 WHERE name = $1`, string(policy))
+}
+
+// SetEvents changes what a hub tells on its message log.
+func (s *Store) SetEvents(ctx context.Context, hub string, events signet.EventSources) error {
+	return s.setOfHub(ctx, hub, `UPDATE hub SET events = $2 WHERE name = $1`, int64(events))
+}
+
+func (s *Store) setOfHub(ctx context.Context, hub, query string, value any) error {
 	if !findable(hub) {
 		return signet.ErrNotFound
 	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		n, err := affected(ctx, q, `UPDATE hub SET at_expiry = $2 WHERE name = $1`, hub, string(policy))
+		n, err := affected(ctx, q, query, hub, value)
 		if err == nil && n == 0 {
 			err = signet.ErrNotFound
 		}
@@ -155,14 +166,18 @@ func (s *Store) Modules(ctx context.Context, hub, device string, limit int) ([]s
 
 // CreateIdentity adds an identity. Its hub, and for a module its device, must be
 // there: otherwise it fails with [signet.ErrNotFound].
-func (s *Store) CreateIdentity(ctx context.Context, i signet.Identity) error {
-	if err := writableIdentity(&i); err != nil {
+func (s *Store) CreateIdentity(ctx context.Context, i signet.Identity, events ...signet.Event) error {
+	if err := errors.Join(writableIdentity(&i), writableEvents(events)); err != nil {
 		return err
 	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		return create(ctx, q, `INSERT INTO identity (`+identityColumns+`)
+		err := create(ctx, q, `INSERT INTO identity (`+identityColumns+`)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING`,
 			identityValues(&i)...)
+		if err != nil {
+			return err
+		}
+		return s.addEvents(ctx, q, events)
 	})
 }
 
@@ -186,16 +201,23 @@ func (s *Store) ReplaceIdentity(ctx context.Context, i signet.Identity, etag str
 
 // DeleteIdentity removes an identity, and with a device its modules; etag as for
 // ReplaceIdentity.
-func (s *Store) DeleteIdentity(ctx context.Context, hub, device, module, etag string) error {
+func (s *Store) DeleteIdentity(ctx context.Context, hub, device, module, etag string, events ...signet.Event) error {
 	if !findable(hub, device, module) {
 		return signet.ErrNotFound
 	}
 	if !findable(etag) {
 		etag = ""
 	}
+	if err := writableEvents(events); err != nil {
+		return err
+	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		return keyed(ctx, q, `DELETE FROM identity`+whereIdentity+` AND ($4 = '*' OR etag = $4)`, []any{hub, device, module, etag},
+		err := keyed(ctx, q, `DELETE FROM identity`+whereIdentity+` AND ($4 = '*' OR etag = $4)`, []any{hub, device, module, etag},
 			`SELECT 1 FROM identity`+whereIdentity, hub, device, module)
+		if err != nil {
+			return err
+		}
+		return s.addEvents(ctx, q, events)
 	})
 }
 

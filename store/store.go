@@ -84,6 +84,7 @@ var (
 // Store is an open database. Safe for concurrent use.
 type Store struct {
 	engine engine
+	events eventClock
 }
 
 // Options of a Store. The zero value works.

@@ -76,6 +76,54 @@ var promises = []struct {
 		ok(t, err)
 		same(t, hubs, []signet.Hub{east, hub("west")})
 	}},
+	{"what a hub tells is changed hub by hub", func(t *testing.T, s *store.Store) {
+		ok(t, s.SetEvents(t.Context(), "west", signet.TwinEvents|signet.ConnectionEvents))
+		fails(t, s.SetEvents(t.Context(), "north", 0), signet.ErrNotFound)
+		west := hub("west")
+		west.Events = signet.TwinEvents | signet.ConnectionEvents
+		hubs, err := s.Hubs(t.Context())
+		ok(t, err)
+		same(t, hubs, []signet.Hub{hub("east"), west})
+	}},
+	{"an event is there if what it tells of is, in the order of that, until it is removed", func(t *testing.T, s *store.Store) {
+		var want []signet.Event
+		tell := func(id, module, operation string) signet.Event {
+			return signet.Event{Hub: "east", DeviceID: id, ModuleID: module, Source: "source", Operation: operation, Schema: "schema", Time: at(len(want)), Body: []byte(`{"é":1}`)}
+		}
+		happens := func(err error, events ...signet.Event) { t.Helper(); ok(t, err); want = append(want, events...) }
+		first, second := tell("d", "", "create"), tell("d", "m", "create too")
+		happens(s.CreateIdentity(t.Context(), device("east", "d"), first, second), first, second)
+		fails(t, s.CreateIdentity(t.Context(), device("east", "d"), tell("d", "", "not")), signet.ErrExists)
+		fails(t, s.CreateIdentity(t.Context(), device("north", "d"), tell("d", "", "not")), signet.ErrNotFound)
+		e := tell("d", "", "twin")
+		happens(s.WriteTwin(t.Context(), twin("east", "d", "", 3), 0, e), e)
+		fails(t, s.WriteTwin(t.Context(), twin("east", "d", "", 3), 0, tell("d", "", "not")), signet.ErrStale)
+		fails(t, s.DeleteIdentity(t.Context(), "east", "d", "", "e9", tell("d", "", "not")), signet.ErrStale)
+		e = tell("d", "", "delete")
+		happens(s.DeleteIdentity(t.Context(), "east", "d", "", "*", e), e)
+		ok(t, s.CreateIdentity(t.Context(), device("west", "d"), signet.Event{Hub: "west", DeviceID: "d", Body: []byte(`{}`)}))
+
+		got, err := s.Events(t.Context(), "east", 9)
+		ok(t, err)
+		var sequences []int64
+		for n := range got {
+			if sequences = append(sequences, got[n].Sequence); n > 0 && sequences[n] <= sequences[n-1] {
+				t.Errorf("sequences %v", sequences)
+			}
+			got[n].Sequence = 0
+		}
+		same(t, got, want)
+		some, err := s.Events(t.Context(), "east", 2)
+		ok(t, err)
+		same(t, len(some), 2)
+		ok(t, s.RemoveEvents(t.Context(), "east", append(sequences[:2], 1)))
+		ok(t, s.RemoveEvents(t.Context(), "west", sequences))
+		for hub, n := range map[string]int{"east": 2, "west": 1, "north": 0} {
+			count, err := s.CountEvents(t.Context(), hub)
+			ok(t, err)
+			same(t, count, n)
+		}
+	}},
 	{"neither name nor host name of a hub is given twice", func(t *testing.T, s *store.Store) {
 		fails(t, s.CreateHub(t.Context(), signet.Hub{Name: "east", HostName: "other"}), signet.ErrExists)
 		fails(t, s.CreateHub(t.Context(), signet.Hub{Name: "other", HostName: "east.example.com",

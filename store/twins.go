@@ -29,12 +29,15 @@ func scanTwin(rows *sql.Rows, t *signet.Twin) error {
 // WriteTwin writes a twin if the one that is there has the version given, 0 for
 // none. Its identity must be there, of the twin's generation: otherwise it fails
 // with [signet.ErrNotFound].
-func (s *Store) WriteTwin(ctx context.Context, t signet.Twin, version int64) error {
+func (s *Store) WriteTwin(ctx context.Context, t signet.Twin, version int64, events ...signet.Event) error {
 	if !findable(t.Hub, t.DeviceID, t.ModuleID, t.GenerationID) {
 		return signet.ErrNotFound
 	}
 	if err := writable(t.ETag, string(t.Tags), string(t.Desired.Values), string(t.Desired.Metadata),
 		string(t.Reported.Values), string(t.Reported.Metadata)); err != nil {
+		return err
+	}
+	if err := writableEvents(events); err != nil {
 		return err
 	}
 	values := []any{t.Hub, t.DeviceID, t.ModuleID, t.Version, t.ETag, string(t.Tags),
@@ -59,6 +62,9 @@ func (s *Store) WriteTwin(ctx context.Context, t signet.Twin, version int64) err
 		if err == nil && n == 0 {
 			err = signet.ErrStale
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return s.addEvents(ctx, q, events)
 	})
 }

@@ -14,9 +14,10 @@ func hubCommand() *cobra.Command {
 		Use:   "hub",
 		Short: "Manage the hubs of a server",
 		Long: `Manage the hubs of a server. Each has its own host name, CA certificates, devices, keys and telemetry,
-and nothing of one is worth anything at another. These commands take the admin token.`,
+and nothing of one is worth anything at another. These commands take the admin token; events asks for the
+rights of the hub's owner.`,
 	})
-	cmd.AddCommand(hubCreateCommand(), hubListCommand(), hubSetCommand(), hubDeleteCommand())
+	cmd.AddCommand(hubCreateCommand(), hubListCommand(), hubSetCommand(), hubEventsCommand(), hubDeleteCommand())
 	return cmd
 }
 
@@ -105,6 +106,60 @@ end them. With end, those that are past it already are over when the command ret
 		},
 	}
 	cmd.Flags().StringVar(&policy, "at-expiry", "", "keep or end")
+	return cmd
+}
+
+func hubEventsCommand() *cobra.Command {
+	var lifeCycle, twin, connection string
+	cmd := &cobra.Command{
+		Use:   "events [--life-cycle on|off] [--twin on|off] [--connection on|off]",
+		Short: "Show or say what the hub tells on its message log besides telemetry",
+		Long: `Show or say what the hub tells on its message log besides telemetry, in Azure's form; nothing unless told.
+
+  --life-cycle  devices and modules that are made and deleted
+  --twin        changes of tags, desired and reported properties
+  --connection  devices and modules that connect and disconnect
+
+Life cycle and twin events are on disk with the change that they tell of, and come at least once; connection
+events come as far as they can.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var e client.Events
+			change := false
+			for _, f := range []struct {
+				name, value string
+				to          **bool
+			}{{"life-cycle", lifeCycle, &e.LifeCycle}, {"twin", twin, &e.Twin}, {"connection", connection, &e.Connection}} {
+				if f.value == "" {
+					continue
+				}
+				if f.value != "on" && f.value != "off" {
+					return usageError{fmt.Errorf("--%s is on or off, not %q", f.name, f.value)}
+				}
+				on := f.value == "on"
+				*f.to, change = &on, true
+			}
+			c, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			if change {
+				e, err = c.SetEvents(cmd.Context(), e)
+			} else {
+				e, err = c.Events(cmd.Context())
+			}
+			if err != nil {
+				return err
+			}
+			return show(cmd, e, func(w io.Writer) {
+				word := map[bool]string{true: "on", false: "off"}
+				fmt.Fprintf(w, "life cycle\t%s\ntwin\t%s\nconnection\t%s\n", word[*e.LifeCycle], word[*e.Twin], word[*e.Connection])
+			})
+		},
+	}
+	cmd.Flags().StringVar(&lifeCycle, "life-cycle", "", "on or off")
+	cmd.Flags().StringVar(&twin, "twin", "", "on or off")
+	cmd.Flags().StringVar(&connection, "connection", "", "on or off")
 	return cmd
 }
 

@@ -15,12 +15,16 @@ import (
 
 func monitorCommand() *cobra.Command {
 	q := client.MessageQuery{Follow: true}
-	var feedback bool
+	var feedback, events bool
 	cmd := connected(&cobra.Command{
 		Use:   "monitor",
-		Short: "Read the telemetry of a hub, as it comes or from any point in time",
-		Long: `Read the telemetry of a hub: all that is kept, oldest first, and then what comes, until it is
+		Short: "Read the telemetry and events of a hub, as they come or from any point in time",
+		Long: `Read the message log of a hub: all that is kept, oldest first, and then what comes, until it is
 interrupted. With --output json each message is a line of JSON as the hub gives it.
+
+With --events it reads what the hub tells, and no telemetry: devices that are made and deleted, changes of
+twins, connections, as far as signet hub events has them on, and what is said of certificates that expire.
+--source names one or more of telemetry, lifecycle, twin, connection, other.
 
 With --feedback it reads instead how the messages sent to devices have ended. What was read is gone.`,
 		Args: noArguments,
@@ -29,8 +33,15 @@ With --feedback it reads instead how the messages sent to devices have ended. Wh
 			if err != nil {
 				return err
 			}
-			if feedback && (q.DeviceID != "" || q.From != "") {
-				return usageError{fmt.Errorf("--device and --from do not go with --feedback")}
+			if feedback && (q.DeviceID != "" || q.From != "" || q.Sources != "" || events) {
+				return usageError{fmt.Errorf("--device, --from, --source and --events do not go with --feedback")}
+			}
+			if events && q.Sources != "" {
+				return usageError{fmt.Errorf("--events is --source without telemetry: give one of them")}
+			}
+			if events {
+				q.Sources = (signet.FromAll &^ signet.FromTelemetry).String()
+				hintEvents(cmd, c)
 			}
 			if feedback {
 				return monitorFeedback(cmd, c, q.Follow)
@@ -40,9 +51,19 @@ With --feedback it reads instead how the messages sent to devices have ended. Wh
 	})
 	cmd.Flags().StringVar(&q.DeviceID, "device", "", "only of this device")
 	cmd.Flags().StringVar(&q.From, "from", "", "begin after a position, at a time (2026-01-31T12:00:00Z), or now")
+	cmd.Flags().StringVar(&q.Sources, "source", "", "only of these sources, as in twin,lifecycle")
+	cmd.Flags().BoolVar(&events, "events", false, "what the hub tells, without telemetry")
 	cmd.Flags().BoolVar(&feedback, "feedback", false, "read the feedback on messages sent to devices")
 	cmd.Flags().BoolVar(&q.Follow, "follow", true, "go on as messages come")
 	return cmd
+}
+
+// hintEvents says that there is nothing to come, to who waits for it.
+func hintEvents(cmd *cobra.Command, c *client.Client) {
+	e, err := c.Events(cmd.Context())
+	if err == nil && !*e.LifeCycle && !*e.Twin && !*e.Connection {
+		fmt.Fprintln(cmd.ErrOrStderr(), "hint: this hub tells of no devices, twins and connections: signet hub events --life-cycle on --twin on --connection on")
+	}
 }
 
 // monitor prints messages. When a stream that follows breaks, it goes on behind
@@ -116,7 +137,11 @@ func printMessage(w io.Writer, m *client.Message) error {
 		properties = append(properties, name)
 	}
 	slices.Sort(properties)
-	line := fmt.Sprintf("%s  %s  %s", m.EnqueuedTime.Format("2006-01-02 15:04:05.000Z"), signet.IdentityName(m.DeviceID, m.ModuleID), text)
+	who := signet.IdentityName(m.DeviceID, m.ModuleID)
+	if operation := m.Properties["opType"]; operation != nil && m.Source() != signet.SourceTelemetry {
+		who, properties = strings.TrimSpace(who+"  "+*operation), nil // the rest says who, when and where again
+	}
+	line := fmt.Sprintf("%s  %s  %s", m.EnqueuedTime.Format("2006-01-02 15:04:05.000Z"), who, text)
 	if len(properties) > 0 {
 		line += "  [" + strings.Join(properties, " ") + "]"
 	}

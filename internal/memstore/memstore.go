@@ -35,6 +35,8 @@ type Store struct {
 	verdicts   map[string]signet.Verdict
 	commands   []signet.Command // in order of their sequence in each queue
 	feedback   []signet.Feedback
+	events     []signet.Event
+	sequence   int64 // of the last event
 
 	enrollments map[enrollmentKey]enrollment
 	links       map[[2]string]signet.LinkedHub
@@ -120,6 +122,19 @@ func (s *Store) SetAtExpiry(_ context.Context, hub string, policy signet.ExpiryP
 	})
 }
 
+// SetEvents changes what a hub tells.
+func (s *Store) SetEvents(_ context.Context, hub string, events signet.EventSources) error {
+	return s.do("SetEvents", func() error {
+		h, ok := s.hubs[hub]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		h.Events = events
+		s.hubs[hub] = h
+		return nil
+	})
+}
+
 // DeleteHub removes a hub and all that is its own.
 func (s *Store) DeleteHub(_ context.Context, name string) error {
 	return s.do("DeleteHub", func() error {
@@ -129,6 +144,7 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		delete(s.hubs, name)
 		s.forgetCommands(func(q signet.CommandQueue) bool { return q.Hub == name })
 		s.feedback = slices.DeleteFunc(s.feedback, func(f signet.Feedback) bool { return f.Hub == name })
+		s.events = slices.DeleteFunc(s.events, func(e signet.Event) bool { return e.Hub == name })
 		for k := range s.identities {
 			if k[0] == name {
 				delete(s.identities, k)
@@ -198,13 +214,14 @@ func (s *Store) Identities(_ context.Context, hub, after string, limit int) (is 
 }
 
 // CreateIdentity adds one.
-func (s *Store) CreateIdentity(_ context.Context, i signet.Identity) error {
+func (s *Store) CreateIdentity(_ context.Context, i signet.Identity, events ...signet.Event) error {
 	return s.do("CreateIdentity", func() error {
 		key := [3]string{i.Hub, i.DeviceID, i.ModuleID}
 		if _, ok := s.identities[key]; ok {
 			return signet.ErrExists
 		}
 		s.identities[key] = i
+		s.addEvents(events)
 		return nil
 	})
 }
@@ -226,7 +243,7 @@ func (s *Store) ReplaceIdentity(_ context.Context, i signet.Identity, etag strin
 }
 
 // DeleteIdentity removes one, and a device's modules.
-func (s *Store) DeleteIdentity(_ context.Context, hub, device, module, etag string) error {
+func (s *Store) DeleteIdentity(_ context.Context, hub, device, module, etag string, events ...signet.Event) error {
 	return s.do("DeleteIdentity", func() error {
 		old, ok := s.identities[[3]string{hub, device, module}]
 		if !ok {
@@ -244,6 +261,7 @@ func (s *Store) DeleteIdentity(_ context.Context, hub, device, module, etag stri
 		s.forgetCommands(func(q signet.CommandQueue) bool {
 			return q.Hub == hub && q.DeviceID == device && (module == "" || q.ModuleID == module)
 		})
+		s.addEvents(events)
 		return nil
 	})
 }
@@ -276,7 +294,7 @@ func (s *Store) Twin(_ context.Context, hub, device, module string) (t signet.Tw
 }
 
 // WriteTwin writes a twin.
-func (s *Store) WriteTwin(_ context.Context, t signet.Twin, version int64) error {
+func (s *Store) WriteTwin(_ context.Context, t signet.Twin, version int64, events ...signet.Event) error {
 	return s.do("WriteTwin", func() error {
 		key := [3]string{t.Hub, t.DeviceID, t.ModuleID}
 		if i, ok := s.identities[key]; !ok || i.GenerationID != t.GenerationID {
@@ -286,6 +304,7 @@ func (s *Store) WriteTwin(_ context.Context, t signet.Twin, version int64) error
 			return signet.ErrStale
 		}
 		s.twins[key] = t
+		s.addEvents(events)
 		return nil
 	})
 }

@@ -84,7 +84,8 @@ func settle(ctx context.Context, s *server.Server, caFile string) error {
 			return err
 		}
 	}
-	return nil
+	_, err = s.Registry().SetEvents(ctx, "hub", signet.LifeCycleEvents|signet.TwinEvents)
+	return err
 }
 
 func name(n int) string { return fmt.Sprint("d", n) }
@@ -229,6 +230,7 @@ func TestKill(t *testing.T) {
 		t.Errorf("the twin has %d reported and %d desired; %d and %d were acknowledged", reported.N, desired.N, word.reported, word.desired)
 	}
 	checkCommands(t, s, word)
+	checkEvents(t, s, word)
 	t.Logf("%d kills: %d commands acknowledged, %d delivered", rounds, len(word.commands), len(word.delivered))
 	t.Logf("%d kills: %d messages, %d identities, %d reported and %d desired properties acknowledged, %d messages kept, %d lost",
 		rounds, len(word.messages), len(word.identities), word.reported, word.desired, len(kept), lost)
@@ -455,5 +457,57 @@ func checkCommands(t *testing.T, s *server.Server, word *acknowledged) {
 	}
 	if len(ended) == 0 {
 		t.Error("no command was completed")
+	}
+}
+
+// checkEvents: whatever was acknowledged is told of on the message log, at least
+// once, as soon as the server runs again.
+func checkEvents(t *testing.T, s *server.Server, word *acknowledged) {
+	owed := map[string]bool{}
+	for id := range word.identities {
+		owed["createDeviceIdentity "+id] = true
+	}
+	for n := range word.desired {
+		owed[fmt.Sprint("desired ", n+1)] = true
+	}
+	for n := range word.reported {
+		owed[fmt.Sprint("reported ", n+1)] = true
+	}
+	all, events, again, seen := len(owed), 0, 0, map[string]bool{}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := s.Hub().Read(ctx, "hub", hub.Start{}, true, func(_ signet.Position, m *signet.Message) bool {
+		if m.Source == signet.SourceTelemetry {
+			return true
+		}
+		events++
+		for _, p := range m.System {
+			if p.Name == "correlation-id" {
+				if seen[p.Value] {
+					again++
+				}
+				seen[p.Value] = true
+			}
+		}
+		for _, p := range m.Properties {
+			if p.Name == "opType" {
+				delete(owed, p.Value+" "+m.DeviceID)
+			}
+		}
+		var body struct {
+			Properties struct{ Desired, Reported struct{ N int } }
+		}
+		if err := json.Unmarshal(m.Body, &body); err != nil {
+			t.Error(err)
+		}
+		if m.DeviceID == name(devices) {
+			delete(owed, fmt.Sprint("desired ", body.Properties.Desired.N))
+			delete(owed, fmt.Sprint("reported ", body.Properties.Reported.N))
+		}
+		return len(owed) > 0
+	})
+	t.Logf("%d kills: %d changes that are told of, by %d events, %d of them again", rounds, all, events, again)
+	if err != nil || len(owed) > 0 || all == 0 {
+		t.Errorf("%d of %d changes that were acknowledged are not told of: %v", len(owed), all, err)
 	}
 }
