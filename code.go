@@ -126,6 +126,9 @@ const (
 	MessageMalformed    Code = "message.malformed"
 	MessageExpiry       Code = "message.expiry"
 	FilesNoStorage      Code = "files.no-storage"
+	BranchUnknown       Code = "branch.unknown"
+	BranchAmbiguous     Code = "branch.ambiguous"
+	SightingUnknown     Code = "sighting.unknown"
 
 	LimitChainBytes    Code = "limit.chain-bytes"
 	LimitConnections   Code = "limit.connections"
@@ -280,6 +283,9 @@ var Codes = []CodeInfo{
 	{FileAccess, StepIssue, "A file or folder cannot be read or written.", "Check the path and the permissions."},
 
 	{CertificateUnknown, StepRecord, "No CA certificate is registered under that name.", "List the certificates of the hub."},
+	{BranchUnknown, StepRecord, "The trust tree has no such branch.", "Look at signet tree: name a branch by its ID, or by the thumbprint or subject of its CA."},
+	{BranchAmbiguous, StepRecord, "CAs with different keys of the trust tree bear that name.", "Name one by its ID."},
+	{SightingUnknown, StepRecord, "The device has not authenticated by a certificate yet.", "Let it connect, then look again."},
 	{DistrustUnknown, StepRecord, "Nothing is distrusted under that ID.", "List what the hub distrusts."},
 	{DistrustMalformed, StepRecord, "What is to be distrusted is not said, or is not clear.", "Send the certificate in PEM and what of it to distrust, or a thumbprint, a key hash, or an issuer's key hash and a serial number."},
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},

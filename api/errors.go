@@ -66,6 +66,9 @@ var azureErrors = map[signet.Code]azureError{
 
 	"distrust":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.DistrustUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
+	signet.BranchUnknown:   {http.StatusNotFound, 404000, "GenericNotFound"},
+	"branch":               {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	"sighting":             {http.StatusNotFound, 404000, "GenericNotFound"},
 
 	"crl":             {http.StatusBadRequest, 400123, "GenericBadRequest"},
 	signet.CRLOlder:   {http.StatusConflict, 409000, "GenericConflict"},

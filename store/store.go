@@ -68,6 +68,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
+	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 )
@@ -77,6 +78,7 @@ var (
 	_ authority.Store        = (*Store)(nil)
 	_ authority.VerdictStore = (*Store)(nil)
 	_ commands.Store         = (*Store)(nil)
+	_ inventory.Store        = (*Store)(nil)
 
 	_ provisioning.EnrollmentStore = (*Store)(nil)
 )

@@ -16,7 +16,7 @@ import (
 )
 
 // Store serves registry.Store, authority.Store, authority.VerdictStore,
-// commands.Store and provisioning.EnrollmentStore.
+// commands.Store, provisioning.EnrollmentStore and inventory.Store.
 type Store struct {
 	// Before and After are asked at each operation, by the method's name; what
 	// they return is what the caller gets. Before keeps the write from
@@ -40,6 +40,9 @@ type Store struct {
 
 	enrollments map[enrollmentKey]enrollment
 	links       map[[2]string]signet.LinkedHub
+
+	branches  map[[2]string]signet.Branch
+	sightings map[[3]string]signet.Sighting
 }
 
 var (
@@ -57,7 +60,8 @@ func New() *Store {
 		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
 		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{}, answers: map[[3]string]signet.OCSPAnswer{},
 		verdicts:    map[string]signet.Verdict{},
-		enrollments: map[enrollmentKey]enrollment{}, links: map[[2]string]signet.LinkedHub{}}
+		enrollments: map[enrollmentKey]enrollment{}, links: map[[2]string]signet.LinkedHub{},
+		branches: map[[2]string]signet.Branch{}, sightings: map[[3]string]signet.Sighting{}}
 }
 
 // do runs one operation between its faults.
@@ -149,6 +153,11 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 			if k[0] == name {
 				delete(s.identities, k)
 				delete(s.twins, k)
+			}
+		}
+		for k := range s.branches {
+			if k[0] == name {
+				delete(s.branches, k)
 			}
 		}
 		for k := range s.cas {

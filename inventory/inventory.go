@@ -1,0 +1,452 @@
+// Package inventory remembers by which certification path each device last
+// authenticated, and shows the fleet as the tree that its certificates record.
+//
+// It is written behind: a connect leaves a note in memory and goes on; a second
+// later the notes are written together. What a crash loses is what was seen in
+// that second; the next connect tells it again.
+//
+// # What it may grow to
+//
+// A row for each identity that is registered, whatever the number of leaves that
+// are made for it: a new one replaces the one before. And [MaxBranches] CAs a
+// hub, [MaxBelowAnchor] below an anchor, [MaxBelow] below any other CA, at any
+// depth. So who holds one intermediate, or one anchor, cannot take the room of
+// the others. A device of a CA beyond that is counted to the nearest CA above it
+// that is kept, and it is told ([Event]). Branches that no device is under any
+// more make room. A leaf that is replaced again and again, long before its time,
+// is told of too.
+package inventory
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/signet-iot/signet"
+)
+
+// The bounds of a trust tree and of what waits to be written.
+const (
+	// MaxBranches, MaxBelowAnchor and MaxBelow bound the CAs of a hub: some hundred
+	// factories with some dozen lines each. A tree of that size is read in a tenth of
+	// a second.
+	MaxBranches    = 20_000
+	MaxBelowAnchor = 10_000
+	MaxBelow       = 2_000
+
+	// maxPending bounds the identities that were seen since the last write: four
+	// seconds of what two cores can let in. Of a storm that brings more, the next
+	// connect tells. Each holds its chain, some 5 KiB.
+	maxPending = 16_384
+	// maxRecent bounds the identities of which it is known that nothing new is to be
+	// written: some 15 MiB.
+	maxRecent = 65_536
+	// again is how old a LastSeen may grow while its device comes and goes.
+	again = 10 * time.Minute
+	// every is how often it is written.
+	every = time.Second
+	// batch is how many sightings are written in one transaction.
+	batch = 500
+	// prunePause is between two searches for branches that may go.
+	prunePause = time.Hour
+	// maxEarly is how many certificates in a row may be replaced before half of their
+	// time until it is told, and after how many more it is told again.
+	maxEarly = 10
+)
+
+// Inventory is the keeper of the trust trees. Safe for concurrent use.
+type Inventory struct {
+	store Store
+	now   func() time.Time
+	log   *slog.Logger
+	told  func(context.Context, Event)
+
+	writing  sync.Mutex // held by who writes
+	mu       sync.Mutex // never held while the store is asked
+	pending  map[identity]seen
+	left     map[identity]time.Time
+	recent   map[identity]mark
+	refusals map[[2]string]int64 // by hub and branch
+	trees    map[string]*tree    // by hub; those in it are changed by who writes alone, under mu
+	forgets  int                 // counts the calls of Forget
+
+	missed prometheus.Counter
+}
+
+type identity struct{ hub, device, module string }
+
+// seen is a sighting as the connect leaves it.
+type seen struct {
+	principal *signet.Principal
+	path      []*x509.Certificate
+	tls       string
+	remote    netip.Addr
+	at        time.Time
+}
+
+// mark is what was last written of an identity.
+type mark struct {
+	generation   string
+	leaf, issuer [32]byte // thumbprints
+	at           time.Time
+}
+
+func newMark(p *signet.Principal, at time.Time) mark {
+	return mark{p.GenerationID, p.Path[0].Thumbprint, p.Path[min(1, len(p.Path)-1)].Thumbprint, at}
+}
+
+// An Event tells of what a trust tree should not have to bear.
+type Event struct {
+	Hub  string `json:"-"`
+	Kind string `json:"-"` // "overgrown" or "churning"
+	// Branch is the CA: below which no more CAs are kept, or "" when it is the hub;
+	// or who has signed certificates that replace each other before their time.
+	Branch  string `json:"branch,omitempty"`
+	Subject string `json:"subject,omitempty"` // of that CA; for "churning", of the certificate
+	// DeviceID (and ModuleID) is the identity whose certificates they are.
+	DeviceID string `json:"deviceId,omitempty"`
+	ModuleID string `json:"moduleId,omitempty"`
+	// Count is the bound that was reached, or how many certificates have been replaced.
+	Count int64 `json:"count"`
+}
+
+// Options of an Inventory. The zero value works.
+type Options struct {
+	Now    func() time.Time
+	Logger *slog.Logger
+	// Told is called by who writes.
+	Told func(context.Context, Event)
+}
+
+// New makes an Inventory; Run writes what it is told.
+func New(store Store, o Options) *Inventory {
+	i := &Inventory{store: store, now: o.Now, log: o.Logger, told: o.Told, pending: map[identity]seen{}, left: map[identity]time.Time{},
+		recent: map[identity]mark{}, trees: map[string]*tree{}, refusals: map[[2]string]int64{},
+		missed: prometheus.NewCounter(prometheus.CounterOpts{Name: "signet_inventory_missed_total",
+			Help: "Sightings of devices that were passed over because too many came at once."})}
+	if i.now == nil {
+		i.now = time.Now
+	}
+	if i.log == nil {
+		i.log = slog.Default()
+	}
+	if i.told == nil {
+		i.told = func(context.Context, Event) {}
+	}
+	return i
+}
+
+// Describe and Collect make it a prometheus.Collector.
+func (i *Inventory) Describe(ch chan<- *prometheus.Desc) { i.missed.Describe(ch) }
+
+// Collect gives the metrics of now.
+func (i *Inventory) Collect(ch chan<- prometheus.Metric) { i.missed.Collect(ch) }
+
+// Saw notes that an identity has authenticated by a path, leaf first. It never
+// waits, and keeps the path until it is written.
+func (i *Inventory) Saw(p *signet.Principal, path []*x509.Certificate, tls string, remote netip.Addr) {
+	if len(path) == 0 || len(p.Path) != len(path) {
+		return
+	}
+	now := i.now()
+	who := identity{p.Hub, p.DeviceID, p.ModuleID}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if m, ok := i.recent[who]; ok && now.Sub(m.at) < again && m == newMark(p, m.at) {
+		return
+	}
+	if _, waits := i.pending[who]; !waits && len(i.pending) >= maxPending {
+		i.missed.Inc()
+		return
+	}
+	i.pending[who] = seen{p, path, tls, remote, now}
+}
+
+// Left notes that the session of an identity has ended. It never waits.
+func (i *Inventory) Left(p *signet.Principal) {
+	if len(p.Path) == 0 {
+		return
+	}
+	now := i.now()
+	who := identity{p.Hub, p.DeviceID, p.ModuleID}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if m, ok := i.recent[who]; ok && now.Sub(m.at) < again {
+		return
+	}
+	if _, waits := i.left[who]; waits || len(i.left) < maxPending {
+		i.left[who] = now
+	}
+}
+
+// Refused notes that a chain was refused: it is counted to the nearest CA of it
+// that the tree of the hub knows. It never waits.
+func (i *Inventory) Refused(v *signet.Verdict) {
+	if v.Hub == "" || len(v.Chain) < 2 {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	t := i.trees[v.Hub]
+	if t == nil {
+		i.trees[v.Hub] = nil // it is read with the next write
+		return
+	}
+	for _, thumbprint := range v.Chain[1:] {
+		if branch, known := t.byThumbprint[thumbprint]; known {
+			i.refusals[[2]string{v.Hub, branch}]++
+			return
+		}
+	}
+}
+
+// Run writes what it was told, every second, until ctx ends; then once more.
+func (i *Inventory) Run(ctx context.Context) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			i.Write(ctx)
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			i.Write(last)
+			return
+		}
+	}
+}
+
+// Write writes what it was told since the last time; what cannot be written is
+// tried again at the next.
+func (i *Inventory) Write(ctx context.Context) {
+	i.writing.Lock()
+	defer i.writing.Unlock()
+	i.mu.Lock()
+	all := make([]seen, 0, len(i.pending))
+	for _, s := range i.pending {
+		all = append(all, s)
+	}
+	var last News
+	for who, at := range i.left {
+		last.Left = append(last.Left, Left{who.hub, who.device, who.module, at})
+	}
+	for of, n := range i.refusals {
+		last.Refusals = append(last.Refusals, Refusals{of[0], of[1], n})
+	}
+	var unread, full []string
+	for hub, t := range i.trees {
+		switch {
+		case t == nil:
+			unread = append(unread, hub)
+		case len(t.full) > 0 && i.now().Sub(t.pruned) >= prunePause:
+			full = append(full, hub)
+		}
+	}
+	clear(i.pending)
+	clear(i.left)
+	clear(i.refusals)
+	i.mu.Unlock()
+
+	for _, hub := range full {
+		if err := i.prune(ctx, hub); err != nil {
+			i.log.Warn("branches of a trust tree that are empty could not be removed", "hub", hub, "error", err)
+		}
+	}
+	for _, hub := range unread {
+		if _, err := i.tree(ctx, hub); err != nil {
+			i.log.Warn("the trust tree of a hub could not be read", "hub", hub, "error", err)
+		}
+	}
+	for len(all) > 0 {
+		n := min(len(all), batch)
+		if err := i.write(ctx, all[:n]); err != nil {
+			i.log.Warn("how devices have authenticated could not be written; it is tried again", "devices", len(all), "error", err)
+			i.putBack(all)
+			break
+		}
+		all = all[n:]
+	}
+	if len(last.Left)+len(last.Refusals) > 0 {
+		// These are let go when they fail: a time of leaving and a count.
+		if err := i.store.Save(ctx, last); err != nil {
+			i.log.Warn("when devices have left could not be written", "devices", len(last.Left), "error", err)
+		}
+	}
+}
+
+// putBack has what could not be written wait again, behind what has come since.
+func (i *Inventory) putBack(all []seen) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, s := range all {
+		who := identity{s.principal.Hub, s.principal.DeviceID, s.principal.ModuleID}
+		if _, newer := i.pending[who]; newer {
+			continue
+		}
+		if len(i.pending) >= maxPending {
+			i.missed.Inc()
+			continue
+		}
+		i.pending[who] = s
+	}
+}
+
+// write writes some sightings in one transaction.
+func (i *Inventory) write(ctx context.Context, some []seen) error {
+	var news News
+	var events []Event
+	touched := map[string]bool{}
+	for _, s := range some {
+		hub := s.principal.Hub
+		t, err := i.tree(ctx, hub)
+		if err != nil {
+			return err
+		}
+		touched[hub] = true
+		i.mu.Lock()
+		branch, fresh, overgrown := t.place(&s)
+		i.mu.Unlock()
+		news.Branches = append(news.Branches, fresh...)
+		if overgrown != nil {
+			events = append(events, *overgrown)
+		}
+		news.Sightings = append(news.Sightings, newSighting(&s, branch))
+	}
+	alike, err := i.store.Alike(ctx, news.Sightings)
+	if err == nil {
+		for n := range news.Sightings {
+			if e := succeed(&news.Sightings[n], alike[n].Before); e != nil {
+				events = append(events, *e)
+			}
+		}
+		err = i.store.Save(ctx, news)
+	}
+	i.mu.Lock()
+	if err != nil {
+		for hub := range touched {
+			delete(i.trees, hub) // it may hold what was not kept
+		}
+		i.mu.Unlock()
+		return err
+	}
+	if len(i.recent)+len(some) > maxRecent {
+		clear(i.recent) // what is written once more harms nobody
+	}
+	for _, s := range some {
+		p := s.principal
+		i.recent[identity{p.Hub, p.DeviceID, p.ModuleID}] = newMark(p, s.at)
+	}
+	i.mu.Unlock()
+	for _, e := range events {
+		i.told(ctx, e)
+	}
+	return nil
+}
+
+// succeed takes over from what was stored of an identity, and tells if its
+// certificates follow each other too fast.
+func succeed(w, before *signet.Sighting) *Event {
+	w.Since = w.LastSeen
+	switch {
+	case before == nil:
+		return nil
+	case before.Thumbprint == w.Thumbprint:
+		w.Since, w.Previous, w.Early = before.Since, before.Previous, before.Early
+		return nil
+	}
+	w.Previous = before.Thumbprint
+	if w.LastSeen.Sub(before.Since) >= before.NotAfter.Sub(before.NotBefore)/2 {
+		return nil
+	}
+	if w.Early = before.Early + 1; w.Early%maxEarly != 0 {
+		return nil
+	}
+	return &Event{Hub: w.Hub, Kind: "churning", Branch: w.Branch, Subject: w.Subject, DeviceID: w.DeviceID, ModuleID: w.ModuleID, Count: w.Early}
+}
+
+// Forget drops what is remembered of a hub that has gone, or was made anew.
+func (i *Inventory) Forget(hub string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.forgets++
+	delete(i.trees, hub)
+	for who := range i.recent {
+		if who.hub == hub {
+			delete(i.recent, who)
+		}
+	}
+}
+
+func newSighting(s *seen, branch string) signet.Sighting {
+	p, leaf := s.principal, s.path[0]
+	w := signet.Sighting{Hub: p.Hub, DeviceID: p.DeviceID, ModuleID: p.ModuleID, GenerationID: p.GenerationID, Branch: branch,
+		SeenCertificate: certificate(leaf, p.Path[0]), DER: leaf.Raw, TLS: s.tls, FirstSeen: s.at.UTC(), LastSeen: s.at.UTC()}
+	if len(p.Path) > 1 {
+		w.IssuerKey = hex.EncodeToString(p.Path[1].Key[:])
+	}
+	if s.remote.IsValid() {
+		w.Remote = s.remote.Unmap().String()
+	}
+	return w
+}
+
+// storable has a name of a stranger's certificate be what every store can hold:
+// one that is refused would keep all that is written with it from being written.
+func storable(text string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}
+
+func certificate(c *x509.Certificate, p *signet.PathCertificate) signet.SeenCertificate {
+	return signet.SeenCertificate{
+		Thumbprint: hex.EncodeToString(p.Thumbprint[:]), Key: hex.EncodeToString(p.Key[:]), Serial: p.Serial, Subject: storable(p.Subject),
+		KeyType: keyType(c), Signature: c.SignatureAlgorithm.String(), NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC(),
+	}
+}
+
+func keyType(c *x509.Certificate) string {
+	switch k := c.PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		return "ECDSA " + k.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", k.N.BitLen())
+	case ed25519.PublicKey:
+		return "Ed25519"
+	}
+	return c.PublicKeyAlgorithm.String()
+}
+
+// Device gives how an identity last authenticated. It refuses with
+// [signet.SightingUnknown].
+func (i *Inventory) Device(ctx context.Context, hub, device, module string) (signet.Sighting, error) {
+	s, err := i.store.Sighting(ctx, hub, device, module)
+	if errors.Is(err, signet.ErrNotFound) {
+		return s, signet.Refuse(signet.SightingUnknown, "%q has not authenticated by a certificate since it was made.", signet.Clip(signet.IdentityName(device, module)))
+	}
+	return s, err
+}
+
+// Path gives a branch and those above it, the anchor last, with their
+// certificates. It refuses with [signet.BranchUnknown].
+func (i *Inventory) Path(ctx context.Context, hub, branch string) ([]signet.Branch, error) {
+	path, err := i.store.Path(ctx, hub, branch)
+	if errors.Is(err, signet.ErrNotFound) {
+		return nil, unknown(hub, branch)
+	}
+	return path, err
+}
+
+func unknown(hub, reference string) error {
+	return signet.Refuse(signet.BranchUnknown, "The trust tree of %q has no branch %q.", hub, signet.Clip(reference))
+}

@@ -1,0 +1,102 @@
+package inventory
+
+import (
+	"context"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+// Store keeps the trust trees. Its server is package store.
+//
+// Safe for concurrent use. Save is durable (fsync) when it returns nil, and
+// either wholly there or not at all.
+type Store interface {
+	// Save writes what has been seen. What belongs to a hub, an identity or a
+	// generation of it that is gone is passed over. It fails with signet.ErrNotFound
+	// when a branch of a sighting is not there, or an identity goes meanwhile.
+	Save(ctx context.Context, n News) error
+	// Alike reads, for each sighting that is about to be written, what is stored that
+	// it must be compared with, in their order.
+	Alike(ctx context.Context, sightings []signet.Sighting) ([]Alike, error)
+	// Prune removes the branches of a hub under which no identity was seen last, and
+	// says how many there were.
+	Prune(ctx context.Context, hub string) (int64, error)
+
+	// Branches lists those of a hub by ID, without counts and without DER; Refused is
+	// its own alone.
+	Branches(ctx context.Context, hub string) ([]signet.Branch, error)
+	// Populations counts the identities directly under each branch of a hub, where
+	// there are any; under "" those of certificates known by thumbprint.
+	Populations(ctx context.Context, hub string, endsBefore time.Time) (map[string]Population, error)
+	// Path gives a branch and those above it, the anchor last, whole and without
+	// counts. It fails with signet.ErrNotFound.
+	Path(ctx context.Context, hub, branch string) ([]signet.Branch, error)
+
+	// Sightings lists up to limit of a hub that pass the filter, after a place, in
+	// byte order of branch, device and module ID; of the whole hub in that of device
+	// and module ID.
+	Sightings(ctx context.Context, hub string, f Filter, after Place, limit int) ([]signet.Sighting, error)
+	// CountSightings counts those that pass the filter.
+	CountSightings(ctx context.Context, hub string, f Filter) (int64, error)
+	// Sighting reads one. It fails with signet.ErrNotFound.
+	Sighting(ctx context.Context, hub, device, module string) (signet.Sighting, error)
+}
+
+// News is what is written at a time.
+type News struct {
+	Branches  []signet.Branch   // to be added unless they are there, parents first
+	Sightings []signet.Sighting // over earlier ones of the same identity, whose FirstSeen stays
+	Left      []Left            // after the sightings
+	Refusals  []Refusals
+}
+
+// Left tells that an identity was connected until then.
+type Left struct {
+	Hub, DeviceID, ModuleID string
+	At                      time.Time
+}
+
+// Refusals are how many chains from a branch were refused since the last time.
+type Refusals struct {
+	Hub, Branch string
+	Count       int64
+}
+
+// A Population is how many identities are directly under a branch, and how many
+// of their certificates end before a time.
+type Population struct{ Devices, Expiring int64 }
+
+// MaxAlike bounds what is compared of each kind.
+const MaxAlike = 10
+
+// Alike is what a sighting is compared with, without DER; the lists hold up to
+// [MaxAlike].
+type Alike struct {
+	Before     *signet.Sighting  // the same identity; nil when it was not seen yet
+	SameKey    []signet.Sighting // other devices with the same key
+	SameSerial []signet.Sighting // other identities with the same issuer's key and serial number, and another certificate
+}
+
+// A Filter chooses sightings; what is zero does not count.
+type Filter struct {
+	// Branch takes what is at a branch or below it, [Thumbprinted] what is at none.
+	Branch string
+
+	KeyType                     string    // as [signet.SeenCertificate] writes it
+	IssuedAfter, IssuedBefore   time.Time // by the certificate's notBefore
+	ExpiresAfter, ExpiresBefore time.Time // by its notAfter
+	FirstSeenAfter              time.Time
+	FirstSeenBefore             time.Time
+	LastSeenAfter               time.Time
+	LastSeenBefore              time.Time
+
+	DER    bool // the certificate is wanted too
+	Status bool // and the identity's status
+}
+
+// Thumbprinted stands in place of a branch for certificates known by thumbprint.
+const Thumbprinted = "thumbprint"
+
+// A Place is where a page of a list ended; the zero Place is before everything.
+type Place struct{ Branch, DeviceID, ModuleID string }
