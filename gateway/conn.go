@@ -75,6 +75,7 @@ type conn struct {
 	trace    *trace.Trace
 	reader   *mqtt.Reader
 	chain    []*x509.Certificate // as presented; let go once judged
+	version  string              // of TLS
 	username username
 	topics   identity
 	silence  time.Duration // after which the device counts as lost
@@ -231,7 +232,7 @@ func (c *conn) handshake() error {
 		outcome = "resumed"
 	}
 	c.door.metrics.handshakes.WithLabelValues(outcome).Inc()
-	c.chain = state.PeerCertificates
+	c.chain, c.version = state.PeerCertificates, tls.VersionName(state.Version)
 	c.trace.Event("handshake "+outcome, slog.String("version", tls.VersionName(state.Version)),
 		slog.String("suite", tls.CipherSuiteName(state.CipherSuite)), slog.String("sni", state.ServerName),
 		slog.Int("certificates", len(c.chain)))
@@ -366,7 +367,7 @@ func (c *conn) connect(p *mqtt.Connect) (Session, *signet.Error) {
 	defer cancel()
 	session, err := c.door.waist.Connect(ctx, hub.Credentials{
 		Door: c.via, Remote: c.remote, Host: u.host, DeviceID: u.deviceID, ModuleID: u.moduleID,
-		Chain: c.chain, Token: string(p.Password),
+		Chain: c.chain, TLS: c.version, Token: string(p.Password),
 		APIVersion: signet.Clip(u.apiVersion), ModelID: signet.Clip(u.modelID), Client: signet.Clip(u.client),
 	}, c.wake)
 	return session, signet.AsError(err)

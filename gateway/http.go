@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -232,7 +233,7 @@ func (q *request) authenticate() (leave func(), err error) {
 	defer cancel()
 	q.session, err = m.waist.Authenticate(ctx, hub.Credentials{
 		Door: signet.DoorHTTPS, Remote: q.remote, Host: q.r.Host, DeviceID: q.deviceID, ModuleID: q.moduleID,
-		Chain: q.chain(), Token: q.r.Header.Get("Authorization"),
+		Chain: q.chain(), TLS: q.version(), Token: q.r.Header.Get("Authorization"),
 		APIVersion: signet.Clip(q.r.URL.Query().Get("api-version")), Client: signet.Clip(q.r.UserAgent()),
 	})
 	if err != nil {
@@ -249,6 +250,13 @@ func (q *request) chain() []*x509.Certificate {
 		return nil
 	}
 	return q.r.TLS.PeerCertificates
+}
+
+func (q *request) version() string {
+	if q.r.TLS == nil {
+		return ""
+	}
+	return tls.VersionName(q.r.TLS.Version)
 }
 
 // turns are those of an identity with a request under way.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/url"
@@ -47,7 +48,7 @@ func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
 		c.socket = t.NetConn()
 	}
 	if r.TLS != nil {
-		c.chain = r.TLS.PeerCertificates
+		c.chain, c.version = r.TLS.PeerCertificates, tls.VersionName(r.TLS.Version)
 	}
 	m.serve(c)
 	return nil

@@ -57,12 +57,24 @@ type Verdicts interface {
 	Record(signet.Verdict) (trackingID string)
 }
 
+// Inventory takes how devices have authenticated, for people to look at. Its
+// server is package inventory. It never waits and never fails.
+type Inventory interface {
+	// Saw is told of a certification path, leaf first, that let an identity in.
+	Saw(p *signet.Principal, path []*x509.Certificate, tls string, remote netip.Addr)
+	// Left is told that the session of such an identity has ended.
+	Left(p *signet.Principal)
+	// Refused is told of a verdict.
+	Refused(v *signet.Verdict)
+}
+
 // Hub is the waist. Safe for concurrent use.
 type Hub struct {
 	node      string
 	authority Authority
 	registry  Registry
 	verdicts  Verdicts
+	inventory Inventory // nil is none
 	messages  Messages
 	commands  Commands
 	now       func() time.Time
@@ -82,11 +94,12 @@ type Hub struct {
 	presence presence
 }
 
-// Options of a Hub; all but Now and Node are required.
+// Options of a Hub; all but Inventory, Now and Node are required.
 type Options struct {
 	Authority Authority
 	Registry  Registry
 	Verdicts  Verdicts
+	Inventory Inventory
 	Messages  Messages
 	Commands  Commands
 	Now       func() time.Time // the clock; time.Now when nil
@@ -98,7 +111,7 @@ func New(o Options) *Hub {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, messages: o.Messages,
+	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, inventory: o.Inventory, messages: o.Messages,
 		commands: o.Commands, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
 	h.callNumber.Store(rand.Uint64N(1 << 48))
 	h.presence.init(o.Now())
@@ -116,6 +129,7 @@ type Credentials struct {
 	// handshake has proven that it holds the leaf's key. It is judged anew at
 	// every connect, resumed handshake or not.
 	Chain []*x509.Certificate
+	TLS   string // version of TLS, as crypto/tls names it; "" when it was not spoken
 	// Token is a SAS token; where there is one, the chain does not count.
 	Token string
 
@@ -147,6 +161,7 @@ func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error)
 	if err != nil {
 		return nil, h.refused(c, err)
 	}
+	h.saw(c, j)
 	s := h.newSession(c, j, func() {})
 	s.single, s.judgedAt = true, changes
 	return s, nil
@@ -186,6 +201,9 @@ func (h *Hub) refused(c Credentials, err error) *signet.Error {
 	}
 	refusal := *e // the original may be shared
 	refusal.TrackingID = h.verdicts.Record(v)
+	if h.inventory != nil {
+		h.inventory.Refused(&v)
+	}
 	return &refusal
 }
 
@@ -213,7 +231,15 @@ func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session
 			return nil, err
 		}
 	}
+	h.saw(c, j)
 	return s, nil
+}
+
+// saw tells the inventory of a path that has let a device in.
+func (h *Hub) saw(c Credentials, j *judgement) {
+	if h.inventory != nil && len(j.path) > 0 {
+		h.inventory.Saw(&j.principal, j.path, c.TLS, c.Remote.Addr())
+	}
 }
 
 // A judgement is whom credentials belong to.

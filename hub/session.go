@@ -41,7 +41,7 @@ type Session struct {
 }
 
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
-	p := &j.principal
+	p := new(j.principal) // a copy: the judgement holds the whole path
 	s := &Session{hub: h, principal: p, method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: j.witness, wake: wake}
 	if !p.Expires.IsZero() {
 		s.expires.Store(&p.Expires)
@@ -127,6 +127,9 @@ func (s *Session) end(why error) bool {
 		return false
 	}
 	s.hub.dismiss(s)
+	if s.hub.inventory != nil {
+		s.hub.inventory.Left(s.principal)
+	}
 	s.giveUpCalls()
 	s.wake()
 	return true
@@ -316,4 +319,25 @@ func (h *Hub) Sessions(hub string) int {
 		}
 	}
 	return n
+}
+
+// Paths counts the live sessions of a hub by the CAs that they rest on; those of
+// certificates known by thumbprint by none.
+func (h *Hub) Paths(hub string) []signet.PathCount {
+	at := map[string]int{}
+	var counts []signet.PathCount
+	for _, s := range h.concerned(signet.Change{Hub: hub, Trust: true}) {
+		cas := s.principal.Path[1:]
+		id := ""
+		if len(cas) > 0 {
+			id = signet.BranchID(cas)
+		}
+		n, known := at[id]
+		if !known {
+			n, at[id] = len(counts), len(counts)
+			counts = append(counts, signet.PathCount{CAs: cas})
+		}
+		counts[n].Sessions++
+	}
+	return counts
 }
