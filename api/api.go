@@ -39,6 +39,7 @@ import (
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/trace"
 )
@@ -51,20 +52,23 @@ type Hub interface {
 	// Invoke is [hub.Hub.Invoke].
 	Invoke(ctx context.Context, hub, device, module string, i hub.Invocation) (hub.MethodResult, error)
 	Sessions(hub string) int
+	// Paths is [hub.Hub.Paths].
+	Paths(hub string) []signet.PathCount
 	// Read is [hub.Hub.Read].
 	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
 	// Explain is [hub.Hub.Explain].
 	Explain(ctx context.Context, c hub.Credentials, at time.Time) ([]*x509.Certificate, error)
 }
 
-// Deps are what an API stands on. Authority, Registry, Commands, Hub, Verdicts and
-// AdminToken are required.
+// Deps are what an API stands on. Authority, Registry, Commands, Hub, Verdicts,
+// Inventory and AdminToken are required.
 type Deps struct {
 	Authority *authority.Authority
 	Registry  *registry.Registry
 	Commands  *commands.Commands
 	Hub       Hub
 	Verdicts  *authority.VerdictLog
+	Inventory *inventory.Inventory
 	// AdminToken gives the token of the management API; it is asked at every
 	// request that shows one, so that a new token counts at once. "" fits nobody.
 	AdminToken func() string
@@ -195,6 +199,10 @@ var routes = []route{
 	{"GET", "/signet/expiring", operator(signet.RegistryRead), (*call).listExpiring},
 	{"GET", "/signet/events", operator(signet.RegistryRead), (*call).getEvents},
 	{"PATCH", "/signet/events", operator(ownerRights), (*call).patchEvents},
+	{"GET", "/signet/tree", operator(signet.RegistryRead), (*call).getTree},
+	{"GET", "/signet/tree/{branch}", operator(signet.RegistryRead), (*call).getBranch},
+	{"GET", "/signet/tree/{branch}/devices", operator(signet.RegistryRead), (*call).listBranchDevices},
+	{"GET", "/signet/sightings/{device}", operator(signet.RegistryRead), (*call).getSighting},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},

@@ -2,18 +2,23 @@ package api_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
 )
 
 // TestExchanges plays the HTTP exchanges of testdata/*.txt, one file an operation
@@ -34,6 +39,9 @@ import (
 // the server's (see newServer), or what an earlier answer held in that place. In
 // an expected text, a name that stands for nothing yet takes what is there, and
 // {{_}} takes anything. Members must be those expected, unless "…" is among them.
+//
+// CONNECT and a device ID has the device connect with the certificates leaf and
+// line, at the hub: 200, or 401 when it is refused.
 func TestExchanges(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -92,6 +100,9 @@ func (s *server) ask(t *testing.T, always http.Header, text string) *httptest.Re
 	if !ok {
 		t.Fatalf("%q is no request", first)
 	}
+	if method == "CONNECT" {
+		return s.connect(t, target)
+	}
 	r := httptest.NewRequest(method, "https://"+always.Get("Host")+target, strings.NewReader(strings.TrimSpace(body)))
 	r.Header = maps.Clone(always)
 	for line := range strings.Lines(headers) {
@@ -105,6 +116,19 @@ func (s *server) ask(t *testing.T, always http.Header, text string) *httptest.Re
 	}
 	w := httptest.NewRecorder()
 	s.handler.ServeHTTP(w, r)
+	return w
+}
+
+// connect has a device connect with the certificates leaf and line.
+func (s *server) connect(t *testing.T, device string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	_, err := s.waist.Hub.Connect(t.Context(), hub.Credentials{Door: signet.DoorMQTT, Host: "hub.example.test", DeviceID: device, TLS: "TLS 1.3",
+		Remote: netip.MustParseAddrPort("192.0.2.1:5000"), Chain: []*x509.Certificate{s.cas["leaf"].cert, s.cas["line"].cert}}, func() {})
+	if err != nil {
+		w.WriteHeader(http.StatusUnauthorized)
+	}
+	s.inventory.Write(t.Context())
 	return w
 }
 

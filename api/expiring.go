@@ -22,8 +22,7 @@ func (c *call) listExpiring() error {
 	if text := c.r.URL.Query().Get("within"); text != "" {
 		var ok bool
 		if within, ok = parseWithin(text); !ok {
-			return signet.Refuse(signet.RequestMalformed, "%q is not a time within which something expires.", signet.Clip(text)).
-				At("within", "days or hours, as in 30d or 12h", text).FixBy("Write days or hours, as in 30d or 12h.")
+			return notWithin(text)
 		}
 	}
 	list, err := c.Hub.Expiring(c.r.Context(), c.hub.Name, within)
@@ -34,6 +33,11 @@ func (c *call) listExpiring() error {
 		list = []signet.Expiring{}
 	}
 	return c.answer(http.StatusOK, map[string]any{"expiring": list})
+}
+
+func notWithin(text string) error {
+	return signet.Refuse(signet.RequestMalformed, "%q is not a time within which something expires.", signet.Clip(text)).
+		At("within", "days or hours, as in 30d or 12h", text).FixBy("Write days or hours, as in 30d or 12h.")
 }
 
 // parseWithin reads days, or what time.ParseDuration takes.

@@ -26,6 +26,7 @@ import (
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/pki"
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/store"
@@ -35,13 +36,14 @@ import (
 // server is an API over real keepers and a real database; only the devices and
 // their messages are made up.
 type server struct {
-	handler  http.Handler
-	registry *registry.Registry
-	waist    *waist
-	names    map[string]string // for exchanges: {{name}}
-	cas      map[string]*testCA
-	log      *logText
-	drain    context.CancelFunc
+	handler   http.Handler
+	registry  *registry.Registry
+	waist     *waist
+	inventory *inventory.Inventory
+	names     map[string]string // for exchanges: {{name}}
+	cas       map[string]*testCA
+	log       *logText
+	drain     context.CancelFunc
 }
 
 // logText keeps a log for a test to look at.
@@ -130,10 +132,11 @@ func newServer(t testing.TB) *server {
 	draining, drain := context.WithCancel(context.Background())
 	t.Cleanup(drain)
 	s.drain = drain
-	s.waist.Hub = hub.New(hub.Options{Authority: trust, Registry: s.registry})
+	s.inventory = inventory.New(db, inventory.Options{Logger: log})
+	s.waist.Hub = hub.New(hub.Options{Authority: trust, Registry: s.registry, Verdicts: verdicts, Inventory: s.inventory})
 	s.handler = api.New(api.Deps{
 		Draining:  draining,
-		Authority: trust, Registry: s.registry, Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts,
+		Authority: trust, Registry: s.registry, Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory,
 		AdminToken: func() string { return adminToken },
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),
 	})

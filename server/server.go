@@ -29,6 +29,7 @@ import (
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/messaging"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
@@ -45,6 +46,7 @@ type Server struct {
 	authority    *authority.Authority
 	commands     *commands.Commands
 	verdicts     *authority.VerdictLog
+	inventory    *inventory.Inventory
 	provisioning *provisioning.Provisioning
 	hub          *hub.Hub
 	relay        *hub.Relay
@@ -112,25 +114,27 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.verdicts = authority.NewVerdictLog(db, authority.VerdictOptions{Now: cfg.Now, Logger: s.log})
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
+	s.inventory = inventory.New(db, inventory.Options{Now: cfg.Now, Logger: s.log, Told: s.treeEvent})
 	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: db, Authority: s.authority, Tenants: s.registry, Now: cfg.Now})
 
 	// The waist.
 	node, _ := os.Hostname() // for people: receipts say where sessions were
 	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages,
-		Commands: s.commands, Now: cfg.Now, Node: node})
+		Commands: s.commands, Inventory: s.inventory, Now: cfg.Now, Node: node})
 	s.relay = hub.NewRelay(s.hub, db, s.log)
 	if err := errors.Join(s.firstHub(ctx), s.firstService(ctx)); err != nil {
 		return nil, err
 	}
 	s.background(s.authority.Watch) // keeps what is known of revoked certificates up to date
 	s.background(s.commands.Run)
+	s.background(s.inventory.Run)
 	s.background(s.relay.Run) // begins with what a crash has left
 	s.background(s.hub.TellConnections)
 
 	// The doors.
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	metrics.MustRegister(s.authority)
+	metrics.MustRegister(s.authority, s.inventory)
 	traces := trace.New()
 	if err := s.loadCertificate(); err != nil {
 		return nil, err
@@ -148,7 +152,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.https = &http.Server{
 		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
 			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts,
-			Commands: s.commands, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
+			Commands: s.commands, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -243,6 +247,7 @@ func (s *Server) changed(ctx context.Context, c signet.Change) {
 	}
 	signet.AddReceipt(ctx, s.hub.Apply(ctx, c))
 	if c.HubDeleted {
+		s.inventory.Forget(c.Hub)
 		if err := s.hub.Forget(context.Background(), c.Hub); err != nil {
 			s.log.Error("messages of a deleted hub could not be removed", "hub", c.Hub, "error", err)
 		}
@@ -263,6 +268,17 @@ func (s *Server) stale(ctx context.Context, c signet.StaleCRL) {
 	s.hub.Event(ctx, c.Hub, hub.Event{Source: signet.SourceStale, Operation: "stale", Schema: "revocationStaleNotification", Body: c}, func(err error) {
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("an event of a CRL that grows old is not stored", "hub", c.Hub, "error", err)
+		}
+	})
+}
+
+// treeEvent puts it on the hub's message log that its trust tree is made to grow.
+func (s *Server) treeEvent(ctx context.Context, e inventory.Event) {
+	s.log.Warn("the trust tree is made to grow", "hub", e.Hub, "kind", e.Kind, "branch", e.Branch, "subject", e.Subject,
+		"device", signet.IdentityName(e.DeviceID, e.ModuleID), "count", e.Count)
+	s.hub.Event(ctx, e.Hub, hub.Event{Source: signet.SourceTrustTree, Operation: e.Kind, Schema: "trustTreeNotification", Body: e}, func(err error) {
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("an event of the trust tree is not stored", "hub", e.Hub, "error", err)
 		}
 	})
 }
