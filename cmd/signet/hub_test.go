@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/internal/hubtest"
+	"github.com/signet-iot/signet/wire/mqtt"
 )
 
 // TestHubScript plays the stories in testdata/hub, each against a hub of its own,
@@ -48,6 +51,17 @@ func TestHubScript(t *testing.T) {
 			"receive": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(receive(ts.Value("hub").(*hubtest.Hub), args[0], signet.Disposition(args[1]), args[2]))
 			},
+			// present DEVICE FOLDER: the device connects by MQTT with the chain and key in a
+			// folder, and stays until the end of the story, or until the hub lets it go.
+			"present": func(ts *testscript.TestScript, neg bool, args []string) {
+				stop, err := present(ts.Value("hub").(*hubtest.Hub), args[0], ts.MkAbs(args[1]))
+				if neg != (err != nil) {
+					ts.Fatalf("the device is answered: %v", err)
+				}
+				if err == nil {
+					ts.Defer(stop)
+				}
+			},
 			// send DEVICE BODY [NAME=VALUE…]: telemetry of a device, acknowledged.
 			"send": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(send(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2:]))
@@ -64,6 +78,36 @@ func connectDevice(h *hubtest.Hub, device string, wake func()) (*hub.Session, er
 		return nil, err
 	}
 	return h.Hub().Connect(context.Background(), hub.Credentials{Door: signet.DoorMQTT, Host: name, DeviceID: device, Token: token}, wake)
+}
+
+func present(h *hubtest.Hub, device, folder string) (stop func(), err error) {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(folder, "chain.pem"), filepath.Join(folder, "device.key"))
+	if err != nil {
+		return nil, err
+	}
+	conn, err := tls.Dial("tcp", h.MQTTAddr(), h.ClientTLS(pair))
+	if err != nil {
+		return nil, err
+	}
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	if _, err := conn.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, ClientID: device,
+		HasUsername: true, Username: h.Config.HostName + "/" + device + "/?api-version=2021-04-12"})); err != nil {
+		return nil, err
+	}
+	p, err := mqtt.NewClientReader(conn, 1<<16).Next()
+	h.Inventory().Write(context.Background()) // what it saw, at once
+	if err != nil {
+		return nil, err
+	}
+	if ack, ok := p.(*mqtt.Connack); !ok || ack.Code != 0 {
+		return nil, fmt.Errorf("%+v", p)
+	}
+	return func() { conn.Close() }, nil
 }
 
 func answer(h *hubtest.Hub, device, status, payload string) (stop func(), err error) {

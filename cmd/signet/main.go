@@ -39,6 +39,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet serve          run the hub
   signet certificate …  register a CA and prove possession of its key
   signet device …       manage device identities
+  signet tree           show the fleet by who signed it
   signet distrust …     cut off a certificate, a key, or all that a CA has signed
   signet revocation …   say how to ask whether certificates are revoked
   signet crl …          give the hub CRLs, and see which are in force
@@ -67,6 +68,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		certificateCommand(),
 		deviceCommand(),
 		distrustCommand(),
+		treeCommand(),
 		expiringCommand(),
 		revocationCommand(),
 		crlCommand(),
