@@ -107,6 +107,8 @@ const (
 	RequestNotFound   Code = "request.not-found"
 	RequestMethod     Code = "request.method"
 
+	AuditChanged Code = "audit.changed"
+
 	CertificateUnknown  Code = "certificate.unknown"
 	DistrustUnknown     Code = "distrust.unknown"
 	DistrustMalformed   Code = "distrust.malformed"
@@ -281,6 +283,8 @@ var Codes = []CodeInfo{
 	{KeyMismatch, StepIssue, "The private key is not the one of the certificate beside it.", "Restore the key that belongs to the certificate."},
 	{FileExists, StepIssue, "A file is there already; keys and certificates are never overwritten.", "Choose another folder, or move the old files away."},
 	{FileAccess, StepIssue, "A file or folder cannot be read or written.", "Check the path and the permissions."},
+
+	{AuditChanged, StepRecord, "The audit log is not what its checkpoint was signed of.", "Compare with an earlier export; find out who can write to the database."},
 
 	{CertificateUnknown, StepRecord, "No CA certificate is registered under that name.", "List the certificates of the hub."},
 	{BranchUnknown, StepRecord, "The trust tree has no such branch.", "Look at signet tree: name a branch by its ID, or by the thumbprint or subject of its CA."},

@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -36,6 +37,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
@@ -61,7 +63,7 @@ type Hub interface {
 }
 
 // Deps are what an API stands on. Authority, Registry, Commands, Hub, Verdicts,
-// Inventory and AdminToken are required.
+// Inventory, Audit and AdminToken are required.
 type Deps struct {
 	Authority *authority.Authority
 	Registry  *registry.Registry
@@ -69,6 +71,7 @@ type Deps struct {
 	Hub       Hub
 	Verdicts  *authority.VerdictLog
 	Inventory *inventory.Inventory
+	Audit     *audit.Log
 	// AdminToken gives the token of the management API; it is asked at every
 	// request that shows one, so that a new token counts at once. "" fits nobody.
 	AdminToken func() string
@@ -203,6 +206,12 @@ var routes = []route{
 	{"GET", "/signet/tree/{branch}", operator(signet.RegistryRead), (*call).getBranch},
 	{"GET", "/signet/tree/{branch}/devices", operator(signet.RegistryRead), (*call).listBranchDevices},
 	{"GET", "/signet/sightings/{device}", operator(signet.RegistryRead), (*call).getSighting},
+	{"GET", "/signet/audit", operator(signet.RegistryRead), (*call).listAudit},
+	{"GET", "/signet/audit/log/entries", admin, (*call).listAllAudit},
+	{"GET", "/signet/audit/log/checkpoint", admin, (*call).getAuditCheckpoint},
+	{"GET", "/signet/audit/log/tile/{level}/{n}", admin, (*call).getAuditTile},
+	{"GET", "/signet/audit/log/tile/{level}/{n}/{n}", admin, (*call).getAuditTile},
+	{"GET", "/signet/audit/log/tile/{level}/{n}/{n}/{n}", admin, (*call).getAuditTile}, // to 16 million entries in parts, 256 million whole
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},
@@ -307,6 +316,8 @@ func (c *call) dispatch() error {
 			return err
 		}
 	}
+	remote, _, _ := net.SplitHostPort(c.r.RemoteAddr)
+	c.r = c.r.WithContext(signet.WithActor(c.r.Context(), signet.Actor{Name: c.by, Remote: remote}))
 	return rt.serve(c)
 }
 

@@ -65,6 +65,7 @@ var azureErrors = map[signet.Code]azureError{
 	signet.CertificateUnknown: {http.StatusNotFound, 404008, "CertificateNotFound"},
 
 	"distrust":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	"audit":                {http.StatusConflict, 409000, "GenericConflict"},
 	signet.DistrustUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
 	signet.BranchUnknown:   {http.StatusNotFound, 404000, "GenericNotFound"},
 	"branch":               {http.StatusBadRequest, 400004, "ArgumentInvalid"},

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/api"
+	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/gateway"
@@ -47,6 +48,7 @@ type Server struct {
 	commands     *commands.Commands
 	verdicts     *authority.VerdictLog
 	inventory    *inventory.Inventory
+	audit        *audit.Log
 	provisioning *provisioning.Provisioning
 	hub          *hub.Hub
 	relay        *hub.Relay
@@ -101,11 +103,14 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	s.onClose(func(context.Context) error { return messages.Close() })
 
-	// The keepers, and what they know.
-	s.registry = registry.New(db, registry.Options{Now: cfg.Now, Changed: s.changed,
+	// The keepers, and what they know. What they change is put on record first.
+	if err := s.openAudit(ctx, db); err != nil {
+		return nil, err
+	}
+	s.registry = registry.New(audit.Registry(s.audit, db), registry.Options{Now: cfg.Now, Changed: s.changed,
 		Desired: func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) },
 		Event:   func(hub string) { s.relay.Nudge(hub) }, EventsHeld: func(hub string) bool { return s.relay.Held(hub) }})
-	s.authority = authority.New(db, authority.Options{Now: cfg.Now, Changed: s.changed, Stale: s.stale, Logger: s.log})
+	s.authority = authority.New(audit.Authority(s.audit, db), authority.Options{Now: cfg.Now, Changed: s.changed, Stale: s.stale, Logger: s.log})
 	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
 		return nil, err
 	}
@@ -115,7 +120,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
 	s.inventory = inventory.New(db, inventory.Options{Now: cfg.Now, Logger: s.log, Told: s.treeEvent})
-	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: db, Authority: s.authority, Tenants: s.registry, Now: cfg.Now})
+	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: audit.Enrollments(s.audit, db), Authority: s.authority, Tenants: s.registry, Now: cfg.Now})
 
 	// The waist.
 	node, _ := os.Hostname() // for people: receipts say where sessions were
@@ -151,7 +156,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	draining, drain := context.WithCancel(context.Background())
 	s.https = &http.Server{
 		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
-			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts,
+			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts, Audit: s.audit,
 			Commands: s.commands, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),

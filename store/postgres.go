@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	maxConnections = 16
 	// maxAttempts bounds how often a change that lost a deadlock is made again.
 	maxAttempts = 5
+	// deadlockPause, times the attempt, is the most that it waits before.
+	deadlockPause = 20 * time.Millisecond
 	// writePatience bounds a change: ten times what a busy server takes.
 	writePatience = 30 * time.Second
 	// schemaLock is the advisory lock that servers take to bring up the schema one
@@ -93,6 +96,7 @@ func (e *postgresEngine) write(ctx context.Context, c change) (err error) {
 		case ok && failed.Code == "23503": // foreign_key_violation
 			return signet.ErrNotFound
 		case ok && failed.Code == "40P01" && attempt < maxAttempts: // deadlock_detected
+			time.Sleep(rand.N(time.Duration(attempt) * deadlockPause)) // else the two meet again
 			continue
 		}
 		return err

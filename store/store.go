@@ -1,7 +1,8 @@
-// Package store keeps hubs, identities, CA certificates, verdicts, commands and
-// enrollments in SQLite or PostgreSQL. It serves [registry.Store], [authority.Store],
-// [authority.VerdictStore], [commands.Store] and [provisioning.EnrollmentStore]; it
-// keeps their promises and knows none of their rules. All SQL of the house is here.
+// Package store keeps hubs, identities, CA certificates, verdicts, commands,
+// enrollments and the audit log in SQLite or PostgreSQL. It serves
+// [registry.Store], [authority.Store], [authority.VerdictStore], [commands.Store],
+// [provisioning.EnrollmentStore] and [audit.Store]; it keeps their promises and
+// knows none of their rules. All SQL of the house is here.
 //
 // There is one body of SQL, a file for each kind of record, and one schema, in
 // schema/. What SQLite and PostgreSQL do not share is small: three
@@ -66,6 +67,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/inventory"
@@ -79,6 +81,7 @@ var (
 	_ authority.VerdictStore = (*Store)(nil)
 	_ commands.Store         = (*Store)(nil)
 	_ inventory.Store        = (*Store)(nil)
+	_ audit.Store            = (*Store)(nil)
 
 	_ provisioning.EnrollmentStore = (*Store)(nil)
 )

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/store"
 )
@@ -514,6 +516,39 @@ var promises = []struct {
 		ok(t, s.DeleteHub(t.Context(), "east"))
 		ok(t, s.CreateHub(t.Context(), hub("east")))
 		same(t, answers(""), []signet.OCSPAnswer{elsewhere})
+	}},
+	{"the audit log grows at its end alone, and outlives hubs", func(t *testing.T, s *store.Store) {
+		record := func(n int64, hub string) audit.Record {
+			return audit.Record{Index: n, Hub: hub, Text: fmt.Appendf(nil, "{\"n\":%d,\"of\":\"ü\"}", n)}
+		}
+		tile := func(level int, number int64, width int) audit.Tile {
+			return audit.Tile{Level: level, Number: number, Hashes: bytes.Repeat([]byte{byte(level), 0xff}, 16*width)}
+		}
+		edge, err := s.AuditTiles(t.Context())
+		ok(t, err)
+		same(t, len(edge), 0)
+		ok(t, s.AppendAudit(t.Context(), 0, []audit.Record{record(0, ""), record(1, "east")}, []audit.Tile{tile(0, 0, 2)}))
+		fails(t, s.AppendAudit(t.Context(), 1, []audit.Record{record(1, "west")}, []audit.Tile{tile(0, 0, 9)}), signet.ErrExists)
+		same(t, signet.CodeOf(s.AppendAudit(t.Context(), 2, []audit.Record{record(2, "west"), {Hub: "a\x00"}}, nil)), signet.RequestMalformed)
+		ok(t, s.AppendAudit(t.Context(), 2, []audit.Record{record(2, "west"), record(3, "east")}, []audit.Tile{tile(0, 0, 4), tile(1, 0, 1), tile(0, 1, 1)}))
+		edge, err = s.AuditTiles(t.Context())
+		ok(t, err)
+		same(t, edge, []audit.Tile{tile(0, 1, 1), tile(1, 0, 1)})
+		one, err := s.AuditTile(t.Context(), 0, 0)
+		ok(t, err)
+		same(t, one, tile(0, 0, 4))
+		_, err = s.AuditTile(t.Context(), 0, 2)
+		fails(t, err, signet.ErrNotFound)
+		some, err := s.AuditRecords(t.Context(), 1, 2)
+		ok(t, err)
+		same(t, some, []audit.Record{record(1, "east"), record(2, "west")})
+		ok(t, s.DeleteHub(t.Context(), "east"))
+		of, err := s.HubAuditRecords(t.Context(), "east", false, 1<<62, 9)
+		ok(t, err)
+		same(t, of, []audit.Record{record(3, "east"), record(1, "east")})
+		of, err = s.HubAuditRecords(t.Context(), "", true, 2, 1)
+		ok(t, err)
+		same(t, of, []audit.Record{record(1, "east")})
 	}},
 	{"with a hub goes all that bears its name, and nothing comes after", func(t *testing.T, s *store.Store) {
 		for _, h := range []string{"east", "west"} {

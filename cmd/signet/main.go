@@ -47,7 +47,8 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet monitor        read telemetry
   signet explain        say why a chain would be accepted or refused
   signet verdicts       say why devices were refused
-  signet bench          measure a hub under a load of devices`,
+  signet bench          measure a hub under a load of devices
+  signet audit …        say who did what`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -76,6 +77,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		monitorCommand(),
 		explainCommand(),
 		verdictsCommand(),
+		auditCommand(),
 		benchCommand(),
 		versionCommand(),
 	)

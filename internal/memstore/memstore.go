@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/registry"
 )
@@ -43,6 +44,8 @@ type Store struct {
 
 	branches  map[[2]string]signet.Branch
 	sightings map[[3]string]signet.Sighting
+	acts      []audit.Record
+	tiles     [][]audit.Tile // by level and number
 }
 
 var (
