@@ -1,14 +1,17 @@
-// Package api is the back end's front door, three APIs on one HTTPS address:
+// Package api is the back end's front door, four APIs on one HTTPS address:
 //
 //   - the service API of Azure IoT Hub (device registry, statistics), for the
 //     hub whose host name the request names, by SAS token of a shared access
 //     policy;
 //   - the management API of Azure for hubs and their CA certificates, under
 //     /subscriptions/ and any host name, by the admin token;
+//   - the service API of Azure's provisioning service (enrollments, registrations),
+//     for the service whose host name the request names, or the only one, and its
+//     management API beside that of hubs;
 //   - Signet's own under /signet/: telemetry, verdicts, explanations, distrust, hubs.
 //
 // The table routes lists all that is served. A refusal has the form that the
-// clients of each API understand, and in all three a member "signet" that holds
+// clients of each API understand, and in all of them a member "signet" that holds
 // the whole [signet.Error]: code, sentence, fix and tracking ID.
 //
 // Bodies are JSON in UTF-8, as encoding/json reads it: names are matched without
@@ -42,6 +45,7 @@ import (
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
+	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/trace"
 )
@@ -62,16 +66,17 @@ type Hub interface {
 	Explain(ctx context.Context, c hub.Credentials, at time.Time) ([]*x509.Certificate, error)
 }
 
-// Deps are what an API stands on. Authority, Registry, Commands, Hub, Verdicts,
-// Inventory, Audit and AdminToken are required.
+// Deps are what an API stands on. Authority, Registry, Provisioning, Commands, Hub,
+// Verdicts, Inventory, Audit and AdminToken are required.
 type Deps struct {
-	Authority *authority.Authority
-	Registry  *registry.Registry
-	Commands  *commands.Commands
-	Hub       Hub
-	Verdicts  *authority.VerdictLog
-	Inventory *inventory.Inventory
-	Audit     *audit.Log
+	Authority    *authority.Authority
+	Registry     *registry.Registry
+	Provisioning *provisioning.Provisioning
+	Commands     *commands.Commands
+	Hub          Hub
+	Verdicts     *authority.VerdictLog
+	Inventory    *inventory.Inventory
+	Audit        *audit.Log
 	// AdminToken gives the token of the management API; it is asked at every
 	// request that shows one, so that a new token counts at once. "" fits nobody.
 	AdminToken func() string
@@ -120,11 +125,12 @@ func New(d Deps) http.Handler {
 	return a
 }
 
-// A dialect is one of the three APIs: how its refusals are written.
+// A dialect is one of the APIs: how its refusals are written.
 type dialect string
 
 const (
 	service    dialect = "service"
+	enrolling  dialect = "provisioning"
 	management dialect = "management"
 	own        dialect = "signet"
 )
@@ -142,6 +148,11 @@ const (
 	group        = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Devices/IotHubs"
 	oneHub       = group + "/{hub}"
 	certificate  = oneHub + "/certificates/{certificate}"
+
+	serviceSubscription = "/subscriptions/{subscription}/providers/Microsoft.Devices/provisioningServices"
+	serviceGroup        = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Devices/provisioningServices"
+	oneService          = serviceGroup + "/{service}"
+	serviceCertificate  = oneService + "/certificates/{certificate}"
 )
 
 // routes is everything that is served; the first that fits is taken.
@@ -185,6 +196,34 @@ var routes = []route{
 	{"POST", certificate + "/generateVerificationCode", owner, (*call).generateVerificationCode},
 	{"POST", certificate + "/verify", owner, (*call).verifyCertificate},
 
+	// The service API of provisioning: 2021-10-01.
+	{"POST", "/enrollments", enroller(signet.EnrollmentWrite), (*call).bulkEnrollments},
+	{"POST", "/enrollments/query", enroller(signet.EnrollmentRead), (*call).queryEnrollments},
+	{"GET", "/enrollments/{enrollment}", enroller(signet.EnrollmentRead), (*call).getEnrollment},
+	{"PUT", "/enrollments/{enrollment}", enroller(signet.EnrollmentWrite), (*call).putEnrollment},
+	{"DELETE", "/enrollments/{enrollment}", enroller(signet.EnrollmentWrite), (*call).deleteEnrollment},
+	{"POST", "/enrollments/{enrollment}/attestationmechanism", enroller(signet.EnrollmentWrite), (*call).getAttestation},
+	{"POST", "/enrollmentGroups", enroller(signet.EnrollmentWrite), (*call).bulkEnrollments},
+	{"POST", "/enrollmentGroups/query", enroller(signet.EnrollmentRead), (*call).queryEnrollments},
+	{"GET", "/enrollmentGroups/{enrollment}", enroller(signet.EnrollmentRead), (*call).getEnrollment},
+	{"PUT", "/enrollmentGroups/{enrollment}", enroller(signet.EnrollmentWrite), (*call).putEnrollment},
+	{"DELETE", "/enrollmentGroups/{enrollment}", enroller(signet.EnrollmentWrite), (*call).deleteEnrollment},
+	{"POST", "/enrollmentGroups/{enrollment}/attestationmechanism", enroller(signet.EnrollmentWrite), (*call).getAttestation},
+
+	// Its management API: Microsoft.Devices/provisioningServices, iotdps.json.
+	{"GET", serviceSubscription, serviceOwner, (*call).listServices},
+	{"GET", serviceGroup, serviceOwner, (*call).listServices},
+	{"GET", oneService, serviceOwner, (*call).getService},
+	{"PUT", oneService, serviceOwner, (*call).putService},
+	{"POST", oneService + "/listkeys", admin, (*call).listKeys},
+	{"POST", oneService + "/keys/{policy}/listkeys", admin, (*call).getKey},
+	{"GET", oneService + "/certificates", serviceOwner, (*call).listCertificates},
+	{"GET", serviceCertificate, serviceOwner, (*call).getCertificate},
+	{"PUT", serviceCertificate, serviceOwner, (*call).putCertificate},
+	{"DELETE", serviceCertificate, serviceOwner, (*call).deleteCertificate},
+	{"POST", serviceCertificate + "/generateVerificationCode", serviceOwner, (*call).generateVerificationCode},
+	{"POST", serviceCertificate + "/verify", serviceOwner, (*call).verifyCertificate},
+
 	// Signet's own.
 	{"GET", "/signet/messages", operator(signet.ServiceConnect), (*call).readMessages},
 	{"POST", "/signet/commands", operator(signet.ServiceConnect), (*call).sendCommand},
@@ -227,7 +266,7 @@ type call struct {
 	dialect dialect
 	path    []string          // decoded segments
 	args    map[string]string // the {names} of the route
-	hub     signet.Hub        // the one that is meant; set by allow
+	hub     signet.Hub        // the one that is meant, or the provisioning service; set by allow
 	expires time.Time         // when the caller's token ends; zero is never
 	by      string            // the policy whose token the caller showed, or "admin"
 	trace   *trace.Trace
@@ -360,7 +399,7 @@ func match(pattern string, path []string) (args map[string]string, ok bool) {
 func (c *call) notServed() error {
 	if len(c.path) > 0 {
 		switch first := strings.ToLower(c.path[0]); first {
-		case "devices", "twins", "digitaltwins", "jobs", "configurations", "messages", "subscriptions":
+		case "devices", "twins", "digitaltwins", "jobs", "configurations", "messages", "enrollments", "enrollmentgroups", "registrations", "subscriptions":
 			return signet.Refuse(signet.RequestNotFound, "%s %s is not served yet.", signet.Clip(c.r.Method), signet.Clip(c.r.URL.Path))
 		}
 	}
@@ -387,6 +426,8 @@ func dialectOf(path []string) dialect {
 			return management
 		case "signet":
 			return own
+		case "enrollments", "enrollmentgroups", "registrations":
+			return enrolling
 		}
 	}
 	return service
@@ -508,7 +549,12 @@ func (c *call) ifMatch() string {
 	if len(values) == 0 {
 		return ""
 	}
-	tag := strings.TrimSpace(values[0])
+	return etag(values[0])
+}
+
+// etag gives an etag without quotes, as [call.ifMatch] does.
+func etag(text string) string {
+	tag := strings.TrimSpace(text)
 	if n := len(tag); n >= 2 && tag[0] == '"' && tag[n-1] == '"' {
 		tag = tag[1 : n-1]
 	}

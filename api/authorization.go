@@ -22,17 +22,48 @@ func policy(right signet.Rights) func(*call) error {
 	}
 }
 
-// admin lets in the holder of the admin token; the hub is the one in the path.
+// enroller lets in who holds a key of a policy of a provisioning service with
+// the right.
+func enroller(right signet.Rights) func(*call) error {
+	return func(c *call) (err error) {
+		if c.hub, err = c.Registry.ServiceByHost(c.r.Host); err != nil {
+			return err
+		}
+		return c.checkSAS(right)
+	}
+}
+
+// admin lets in the holder of the admin token; the hub, or the provisioning
+// service, is the one in the path.
 func admin(c *call) error { return c.admit("") }
 
 func (c *call) admit(besides string) (err error) {
 	if err := c.checkBearer(besides); err != nil {
 		return err
 	}
-	if name, ok := c.args["hub"]; ok && c.dialect == management {
-		c.hub, err = c.Registry.HubByName(name)
+	if c.dialect == management && c.args["hub"]+c.args["service"] != "" {
+		c.hub, err = c.named()
 	}
 	return err
+}
+
+// named finds the hub, or the provisioning service, that the path names: neither
+// goes by the other's path.
+func (c *call) named() (signet.Hub, error) {
+	name, provisions := c.args["hub"], false
+	if name == "" {
+		name, provisions = c.args["service"], true
+	}
+	h, err := c.Registry.HubByName(name)
+	switch {
+	case err != nil:
+		return signet.Hub{}, err
+	case provisions && !h.Provisions():
+		return signet.Hub{}, signet.Refuse(signet.HubUnknown, "%q is a hub, and no provisioning service.", h.Name)
+	case !provisions && h.Provisions():
+		return signet.Hub{}, signet.Refuse(signet.HubUnknown, "%q is a provisioning service, and no hub.", h.Name)
+	}
+	return h, nil
 }
 
 // owner lets in the admin, and at a hub of its own who holds a key of a policy
@@ -42,15 +73,28 @@ func owner(c *call) error {
 	if !c.showsSAS() {
 		return c.admit(", or a SAS token of the hub's owner")
 	}
-	name, inPath := c.args["hub"]
-	if inPath {
+	if c.args["hub"] != "" {
 		// No hub, no policy, no signature that fits: a name that is not there is
 		// refused as a wrong key is.
-		c.hub, _ = c.Registry.HubByName(name)
+		c.hub, _ = c.named()
 	} else {
 		c.hub, _ = c.Registry.HubByHost(c.r.Host)
 	}
 	return c.checkSAS(ownerRights)
+}
+
+// serviceOwner is owner at a provisioning service, whose policy that is which may
+// configure it.
+func serviceOwner(c *call) error {
+	if !c.showsSAS() {
+		return c.admit(", or a SAS token of the provisioning service's owner")
+	}
+	if c.args["service"] != "" {
+		c.hub, _ = c.named()
+	} else {
+		c.hub, _ = c.Registry.ServiceByHost(c.r.Host)
+	}
+	return c.checkSAS(signet.ServiceConfig)
 }
 
 // operator lets in the admin, at any hub (named by ?hub= or by the host), and
@@ -122,10 +166,12 @@ func (c *call) checkSAS(right signet.Rights) error {
 		return signet.Refuse(signet.TokenSignature, "The SAS token is not signed with a key of a shared access policy of this hub.")
 	}
 	resource := ""
-	if c.dialect == service {
+	if c.dialect == service || c.dialect == enrolling {
 		resource = strings.Join(c.path, "/")
 	}
-	if !token.Covers(c.hub.HostName, resource) {
+	// A provisioning service is called by any name of the server, and its key is good
+	// for itself alone.
+	if !token.Covers(c.hub.HostName, resource) && !(c.hub.Provisions() && token.Covers(signet.HostOnly(c.r.Host), resource)) {
 		return signet.Refuse(signet.TokenAudience, "The SAS token is for %q.", signet.Clip(token.Resource)).
 			At("sr", c.hub.HostName, token.Resource)
 	}

@@ -117,6 +117,16 @@ func azureErrorOf(code signet.Code) azureError {
 	return azureErrors["internal"]
 }
 
+// enrollingErrorOf is azureErrorOf at a provisioning service, which has a number of
+// its own for what is stale.
+func enrollingErrorOf(code signet.Code) azureError {
+	e := azureErrorOf(code)
+	if code == signet.ETagStale {
+		e.number = 409203
+	}
+	return e
+}
+
 // serviceError is the error of the service API. Clients split Message at ";" and
 // ":"; the symbolic name must be there and in the header iothub-errorcode.
 type serviceError struct {
@@ -133,6 +143,15 @@ type managementError struct {
 	Message        string        `json:"message"`
 	Details        string        `json:"details"`
 	Signet         *signet.Error `json:"signet"`
+}
+
+// enrollingError is ProvisioningServiceErrorDetails.
+type enrollingError struct {
+	ErrorCode    int           `json:"errorCode"`
+	TrackingID   string        `json:"trackingId"`
+	Message      string        `json:"message"`
+	TimestampUTC string        `json:"timestampUtc"`
+	Signet       *signet.Error `json:"signet"`
 }
 
 type ownError struct {
@@ -184,6 +203,10 @@ func (c *call) refuse(err error) {
 		}
 	case own:
 		body = ownError{&e}
+	case enrolling:
+		azure = enrollingErrorOf(e.Code)
+		c.w.Header().Set("X-Ms-Error-Code", fmt.Sprint(azure.number))
+		body = enrollingError{azure.number, e.TrackingID, e.Message, azureTime(now), &e}
 	default:
 		c.w.Header().Set("Iothub-Errorcode", azure.name)
 		if e.Code.Info().Step == signet.StepMethod {

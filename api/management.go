@@ -47,7 +47,7 @@ type roleLocation struct {
 func (c *call) resourceJSON(h signet.Hub) resourceJSON {
 	sum := sha256.Sum256([]byte(h.Name + h.HostName + h.Created.String()))
 	r := resourceJSON{
-		ID: c.resourceID(h), Name: h.Name, Type: "Microsoft.Devices/IotHubs",
+		ID: c.resourceID(h), Name: h.Name, Type: resourceType(h),
 		Location: location, Tags: map[string]string{}, ETag: base64.StdEncoding.EncodeToString(sum[:9]),
 		SubscriptionID: c.args["subscription"], ResourceGroup: c.group(),
 	}
@@ -58,10 +58,17 @@ func (c *call) resourceJSON(h signet.Hub) resourceJSON {
 	return r
 }
 
-// resourceID is the path of a hub in the subscription and group that the caller
+// resourceID is the path of a hub, or a provisioning service, in the subscription and group that the caller
 // names: any are taken, so that scripts need no change.
 func (c *call) resourceID(h signet.Hub) string {
-	return "/subscriptions/" + c.args["subscription"] + "/resourceGroups/" + c.group() + "/providers/Microsoft.Devices/IotHubs/" + h.Name
+	return "/subscriptions/" + c.args["subscription"] + "/resourceGroups/" + c.group() + "/providers/" + resourceType(h) + "/" + h.Name
+}
+
+func resourceType(h signet.Hub) string {
+	if h.Provisions() {
+		return "Microsoft.Devices/provisioningServices"
+	}
+	return "Microsoft.Devices/IotHubs"
 }
 
 func (c *call) group() string {
@@ -112,7 +119,7 @@ func (c *call) getKey() error {
 			return c.answer(http.StatusOK, newKeyJSON(p))
 		}
 	}
-	return signet.Refuse(signet.RequestNotFound, "The hub has no policy %q.", signet.Clip(c.args["policy"]))
+	return signet.Refuse(signet.RequestNotFound, "There is no policy %q.", signet.Clip(c.args["policy"]))
 }
 
 // certificateJSON is a CertificateDescription, and with a verification code a
@@ -139,7 +146,7 @@ type certificatePropertiesJSON struct {
 
 func (c *call) certificateJSON(ca signet.CACertificate) certificateJSON {
 	return certificateJSON{
-		ID: c.resourceID(c.hub) + "/certificates/" + ca.Name, Name: ca.Name, Type: "Microsoft.Devices/IotHubs/Certificates", ETag: ca.ETag,
+		ID: c.resourceID(c.hub) + "/certificates/" + ca.Name, Name: ca.Name, Type: resourceType(c.hub) + "/Certificates", ETag: ca.ETag,
 		Properties: certificatePropertiesJSON{
 			Subject: ca.Subject, Expiry: ca.NotAfter.UTC().Format(http.TimeFormat), Thumbprint: ca.Thumbprint, IsVerified: ca.Verified,
 			Created: ca.Created.UTC().Format(http.TimeFormat), Updated: ca.Updated.UTC().Format(http.TimeFormat),
@@ -200,7 +207,8 @@ func (c *call) readUpload() (certificate string, verified bool, err error) {
 	return certificate, verified, nil
 }
 
-// PUT registers: 201 when the name is new, 200 when it was there.
+// PUT registers: 201 when the name is new, 200 when it was there, and always at a
+// provisioning service.
 func (c *call) putCertificate() error {
 	upload, verified, err := c.readUpload()
 	if err != nil {
@@ -210,7 +218,7 @@ func (c *call) putCertificate() error {
 	if err != nil {
 		return err
 	}
-	if created {
+	if created && !c.hub.Provisions() {
 		return c.answerCertificate(http.StatusCreated, ca)
 	}
 	return c.answerCertificate(http.StatusOK, ca)

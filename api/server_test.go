@@ -28,6 +28,7 @@ import (
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/pki"
+	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/store"
 	"github.com/signet-iot/signet/trace"
@@ -77,6 +78,11 @@ const adminToken = "the-admin-token-of-this-test"
 //	                        an owner's token that has expired, that another key
 //	                        signed, and of a policy that is not there
 //	elsewhere               an owner's token for another host
+//	dps, dps2               tokens of the owners of two provisioning services, dps at
+//	                        dps.example.test and dps2 at dps2.example.test
+//	dps expired, dps enrollments
+//	                        one that has expired, and one for /enrollments alone
+//	dps scope               its ID scope
 //	pem CERT, base64 pem CERT, base64 der CERT, thumbprint CERT
 //	                        of the certificates root, line (a CA below root),
 //	                        leaf (a device "press-17" below line), expired
@@ -120,6 +126,17 @@ func newServer(t testing.TB) *server {
 		}
 	}
 	s.names["admin"] = "Bearer " + adminToken
+	for _, name := range []string{"dps", "dps2"} {
+		h, err := s.registry.CreateService(ctx, name, name+".example.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner := h.Policies[0]
+		s.names[name] = sign(t, h.HostName, owner.Name, owner.PrimaryKey, time.Hour)
+		s.names[name+" expired"] = sign(t, h.HostName, owner.Name, owner.PrimaryKey, -time.Hour)
+		s.names[name+" enrollments"] = sign(t, h.HostName+"/enrollments", owner.Name, owner.PrimaryKey, time.Hour)
+		s.names[name+" scope"] = h.IDScope
+	}
 
 	now := time.Now()
 	root := newCA(t, "Acme Root", nil, nil)
@@ -136,7 +153,8 @@ func newServer(t testing.TB) *server {
 	s.waist.Hub = hub.New(hub.Options{Authority: trust, Registry: s.registry, Verdicts: verdicts, Inventory: s.inventory})
 	s.handler = api.New(api.Deps{
 		Draining:  draining,
-		Authority: trust, Registry: s.registry, Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory,
+		Authority: trust, Registry: s.registry,
+		Provisioning: provisioning.New(provisioning.Deps{Enrollments: db, Authority: trust, Tenants: s.registry}), Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory,
 		AdminToken: func() string { return adminToken },
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),
 	})

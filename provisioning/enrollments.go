@@ -237,12 +237,9 @@ func (p *Provisioning) settleLeaves(e *signet.Enrollment, old *signet.Attestatio
 			return signet.Refuse(signet.UploadMalformed, "The certificate of the device cannot be read.")
 		}
 		cn, err := pki.CommonName(c)
-		if err != nil {
-			return err
-		}
-		if signet.FoldRegistrationID(cn) != signet.FoldRegistrationID(e.ID) {
-			return signet.Refuse(signet.IdentityCNMismatch, "The enrollment is for %q, and its certificate for %q.", e.ID, signet.Clip(cn)).
-				At("subject CN", e.ID, cn).Of(pki.Reference(c, pki.NotPresented)).
+		if err != nil || signet.FoldRegistrationID(cn) != signet.FoldRegistrationID(e.ID) {
+			return signet.Refuse(signet.EnrollmentMalformed, "The enrollment is for %q, and its certificate for %q.", e.ID, signet.Clip(c.Subject.CommonName)).
+				At("subject CN", "exactly one, "+e.ID, c.Subject.CommonName).Of(pki.Reference(c, pki.NotPresented)).
 				FixBy("Issue the certificate with CN = registration ID.")
 		}
 		if bytes.Equal(der, old.Primary) || bytes.Equal(der, old.Secondary) {

@@ -143,7 +143,7 @@ func TestEnrollmentRefused(t *testing.T) {
 		"no certificate":           {func(e *signet.Enrollment) { e.Attestation.Primary = nil }, signet.EnrollmentMalformed, "attestation.x509.clientCertificates"},
 		"a device's CA reference":  {func(e *signet.Enrollment) { e.Attestation.PrimaryCA = "acme" }, signet.EnrollmentMalformed, "attestation.x509.caReferences"},
 		"rubbish":                  {func(e *signet.Enrollment) { e.Attestation.Secondary = []byte("rubbish") }, signet.UploadMalformed, ""},
-		"another's certificate":    {func(e *signet.Enrollment) { e.ID = "press-18" }, signet.IdentityCNMismatch, "subject CN"},
+		"another's certificate":    {func(e *signet.Enrollment) { e.ID = "press-18" }, signet.EnrollmentMalformed, "subject CN"},
 		"a leaf as signer":         {func(e *signet.Enrollment) { e.Group = true }, signet.UploadNotACA, "basicConstraints"},
 		"no signer":                {func(e *signet.Enrollment) { e.Group, e.Attestation.Primary = true, nil }, signet.EnrollmentMalformed, "attestation.x509"},
 		"both kinds of signer":     {func(e *signet.Enrollment) { e.Group, e.Attestation.PrimaryCA = true, "acme" }, signet.EnrollmentMalformed, "attestation.x509"},

@@ -156,7 +156,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	draining, drain := context.WithCancel(context.Background())
 	s.https = &http.Server{
 		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
-			Authority: s.authority, Registry: s.registry, Hub: s.hub, Verdicts: s.verdicts, Audit: s.audit,
+			Authority: s.authority, Registry: s.registry, Provisioning: s.provisioning, Hub: s.hub, Verdicts: s.verdicts, Audit: s.audit,
 			Commands: s.commands, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
