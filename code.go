@@ -89,11 +89,21 @@ const (
 	SourceForbidden   Code = "source.forbidden"
 
 	CSRMalformed  Code = "csr.malformed"
+	CSRName       Code = "csr.name"
+	CSRForbidden  Code = "csr.forbidden"
+	CSRKeyType    Code = "csr.key-type"
+	CSRKeyUsed    Code = "csr.key-used"
+	CSRReplayed   Code = "csr.replayed"
 	KeyMalformed  Code = "key.malformed"
 	KeyPassphrase Code = "key.passphrase"
 	KeyMismatch   Code = "key.mismatch"
 	FileExists    Code = "file.exists"
 	FileAccess    Code = "file.access"
+
+	IssuancePolicyUnknown  Code = "issuance.policy-unknown"
+	IssuanceNotHere        Code = "issuance.not-here"
+	IssuancePending        Code = "issuance.pending"
+	IssuanceNothingPending Code = "issuance.nothing-pending"
 
 	TokenNone      Code = "token.none"
 	TokenMalformed Code = "token.malformed"
@@ -148,6 +158,7 @@ const (
 	LimitQueue         Code = "limit.queue"
 	LimitEnrollments   Code = "limit.enrollments"
 	LimitLinks         Code = "limit.linked-hubs"
+	LimitIssuance      Code = "limit.issuance"
 
 	TwinMalformed Code = "twin.malformed"
 
@@ -160,6 +171,7 @@ const (
 	SessionClosed    Code = "session.closed"
 
 	SessionCertificateExpired Code = "session.certificate-expired"
+	SessionRenewOnly          Code = "session.renew-only"
 
 	Unavailable Code = "internal.unavailable"
 	Internal    Code = "internal.error"
@@ -190,6 +202,7 @@ var Codes = []CodeInfo{
 	{LimitEnrollments, StepLimit, "The provisioning service already holds as many enrollments of the kind as it may.", "Delete enrollments that are no longer needed, or enrol devices by a group."},
 	{LimitLinks, StepLimit, "As many hubs are linked to the provisioning service as may be.", "Unlink a hub that is no longer given to devices."},
 	{LimitCRLs, StepLimit, "The hub already holds as many CRLs, or as many bytes of them, as it may.", "Delete a CRL that is no longer needed."},
+	{LimitIssuance, StepLimit, "The device has been issued as many certificates as it may in an hour.", "Let the device keep its certificate, and renew it when most of its time is over."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
 	{LimitDistrusts, StepLimit, "The hub already distrusts as many certificates and keys as it may.", "Distrust the CA above them, or lift what has expired."},
 
@@ -278,6 +291,15 @@ var Codes = []CodeInfo{
 	{SourceForbidden, StepRevocation, "The hub does not go to that address: it is private, or of another scheme than http and https.", "Have the server's admin set the policy with private addresses allowed, or upload the CRL."},
 
 	{CSRMalformed, StepIssue, "The file is not a certificate signing request, or its signature does not fit.", "Make it anew on the device: openssl req -new -key device.key -subj /CN=ID"},
+	{CSRName, StepIssue, "The common name of the certificate signing request is not the ID of the device.", "Make the request with CN = device ID, byte for byte."},
+	{CSRForbidden, StepIssue, "The certificate signing request asks for the powers of a CA.", "Make it without basicConstraints CA:TRUE and without the key usages keyCertSign and cRLSign; other wishes are passed over."},
+	{CSRKeyType, StepIssue, "The issuance policy issues no certificates for keys of that kind.", "Make a key of a kind that the policy takes: signet issuance policies"},
+	{CSRKeyUsed, StepIssue, "The key of the certificate signing request belongs to another device, or to a CA.", "Make a new key on the device: no two devices share one."},
+	{CSRReplayed, StepIssue, "The request was answered already, for another certificate signing request.", "Begin a new request for a new certificate signing request."},
+	{IssuancePolicyUnknown, StepIssue, "The provisioning service has no issuance policy of that name.", "Write the policy into the server's issuance.toml, or name one that is there: signet issuance policies"},
+	{IssuanceNotHere, StepIssue, "The session does not rest on a certificate that was issued here under a policy that is there.", "Register with the provisioning service; it issues the first certificate, which can then be renewed."},
+	{IssuancePending, StepIssue, "Another request of the device for a certificate is under way.", "Wait for its answer, or name it in replace."},
+	{IssuanceNothingPending, StepIssue, "There is no request under way that could be replaced.", "Send the request without replace."},
 	{KeyMalformed, StepIssue, "The file holds no private key that can be read.", "Give the key as PEM: PKCS#8, SEC 1 or PKCS#1."},
 	{KeyPassphrase, StepIssue, "The private key is encrypted and its passphrase is missing or does not fit.", "Name a file with the passphrase: --passphrase-file FILE"},
 	{KeyMismatch, StepIssue, "The private key is not the one of the certificate beside it.", "Restore the key that belongs to the certificate."},
@@ -306,6 +328,7 @@ var Codes = []CodeInfo{
 	{SessionTakenOver, StepSession, "The same identity has connected again; the older connection gives way.", "If this repeats, two devices use one identity: find the second."},
 	{SessionExpired, StepSession, "The token that the session rests on is past its expiry.", "Renew the token and connect again."},
 	{SessionCertificateExpired, StepSession, "A certificate that the session rests on is past its notAfter, and the hub ends sessions then.", "Renew the certificate and connect again; signet expiring tells beforehand."},
+	{SessionRenewOnly, StepSession, "The device's certificate has expired; its session is for the renewal of the certificate and nothing else.", "Renew the certificate, and connect again with the new one."},
 	{SessionClosed, StepSession, "The session is over: the device or the server closed it.", "Connect again."},
 
 	{Unavailable, StepProcessing, "The hub cannot store or reach what it needs just now.", "Try again with back-off; the operator finds the cause in the log."},

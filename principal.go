@@ -15,6 +15,9 @@ type Principal struct {
 	// Expires ends the session: the expiry of a SAS token or, as the hub's
 	// [ExpiryPolicy] was then, of the first of its certificates; or zero.
 	Expires time.Time
+	// RenewOnly is set when the device's own certificate has expired and the session
+	// is for its renewal, and for nothing else.
+	RenewOnly bool
 	// Path is the certification path, leaf first and anchor last; only the leaf
 	// for a self-signed certificate, empty for a token. Entries above the leaf
 	// are shared between the sessions that have them in common.

@@ -13,8 +13,10 @@
 package authority
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -43,6 +45,8 @@ type Authority struct {
 
 	trust   atomic.Pointer[map[string]*trust] // by hub; replaced whole, readers take no lock
 	trustMu sync.Mutex                        // held while a hub's set is read from the store and swapped
+
+	adopting sync.Mutex // held, before trustMu, while an issuing CA is registered
 
 	revocation *revocation
 }
@@ -397,6 +401,37 @@ func (a *Authority) Register(ctx context.Context, hub, name, upload string, veri
 		err = a.store.ReplaceCA(ctx, c, old.ETag)
 	}
 	return c, created, a.effect(ctx, hub, name, err, old.Verified && !same)
+}
+
+// Adopt makes a CA by which this server itself issues certificates a verified
+// anchor of a hub, unless it is one: the server holds its key, so that nothing is
+// left to be proven. It is registered under name, if it is not there already. On
+// disk and in force on return. It refuses as Register does.
+func (a *Authority) Adopt(ctx context.Context, hub, name string, ca *x509.Certificate) error {
+	thumbprint := pki.PathCertificate(ca).Thumbprint
+	if a.Trusts(hub, thumbprint) {
+		return nil
+	}
+	// One at a time: all the first devices of a new policy come here together.
+	a.adopting.Lock()
+	defer a.adopting.Unlock()
+	if a.Trusts(hub, thumbprint) {
+		return nil
+	}
+	registered, err := a.store.CAs(ctx, hub)
+	if err != nil {
+		return err
+	}
+	for _, c := range registered {
+		if bytes.Equal(c.DER, ca.Raw) {
+			name = c.Name
+		}
+	}
+	_, _, err = a.Register(ctx, hub, name, base64.StdEncoding.EncodeToString(ca.Raw), true, "")
+	if err != nil && a.Trusts(hub, thumbprint) {
+		return nil // its owner was faster
+	}
+	return err
 }
 
 // GenerateCode gives out a new random verification code; an earlier one counts

@@ -489,6 +489,9 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	if rest, ok := strings.CutPrefix(p.Topic, methodResults); ok {
 		return c.methodResult(rest, p)
 	}
+	if query, ok := strings.CutPrefix(p.Topic, credentialRequest); ok {
+		return c.credential(query, p)
+	}
 	return c.refuse(signet.Refuse(signet.RequestMalformed, "The device published on %q.", signet.Clip(p.Topic)).
 		FixBy("Publish on the device's own topic, %s/messages/events/, or on another documented one.", c.topics.prefix))
 }
@@ -564,6 +567,7 @@ func (c *conn) puback(id uint16) {
 // not look for a failure in a SUBACK.
 func (c *conn) subscribe(p *mqtt.Subscribe) error {
 	codes := make([]byte, len(p.Filters))
+	before := c.listens
 	for i, f := range p.Filters {
 		kind := c.topics.subscription(f.Filter)
 		if kind == noSubscriptions {
@@ -583,6 +587,9 @@ func (c *conn) subscribe(p *mqtt.Subscribe) error {
 		if kind := c.topics.subscription(f.Filter); kind&bringsCommands != 0 {
 			c.subscribeCommands(kind, codes[i])
 		}
+	}
+	if c.listens&^before&toCredentials != 0 {
+		c.missedCredential()
 	}
 	return nil
 }

@@ -387,6 +387,21 @@ func (d *dialogue) hub(what string) error {
 			return fmt.Errorf("settled is %q", got)
 		}
 		w.settled = nil
+	case "missed": // a renewal by that request has an outcome that the device has not heard of
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.missed = rest
+	case "renews": // the last request for a certificate
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		var got []string
+		for _, r := range w.renewals {
+			got = append(got, fmt.Sprintf("rid=%s csr=%s replace=%s", r.RequestID, r.CSR, r.Replace))
+		}
+		w.renewals = nil
+		if strings.Join(got, ", ") != rest {
+			return fmt.Errorf("requested is %q", got)
+		}
 	case "sees-gone": // the door closed the session
 		if s := w.last(); s == nil || s.Ended() == nil {
 			return fmt.Errorf("the session lives")

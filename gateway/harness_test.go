@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,8 @@ type fakeWaist struct {
 	commands []*signet.Command // that wait
 	locks    int
 	settled  []string // disposition and message ID
+	renewals []signet.Renewal
+	missed   string // request ID of a renewal that the device has not heard of
 }
 
 func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (Session, error) {
@@ -181,6 +184,48 @@ func (s *fakeSession) Report(_ context.Context, patch []byte, ifVersion int64) (
 		return 0, signet.Refuse(signet.ETagStale, "The version is 1.")
 	}
 	return 2, nil
+}
+
+// Renew issues what is no certificate, or finds fault with what the request says.
+func (s *fakeSession) Renew(_ context.Context, r signet.Renewal, accepted func(signet.RenewalReceipt)) (signet.Renewed, error) {
+	s.waist.mu.Lock()
+	s.waist.renewals = append(s.waist.renewals, r)
+	s.waist.mu.Unlock()
+	receipt := signet.RenewalReceipt{CorrelationID: "c1", Expires: time.Date(2026, 1, 31, 12, 52, 20, 565e6, time.UTC)}
+	switch string(r.CSR) {
+	case "before":
+		return signet.Renewed{}, signet.Refuse(signet.IssuanceNotHere, "Not issued here.")
+	case "pending":
+		return signet.Renewed{}, signet.Refuse(signet.IssuancePending, "Another is under way.").At("replace", "r-41", r.Replace)
+	case "nothing":
+		return signet.Renewed{}, signet.Refuse(signet.IssuanceNothingPending, "None is under way.")
+	}
+	accepted(receipt)
+	switch string(r.CSR) {
+	case "after":
+		return signet.Renewed{}, signet.Refuse(signet.CSRName, "Another name.")
+	case "often":
+		return signet.Renewed{}, signet.Refuse(signet.LimitIssuance, "Too often.")
+	case "fault":
+		return signet.Renewed{}, signet.Fail(errors.New("the disk is on fire"))
+	case "gone":
+		s.end(signet.Refuse(signet.IdentityDisabled, "Disabled meanwhile."))
+		return signet.Renewed{}, s.Ended()
+	}
+	return s.renewed(r.RequestID, receipt), nil
+}
+
+func (s *fakeSession) renewed(id string, receipt signet.RenewalReceipt) signet.Renewed {
+	return signet.Renewed{RequestID: id, RenewalReceipt: receipt, Chain: []*x509.Certificate{{Raw: []byte("leaf")}, {Raw: []byte("root")}}}
+}
+
+func (s *fakeSession) Renewed(context.Context) (signet.Renewed, bool, error) {
+	s.waist.mu.Lock()
+	defer s.waist.mu.Unlock()
+	if s.waist.missed == "" {
+		return signet.Renewed{}, false, nil
+	}
+	return s.renewed(s.waist.missed, signet.RenewalReceipt{CorrelationID: "c0"}), true, nil
 }
 
 func (s *fakeSession) CommandWaiting() bool { return true }

@@ -101,6 +101,14 @@ type Session interface {
 	// nobody waits for is dropped. It does not wait.
 	AnswerMethod(requestID string, status int, payload []byte)
 
+	// Renew issues the device another certificate; of the request, its own members are
+	// filled in: RequestID, CSR, Replace. accepted is called at most once, before
+	// Renew returns, when the request is taken on. What is returned is on record.
+	// Renewed gives the outcome of a renewal that the device seems to have missed;
+	// false when there is none. Both wait for the store.
+	Renew(ctx context.Context, r signet.Renewal, accepted func(signet.RenewalReceipt)) (signet.Renewed, error)
+	Renewed(ctx context.Context) (signet.Renewed, bool, error)
+
 	// CommandWaiting says whether a cloud-to-device message may have come since it
 	// was last asked. The door is woken when one comes.
 	CommandWaiting() bool

@@ -26,6 +26,9 @@ const (
 	twinDesired   = "$iothub/twin/PATCH/properties/desired/"
 	methodCalls   = "$iothub/methods/POST/"
 	methodResults = "$iothub/methods/res/"
+
+	credentialRequest = "$iothub/credentials/POST/issueCertificate/?"
+	credentialResult  = "$iothub/credentials/res/"
 )
 
 // telemetry gives the property bag of a topic that takes this identity's
@@ -57,6 +60,7 @@ const (
 	toTwinResults                             // answers to twin requests
 	toTwinChanges                             // new desired properties
 	toMethods                                 // direct method calls
+	toCredentials                             // answers to requests for a certificate
 	noSubscriptions subscriptions = 0
 )
 
@@ -73,6 +77,8 @@ func (i identity) subscription(filter string) subscriptions {
 		return toTwinChanges
 	case "$iothub/methods/POST/#":
 		return toMethods
+	case "$iothub/credentials/res/#":
+		return toCredentials
 	case i.prefix + "/messages/devicebound/#":
 		return toCommands
 	}

@@ -36,7 +36,7 @@ func (h *Hub) reviewExpiry(s *Session) error {
 	if err != nil {
 		return err
 	}
-	if tenant.AtExpiry != signet.EndAtExpiry {
+	if tenant.AtExpiry != signet.EndAtExpiry || p.RenewOnly {
 		return nil
 	}
 	end := firstExpiry(p.Path)

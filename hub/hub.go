@@ -77,6 +77,7 @@ type Hub struct {
 	inventory Inventory // nil is none
 	messages  Messages
 	commands  Commands
+	issuer    Issuer // nil when nothing is issued here
 	now       func() time.Time
 
 	// changes counts the calls of Apply. A connect that sees it move between
@@ -94,7 +95,7 @@ type Hub struct {
 	presence presence
 }
 
-// Options of a Hub; all but Inventory, Now and Node are required.
+// Options of a Hub; all but Inventory, Issuer, Now and Node are required.
 type Options struct {
 	Authority Authority
 	Registry  Registry
@@ -102,6 +103,7 @@ type Options struct {
 	Inventory Inventory
 	Messages  Messages
 	Commands  Commands
+	Issuer    Issuer           // nothing is renewed when nil
 	Now       func() time.Time // the clock; time.Now when nil
 	Node      string           // names this process in receipts
 }
@@ -112,7 +114,7 @@ func New(o Options) *Hub {
 		o.Now = time.Now
 	}
 	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, inventory: o.Inventory, messages: o.Messages,
-		commands: o.Commands, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
+		commands: o.Commands, issuer: o.Issuer, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
 	h.callNumber.Store(rand.Uint64N(1 << 48))
 	h.presence.init(o.Now())
 	return h
@@ -219,10 +221,14 @@ func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session
 	changes := h.changes.Load()
 	j, err := h.judge(ctx, c, h.now())
 	if err != nil {
-		return nil, err
+		if j, err = h.lane(ctx, c, err); err != nil {
+			return nil, err
+		}
 	}
 	s := h.newSession(c, j, wake)
-	h.admit(s)
+	if err := h.admit(s); err != nil {
+		return nil, err
+	}
 	// From here Apply finds the session. Whatever changed between the judgement
 	// and now is looked at again; whatever changes later will end it.
 	if h.changes.Load() != changes {

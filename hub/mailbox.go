@@ -17,6 +17,9 @@ const (
 // Listen says what the device listens to from now on; at first it is nothing. It
 // is not told of anything else.
 func (s *Session) Listen(to Kinds) {
+	if s.principal.RenewOnly {
+		return // nothing is delivered to it
+	}
 	s.listens.Store(uint32(to))
 	if to&MethodCalls != 0 {
 		s.hub.listening(s)

@@ -73,7 +73,7 @@ func (s *Session) Ended() error {
 // door, the rest is stamped here. done is called as for [Messages.Append]: once,
 // in order, with nil when the message is on disk. It must not block.
 func (s *Session) Send(ctx context.Context, m *signet.Message, done func(error)) {
-	err := s.Ended()
+	err := s.may()
 	if err == nil && s.single && s.hub.changes.Load() != s.judgedAt {
 		err = s.hub.review(ctx, s)
 	}
@@ -88,7 +88,14 @@ func (s *Session) Send(ctx context.Context, m *signet.Message, done func(error))
 // after the session has expired or was taken over, but not when the device has
 // lost its right to connect, and with it to speak.
 func (s *Session) Will(ctx context.Context, m *signet.Message, done func(error)) {
-	if err := s.Ended(); err != nil && signet.CodeOf(err).Info().Step != signet.StepSession {
+	err := s.Ended()
+	switch {
+	case s.principal.RenewOnly:
+		err = s.may()
+	case err != nil && signet.CodeOf(err).Info().Step == signet.StepSession:
+		err = nil
+	}
+	if err != nil {
 		done(err)
 		return
 	}
@@ -135,8 +142,9 @@ func (s *Session) end(why error) bool {
 	return true
 }
 
-// admit makes a session findable, and ends the one that it takes over from.
-func (h *Hub) admit(s *Session) {
+// admit makes a session findable, and ends the one that it takes over from. One
+// that is for renewal only takes over from none that is not.
+func (h *Hub) admit(s *Session) error {
 	p := s.principal
 	var older *Session
 	h.mu.Lock()
@@ -149,6 +157,10 @@ func (h *Hub) admit(s *Session) {
 	}
 	of := devices[p.DeviceID]
 	if n := slices.IndexFunc(of, s.sameIdentity); n >= 0 {
+		if p.RenewOnly && !of[n].principal.RenewOnly {
+			h.mu.Unlock()
+			return signet.Refuse(signet.CertExpired, "The certificate of %q has expired, and the device is connected by another one.", p.DeviceID)
+		}
 		older, of[n] = of[n], s
 	} else {
 		devices[p.DeviceID] = append(of, s)
@@ -158,6 +170,7 @@ func (h *Hub) admit(s *Session) {
 	if older != nil {
 		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", signet.IdentityName(p.DeviceID, p.ModuleID)))
 	}
+	return nil
 }
 
 func (s *Session) sameIdentity(other *Session) bool {
@@ -301,9 +314,11 @@ func (h *Hub) reviewIdentity(ctx context.Context, s *Session) error {
 	return nil
 }
 
-// Connected says whether an identity is connected.
+// Connected says whether an identity is connected. One that may only renew its
+// certificate is not.
 func (h *Hub) Connected(hub, device, module string) bool {
-	return h.session(hub, device, module) != nil
+	s := h.session(hub, device, module)
+	return s != nil && !s.principal.RenewOnly
 }
 
 // Sessions counts the sessions of a hub; of all hubs for "".

@@ -16,7 +16,7 @@ func (DesiredChange) kind() Kinds { return DesiredChanges }
 
 // Twin reads the twin of the session's identity.
 func (s *Session) Twin(ctx context.Context) (signet.Twin, error) {
-	if err := s.Ended(); err != nil {
+	if err := s.may(); err != nil {
 		return signet.Twin{}, err
 	}
 	p := s.principal
@@ -36,7 +36,7 @@ func madeAnew(p *signet.Principal) error {
 // on disk. It refuses with [signet.TwinMalformed], [signet.LimitTwinSize] and
 // [signet.ETagStale].
 func (s *Session) Report(ctx context.Context, patch []byte, ifVersion int64) (version int64, err error) {
-	if err := s.Ended(); err != nil {
+	if err := s.may(); err != nil {
 		return 0, err
 	}
 	p := s.principal

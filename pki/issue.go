@@ -18,7 +18,9 @@ import (
 )
 
 // A CA is a certification authority in its owner's hands: its certificate, the
-// intermediates above it, and its key. It never comes near a hub.
+// intermediates above it, and its key. That key never comes near a hub; the one
+// exception is a CA that its owner has set up beside the server to issue by itself
+// (package issuance).
 type CA struct {
 	Certificate *x509.Certificate
 	// Chain is the CA's part of what a device has to present: the CA itself
@@ -148,6 +150,27 @@ func (ca *CA) Device(id string, key crypto.PublicKey, at time.Time, days int) ([
 	if err != nil {
 		return nil, err
 	}
+	return ca.leaf(template, key, at)
+}
+
+// Operational signs a certificate for a device as [CA.Device] does, for a time
+// that need not be of whole days.
+func (ca *CA) Operational(deviceID string, key crypto.PublicKey, at time.Time, validity time.Duration) ([]*x509.Certificate, error) {
+	if !signet.ValidID(deviceID) || len(deviceID) > maxCommonName {
+		return nil, signet.Refuse(signet.IdentityMalformed, "%q cannot be the common name of a certificate.", signet.Clip(deviceID)).
+			At("id", "a device ID of at most 64 characters", deviceID).
+			FixBy("Choose a device ID of at most 64 characters: a common name holds no more (RFC 5280, ub-common-name).")
+	}
+	template, err := newTemplate(pkix.Name{CommonName: deviceID}, key, at, maxDays)
+	if err != nil {
+		return nil, err
+	}
+	template.NotAfter = at.UTC().Truncate(time.Second).Add(validity)
+	return ca.leaf(template, key, at)
+}
+
+// leaf signs the template as a device's.
+func (ca *CA) leaf(template *x509.Certificate, key crypto.PublicKey, at time.Time) ([]*x509.Certificate, error) {
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	chain, err := ca.issue(template, key)

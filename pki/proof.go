@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
 	"strings"
@@ -86,9 +87,11 @@ func CheckProof(proof, ca *x509.Certificate, code string, at time.Time) error {
 }
 
 // commonNames gives every common name of the subject.
-func commonNames(c *x509.Certificate) []string {
+func commonNames(c *x509.Certificate) []string { return commonNamesOf(&c.Subject) }
+
+func commonNamesOf(subject *pkix.Name) []string {
 	var names []string
-	for _, attribute := range c.Subject.Names {
+	for _, attribute := range subject.Names {
 		if attribute.Type.Equal(asn1.ObjectIdentifier{2, 5, 4, 3}) {
 			names = append(names, fmt.Sprint(attribute.Value))
 		}

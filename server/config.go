@@ -34,6 +34,12 @@ type Config struct {
 	// Default "dps"; "off" for none.
 	Provisioning string `toml:"provisioning"`
 
+	// Issuance is the file that describes by which CA certificates are issued to
+	// devices, and how: see docs/operating.md. It is read again when it, or a file
+	// that it names, changes; a bad new one is reported and what was in force kept.
+	// Default: issuance.toml in the data folder, if it is there.
+	Issuance string `toml:"issuance"`
+
 	// MQTT is the address for MQTT over TLS. Default ":8883".
 	MQTT string `toml:"mqtt"`
 

@@ -31,6 +31,7 @@ import (
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
+	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/messaging"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
@@ -46,6 +47,7 @@ type Server struct {
 	registry     *registry.Registry
 	authority    *authority.Authority
 	commands     *commands.Commands
+	issuance     *issuance.Issuance
 	verdicts     *authority.VerdictLog
 	inventory    *inventory.Inventory
 	audit        *audit.Log
@@ -121,11 +123,17 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 
 	s.inventory = inventory.New(db, inventory.Options{Now: cfg.Now, Logger: s.log, Told: s.treeEvent})
 	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: audit.Enrollments(s.audit, db), Authority: s.authority, Tenants: s.registry, Now: cfg.Now})
+	// What issues certificates to devices, by keys of the operator's.
+	policies, err := loadPolicies(cfg, s.log)
+	if err != nil {
+		return nil, err
+	}
+	s.issuance = issuance.New(db, issuance.Options{Policies: policies, Authority: s.authority, Hubs: s.registry, Now: cfg.Now, Logger: s.log})
 
 	// The waist.
 	node, _ := os.Hostname() // for people: receipts say where sessions were
 	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages,
-		Commands: s.commands, Inventory: s.inventory, Now: cfg.Now, Node: node})
+		Commands: s.commands, Inventory: s.inventory, Issuer: s.issuance, Now: cfg.Now, Node: node})
 	s.relay = hub.NewRelay(s.hub, db, s.log)
 	if err := errors.Join(s.firstHub(ctx), s.firstService(ctx)); err != nil {
 		return nil, err
@@ -135,6 +143,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.background(s.inventory.Run)
 	s.background(s.relay.Run) // begins with what a crash has left
 	s.background(s.hub.TellConnections)
+	s.background(s.issuance.Run)
 
 	// The doors.
 	metrics := prometheus.NewRegistry()

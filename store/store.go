@@ -1,8 +1,8 @@
 // Package store keeps hubs, identities, CA certificates, verdicts, commands,
-// enrollments and the audit log in SQLite or PostgreSQL. It serves
+// enrollments, what was issued and the audit log in SQLite or PostgreSQL. It serves
 // [registry.Store], [authority.Store], [authority.VerdictStore], [commands.Store],
-// [provisioning.EnrollmentStore] and [audit.Store]; it keeps their promises and
-// knows none of their rules. All SQL of the house is here.
+// [provisioning.EnrollmentStore], [issuance.Store] and [audit.Store]; it keeps their
+// promises and knows none of their rules. All SQL of the house is here.
 //
 // There is one body of SQL, a file for each kind of record, and one schema, in
 // schema/. What SQLite and PostgreSQL do not share is small: three
@@ -71,6 +71,7 @@ import (
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/inventory"
+	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 )
@@ -84,6 +85,7 @@ var (
 	_ audit.Store            = (*Store)(nil)
 
 	_ provisioning.EnrollmentStore = (*Store)(nil)
+	_ issuance.Store               = (*Store)(nil)
 )
 
 // Store is an open database. Safe for concurrent use.

@@ -17,7 +17,7 @@ import (
 )
 
 // Store serves registry.Store, authority.Store, authority.VerdictStore,
-// commands.Store, provisioning.EnrollmentStore and inventory.Store.
+// commands.Store, provisioning.EnrollmentStore, inventory.Store and issuance.Store.
 type Store struct {
 	// Before and After are asked at each operation, by the method's name; what
 	// they return is what the caller gets. Before keeps the write from
@@ -45,7 +45,8 @@ type Store struct {
 	branches  map[[2]string]signet.Branch
 	sightings map[[3]string]signet.Sighting
 	acts      []audit.Record
-	tiles     [][]audit.Tile // by level and number
+	tiles     [][]audit.Tile  // by level and number
+	issued    []signet.Issued // in order
 }
 
 var (
@@ -149,6 +150,7 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 			return signet.ErrNotFound
 		}
 		delete(s.hubs, name)
+		s.issued = slices.DeleteFunc(s.issued, func(i signet.Issued) bool { return i.Service == name })
 		s.forgetCommands(func(q signet.CommandQueue) bool { return q.Hub == name })
 		s.feedback = slices.DeleteFunc(s.feedback, func(f signet.Feedback) bool { return f.Hub == name })
 		s.events = slices.DeleteFunc(s.events, func(e signet.Event) bool { return e.Hub == name })
