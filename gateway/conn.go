@@ -152,6 +152,7 @@ func (c *conn) live() (why error) {
 		return err
 	}
 	c.door.gate.leave(visitor)
+	letGo(c.stream)
 	if s, ok := c.socket.(Stranger); ok {
 		s.LetIn()
 	}
@@ -341,8 +342,9 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 	c.mu.Lock()
 	c.session = session
 	c.out = mqtt.AppendConnack(takeBuffer(), false, mqtt.ConnAccepted)
-	c.startWriting()
+	c.writing = true
 	c.mu.Unlock()
+	c.write() // here, where the stack is large already
 	return nil
 }
 

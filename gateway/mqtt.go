@@ -16,7 +16,8 @@
 // One goroutine reads each connection. A second exists only while there is
 // something to write, so that an idle connection has one goroutine with a small
 // stack and no buffer: the handshake and the judgement, which need a large stack,
-// run on a goroutine that ends with them. There is no timer: keep alive and token
+// run on a goroutine that ends with them, and what crypto/tls keeps of the
+// handshake is let go. There is no timer: keep alive and token
 // expiry are read deadlines.
 //
 // What a connection shares between goroutines is under conn.mu. While it is held

@@ -50,6 +50,7 @@ func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if r.TLS != nil {
 		c.chain, c.version = r.TLS.PeerCertificates, tls.VersionName(r.TLS.Version)
 	}
+	letGo(nc)
 	m.serve(c)
 	return nil
 }

@@ -7,7 +7,10 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"math/big"
+	"runtime"
 	"strings"
+	"sync"
+	"weak"
 
 	"github.com/signet-iot/signet"
 	"golang.org/x/crypto/cryptobyte"
@@ -44,14 +47,41 @@ func PathCertificate(c *x509.Certificate) *signet.PathCertificate {
 }
 
 // Path keeps of a certification path, leaf first, what revocation has to find it
-// by.
+// by. Paths through the same certificates above the leaf share what is kept of
+// them: it must not be changed.
 func Path(path []*x509.Certificate) []*signet.PathCertificate {
 	kept := make([]*signet.PathCertificate, len(path))
 	for i, c := range path {
-		kept[i] = PathCertificate(c)
-		kept[i].Alias = alias(c, path[min(i+1, len(path)-1)])
+		issuer := path[min(i+1, len(path)-1)]
+		if i == 0 {
+			kept[i] = pathCertificate(c, issuer)
+			continue
+		}
+		above := placed{weak.Make(c), weak.Make(issuer)}
+		shared, ok := keptOf.Load(above)
+		if !ok {
+			shared, _ = keptOf.LoadOrStore(above, pathCertificate(c, issuer))
+			runtime.AddCleanup(c, func(gone placed) { keptOf.Delete(gone) }, above)
+		}
+		kept[i] = shared.(*signet.PathCertificate)
 	}
 	return kept
+}
+
+func pathCertificate(c, issuer *x509.Certificate) *signet.PathCertificate {
+	kept := PathCertificate(c)
+	kept.Alias = alias(c, issuer)
+	return kept
+}
+
+// keptOf has what is kept of issuers, from placed to *signet.PathCertificate, as
+// long as they are: those of known paths are few, and every device below them
+// would hash them anew and hold 700 bytes of its own.
+var keptOf sync.Map
+
+// placed is a certificate in memory and the one that has signed it.
+type placed struct {
+	certificate, issuer weak.Pointer[x509.Certificate]
 }
 
 // alias gives the thumbprint of the certificate with the other form of its ECDSA

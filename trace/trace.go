@@ -2,8 +2,8 @@
 // connection or request, with what happened in it and when, kept in bounded
 // rings and shown as a page (or as JSON) at /debug/traces.
 //
-// A trace costs a few hundred bytes while its connection lives, and an event one
-// append to its text. What is shown may hold names that clients sent; tokens,
+// A trace costs a few hundred bytes while it can be seen, and an event one append
+// to its text. What is shown may hold names that clients sent; tokens,
 // keys and bodies have no place in a trace.
 package trace
 
@@ -63,7 +63,9 @@ func (t *Traces) Start(familyName, title string) *Trace {
 		t.names = append(t.names, familyName)
 	}
 	tr.family = f
-	f.recent.add(tr)
+	if old := f.recent.add(tr); old != nil {
+		old.unseen()
+	}
 	return tr
 }
 
@@ -80,6 +82,7 @@ type Trace struct {
 	events   int
 	answered time.Duration // until Answered; zero before
 	finished time.Duration // until Finish; zero while it lives
+	out      bool          // pushed out of the recent ones
 	err      string
 }
 
@@ -159,6 +162,24 @@ func (tr *Trace) Answered() {
 	if tr.answered == 0 {
 		tr.answered = max(time.Since(tr.start), 1)
 	}
+	tr.letGo()
+}
+
+// unseen is told when a trace is pushed out of the recent ones.
+func (tr *Trace) unseen() {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	tr.out = true
+	tr.letGo()
+}
+
+// letGo lets go of the text of a trace that lives on where nobody sees it: some
+// hundred bytes for each idle connection. Should it fail, it is shown with what
+// comes from now on, and says how many events are left out.
+func (tr *Trace) letGo() {
+	if tr.out && tr.finished == 0 && 0 < tr.answered && tr.answered < slowAfter {
+		tr.text = nil
+	}
 }
 
 // Finish ends the trace, with an error or nil. What comes later is not recorded.
@@ -200,13 +221,15 @@ type ring struct {
 	next   int // where the oldest lies once the ring is full
 }
 
-func (r *ring) add(tr *Trace) {
+// add gives the trace that had to go, if one had.
+func (r *ring) add(tr *Trace) (old *Trace) {
 	if len(r.traces) < r.max {
 		r.traces = append(r.traces, tr)
-		return
+		return nil
 	}
-	r.traces[r.next] = tr
+	old, r.traces[r.next] = r.traces[r.next], tr
 	r.next = (r.next + 1) % r.max
+	return old
 }
 
 // newestFirst gives what the ring holds.

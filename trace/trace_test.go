@@ -79,6 +79,29 @@ func TestStory(t *testing.T) {
 	})
 }
 
+// What lives on unseen holds no text; what was slow keeps it, and all may fail.
+func TestUnseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		traces := New()
+		fast, slow := traces.Start("mqtt", "fast"), traces.Start("mqtt", "slow")
+		fast.Event("handshake")
+		slow.Event("handshake")
+		fast.Answered()
+		for range recentTraces {
+			traces.Start("mqtt", "another")
+		}
+		time.Sleep(slowAfter)
+		slow.Answered()
+		if fast.text != nil || slow.text == nil {
+			t.Errorf("%q and %q are held", fast.text, slow.text)
+		}
+		fast.Finish(errors.New("lost"))
+		if v := decode(t, traces, "?format=json")[0].Failed[0]; len(v.Events) != 1 || v.Events[0].What != "lost" || v.LeftOut != 1 {
+			t.Errorf("what has failed is shown as %+v", v)
+		}
+	})
+}
+
 func TestBounds(t *testing.T) {
 	traces := New()
 	for i := range 10 * recentTraces {
