@@ -16,6 +16,7 @@ const (
 	StepChain      Step = "chain"      // what the device presented, as a whole
 	StepPath       Step = "path"       // one certificate on the certification path
 	StepIdentity   Step = "identity"   // what the registry says of the device
+	StepEnrollment Step = "enrollment" // what a provisioning service has been told of the device, and where it goes
 	StepToken      Step = "token"      // a SAS token or bearer token
 	StepUpload     Step = "upload"     // a CA certificate offered for registration
 	StepProof      Step = "proof"      // a proof of possession
@@ -129,8 +130,17 @@ const (
 	EnrollmentExists    Code = "enrollment.exists"
 	EnrollmentMalformed Code = "enrollment.malformed"
 	EnrollmentSigner    Code = "enrollment.signer"
+	EnrollmentNone      Code = "enrollment.none"
+	EnrollmentDisabled  Code = "enrollment.disabled"
+	EnrollmentMismatch  Code = "enrollment.mismatch"
+	EnrollmentNoPolicy  Code = "enrollment.no-policy"
 	LinkUnknown         Code = "link.unknown"
 	LinkMalformed       Code = "link.malformed"
+	RegistrationUnknown Code = "registration.unknown"
+	OperationUnknown    Code = "registration.operation-unknown"
+	AllocationNoHub     Code = "allocation.no-hub"
+	AllocationHub       Code = "allocation.hub"
+	AllocationWebhook   Code = "allocation.webhook"
 	ETagMissing         Code = "etag.missing"
 	ETagStale           Code = "etag.stale"
 	BulkFailed          Code = "bulk.failed"
@@ -159,6 +169,9 @@ const (
 	LimitEnrollments   Code = "limit.enrollments"
 	LimitLinks         Code = "limit.linked-hubs"
 	LimitIssuance      Code = "limit.issuance"
+	LimitRegistrations Code = "limit.registrations"
+
+	AttestationUnsupported Code = "attestation.unsupported"
 
 	TwinMalformed Code = "twin.malformed"
 
@@ -201,6 +214,7 @@ var Codes = []CodeInfo{
 	{LimitQueue, StepLimit, "As many cloud-to-device messages wait for the device as may.", "Send again when the device has fetched some; let messages expire sooner, or purge the queue."},
 	{LimitEnrollments, StepLimit, "The provisioning service already holds as many enrollments of the kind as it may.", "Delete enrollments that are no longer needed, or enrol devices by a group."},
 	{LimitLinks, StepLimit, "As many hubs are linked to the provisioning service as may be.", "Unlink a hub that is no longer given to devices."},
+	{LimitRegistrations, StepLimit, "The device registers again too soon, or too many registrations are being worked on.", "Wait as long as the answer says, with jitter, and register again."},
 	{LimitCRLs, StepLimit, "The hub already holds as many CRLs, or as many bytes of them, as it may.", "Delete a CRL that is no longer needed."},
 	{LimitIssuance, StepLimit, "The device has been issued as many certificates as it may in an hour.", "Let the device keep its certificate, and renew it when most of its time is over."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
@@ -252,10 +266,21 @@ var Codes = []CodeInfo{
 	{IdentityExists, StepRecord, "An identity of that name is there already.", "Replace it with If-Match, or choose another device ID."},
 	{IdentityMalformed, StepRecord, "The identity is not well formed.", "Mend the field named in the message."},
 
+	{EnrollmentNone, StepEnrollment, "No enrollment lets the device in: it has none of its own, and no group knows it by its CAs.", "Enrol the device, or a group with one of the CAs above its certificate."},
+	{EnrollmentDisabled, StepEnrollment, "The enrollment that decides about the device is disabled: its own, or the group whose signer is nearest to it.", "Enable the enrollment if the device may have a place."},
+	{EnrollmentMismatch, StepEnrollment, "The device proves itself otherwise than its enrollment asks for, or with another certificate.", "Enrol what the device holds, or give the device what is enrolled."},
+	{EnrollmentNoPolicy, StepEnrollment, "The device asks for a certificate, and its enrollment names no issuance policy.", "Name a policy in the enrollment, or have the device register without a certificate signing request."},
+	{AttestationUnsupported, StepEnrollment, "Attestation by a TPM is not supported.", "Enrol the device with a certificate, whose key the TPM may hold, or with a symmetric key."},
+	{OperationUnknown, StepEnrollment, "The operation is not one of the device, or a later one with another certificate has taken its place.", "Register again."},
+	{AllocationNoHub, StepEnrollment, "No hub can be given to the device: none is linked that its enrollment allows, or the webhook chose none of those offered.", "Link a hub to the provisioning service, and name it in the enrollment if that names any."},
+	{AllocationHub, StepEnrollment, "The hub that was chosen refuses the identity.", "Check the connection string of the linked hub, and what the message says."},
+	{AllocationWebhook, StepEnrollment, "The webhook that chooses the hub cannot be reached, or answers with what is no allocation.", "Check the webhook's address and log; it has ten seconds, and answers 200 with iotHubHostName."},
+
 	{EnrollmentUnknown, StepRecord, "The provisioning service has no enrollment of that ID.", "Check the spelling, and whether it is an individual enrollment or a group; IDs are compared without case."},
 	{EnrollmentExists, StepRecord, "An enrollment of that ID is there already.", "Replace it with If-Match, or choose another ID."},
 	{EnrollmentMalformed, StepRecord, "The enrollment is not well formed.", "Mend the field named in the message."},
 	{EnrollmentSigner, StepRecord, "A signer, or its key, is that of another enrollment group of the service already.", "Change the group that has it, or take the signer out of there first: which group decides must not be open."},
+	{RegistrationUnknown, StepRecord, "No device has registered under that ID.", "Check the spelling; IDs are compared without case."},
 	{LinkUnknown, StepRecord, "No hub of that host name is linked to the provisioning service.", "List the linked hubs: signet enrollment hub list"},
 	{LinkMalformed, StepRecord, "The linked hub is not well formed.", "Mend the field named in the message."},
 

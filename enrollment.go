@@ -123,6 +123,7 @@ type Registration struct {
 	Group       string
 	Attestation AttestationType
 	Hub         string // host name of the assigned hub
+	FirstHub    string // of the one that was assigned first
 	DeviceID    string
 	Created     time.Time
 	Updated     time.Time

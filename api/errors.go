@@ -92,6 +92,9 @@ var azureErrors = map[signet.Code]azureError{
 	signet.IssuancePolicyUnknown:  {http.StatusNotFound, 404000, "GenericNotFound"},
 	signet.IssuancePending:        {http.StatusConflict, 409004, "GenericConflict"},
 	signet.IssuanceNothingPending: {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
+	"registration":                {http.StatusNotFound, 404202, "RegistrationNotFound"},
+	"allocation":                  {http.StatusBadRequest, 400004, "ArgumentInvalid"}, // told to devices alone
+	"attestation":                 {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 
 	"etag":            {http.StatusPreconditionFailed, 412001, "PreconditionFailed"},
 	signet.BulkFailed: {http.StatusBadRequest, 400013, "BulkRegistryOperationFailure"},

@@ -42,16 +42,7 @@ type fetcher struct{ client *http.Client }
 func newFetcher(toPrivate bool) *fetcher {
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
 	if !toPrivate {
-		dialer.Control = func(_, address string, _ syscall.RawConn) error {
-			at, err := netip.ParseAddrPort(address)
-			if err != nil {
-				return err
-			}
-			if private(at.Addr()) {
-				return forbidden()
-			}
-			return nil
-		}
+		dialer.Control = PublicOnly
 	}
 	return &fetcher{&http.Client{
 		Transport: &http.Transport{
@@ -68,6 +59,19 @@ func newFetcher(toPrivate bool) *fetcher {
 			return err
 		},
 	}}
+}
+
+// PublicOnly is the Control of a dialer that goes to no private address, whatever
+// name leads there. It refuses with [signet.SourceForbidden].
+func PublicOnly(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if private(at.Addr()) {
+		return forbidden()
+	}
+	return nil
 }
 
 // get fetches what is at an address.

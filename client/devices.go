@@ -21,6 +21,12 @@ type Device struct {
 	// MessageCount counts what waits for the device in its queue.
 	MessageCount   int            `json:"cloudToDeviceMessageCount,omitempty"`
 	Authentication Authentication `json:"authentication"`
+	Capabilities   Capabilities   `json:"capabilities"`
+}
+
+// Capabilities are what a device can do besides.
+type Capabilities struct {
+	IotEdge bool `json:"iotEdge"`
 }
 
 // Authentication is how a device proves itself. What its type does not use is

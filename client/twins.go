@@ -46,6 +46,16 @@ func (c *Client) Twin(ctx context.Context, device, module string) (Twin, error) 
 // PatchTwin merges a patch into a twin whose etag is the one given; "" and "*" fit
 // any. A connected device is told of new desired properties.
 func (c *Client) PatchTwin(ctx context.Context, device, module string, p TwinPatch, etag string) (Twin, error) {
+	return c.changeTwin(ctx, http.MethodPatch, device, module, p, etag)
+}
+
+// ReplaceTwin makes tags and desired properties what p says, empty where it says
+// nothing; etag as for PatchTwin.
+func (c *Client) ReplaceTwin(ctx context.Context, device, module string, p TwinPatch, etag string) (Twin, error) {
+	return c.changeTwin(ctx, http.MethodPut, device, module, p, etag)
+}
+
+func (c *Client) changeTwin(ctx context.Context, method, device, module string, p TwinPatch, etag string) (Twin, error) {
 	in := map[string]any{}
 	if p.Tags != nil {
 		in["tags"] = p.Tags
@@ -54,7 +64,7 @@ func (c *Client) PatchTwin(ctx context.Context, device, module string, p TwinPat
 		in["properties"] = TwinProperties{Desired: p.Desired}
 	}
 	var t Twin
-	err := c.do(ctx, request{method: http.MethodPatch, path: twinPath(device, module), query: version(), etag: quote(etag), in: in, out: &t})
+	err := c.do(ctx, request{method: method, path: twinPath(device, module), query: version(), etag: quote(etag), in: in, out: &t})
 	return t, err
 }
 

@@ -82,6 +82,7 @@ type conn struct {
 	will     *signet.Message
 	listens  subscriptions
 	counted  struct{ publishes, twins uint64 }
+	talk     *conversation // of a device that asks a provisioning service for its place; otherwise nil
 
 	mu      sync.Mutex
 	session Session // nil until the device is let in
@@ -146,10 +147,16 @@ func (c *conn) live() (why error) {
 		if err != nil {
 			return err
 		}
+		if err := c.converse(connect); c.talk != nil {
+			return err
+		}
 		return c.authenticate(connect)
 	})
 	if err != nil {
 		return err
+	}
+	if c.talk != nil {
+		return c.talk.hold(visitor)
 	}
 	c.door.gate.leave(visitor)
 	letGo(c.stream)
@@ -772,6 +779,9 @@ func (c *conn) within(d time.Duration) error {
 // refuse records a refusal that the door makes itself. Whoever comes to be
 // refused here is told nothing but, at most, a CONNACK.
 func (c *conn) refuse(e *signet.Error) *signet.Error {
+	if c.talk != nil {
+		return c.talk.refuse(e)
+	}
 	v := signet.Verdict{
 		Error: *e, Door: c.via, Remote: c.remote.Addr().String(),
 		DeviceID: c.username.deviceID, ModuleID: c.username.moduleID,
@@ -810,9 +820,10 @@ func (c *conn) farewell(why error) {
 	}
 	c.trace.Event("over", slog.Uint64("publishes", c.counted.publishes), slog.Uint64("pubacks", acked), slog.Uint64("twins", c.counted.twins))
 	c.trace.Finish(why)
-	if c.session != nil {
+	switch {
+	case c.session != nil:
 		c.door.metrics.ends.WithLabelValues(code).Inc()
-	} else {
+	case c.talk == nil:
 		c.door.metrics.connects.WithLabelValues(code).Inc()
 	}
 	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", c.topics.prefix, "reason", why)

@@ -81,12 +81,13 @@ func NewHTTPS(m *MQTT, r prometheus.Registerer) *HTTPS {
 //	/$iothub/…
 //	/devices/{id}/messages/…                   and the same below
 //	/devices/{id}/files…                       /devices/{id}/modules/{module}
+//	/{ID scope}/registrations/{id}…
 func (h *HTTPS) Takes(u *url.URL) bool {
 	path, err := segments(u)
 	if err != nil {
 		return false
 	}
-	if strings.EqualFold(path[0], "$iothub") {
+	if strings.EqualFold(path[0], "$iothub") || registers(path) && h.mqtt.registrar != nil {
 		return true
 	}
 	_, _, rest := cutIdentity(path)
@@ -130,6 +131,8 @@ type request struct {
 	session  Session  // nil until the device is let in
 	trace    *trace.Trace
 	status   int // that was answered
+
+	application *application // of a device that registers; otherwise nil
 }
 
 // ServeHTTP answers one request; whatever goes wrong in it stays in it.
@@ -142,7 +145,10 @@ func (h *HTTPS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Ms-Request-Id", signet.NewTrackingID())
 	w.Header().Set("Cache-Control", "no-store")
 	err := q.serve()
-	if err != nil {
+	switch {
+	case err != nil && q.application != nil:
+		q.application.refuse(signet.AsError(err))
+	case err != nil:
 		q.refuse(signet.AsError(err))
 	}
 	q.trace.Event("answered", slog.Int("status", q.status))
@@ -166,6 +172,9 @@ func (q *request) serve() (err error) {
 	if strings.EqualFold(strings.Join(path, "/"), "$iothub/websocket") {
 		q.status = http.StatusSwitchingProtocols
 		return q.door.mqtt.upgrade(q.w, q.r)
+	}
+	if registers(path) && q.door.mqtt.registrar != nil {
+		return q.apply(path)
 	}
 	q.deviceID, q.moduleID, q.rest = cutIdentity(path)
 	operation, err := q.operation()
@@ -370,9 +379,17 @@ func (q *request) store(messages []*signet.Message) error {
 
 // body reads a body of at most limit bytes.
 func (q *request) body(limit int64) ([]byte, error) {
+	body, err := q.readBody(limit)
+	if signet.CodeOf(err) == signet.LimitRequestSize {
+		return nil, q.record(signet.Refuse(signet.LimitMessageSize, "%s", signet.AsError(err).Message))
+	}
+	return body, err
+}
+
+func (q *request) readBody(limit int64) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(q.w, q.r.Body, limit))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, q.record(signet.Refuse(signet.LimitMessageSize, "The body is larger than %d bytes.", tooLarge.Limit))
+		return nil, signet.Refuse(signet.LimitRequestSize, "The body is larger than %d bytes.", tooLarge.Limit)
 	}
 	if err != nil {
 		return nil, signet.Refuse(signet.RequestMalformed, "The body ends before it should.")

@@ -5,7 +5,9 @@
 // # A connection
 //
 // It is told by one function, conn.live: wait at the gate, handshake, CONNECT,
-// judgement, loop; conn.life adds the farewell. The device's certificate is
+// judgement, loop; conn.life adds the farewell. A device that asks a provisioning
+// service for its place has a small loop of its own, conversation.hold, after the
+// same beginning. The device's certificate is
 // requested in the handshake and judged at CONNECT, resumed or not: only then is
 // it known which device, and so which hub and which rules, it is meant for; and a
 // CONNACK tells a device that it is refused where a TLS alert would have it try
@@ -137,6 +139,10 @@ type Config struct {
 	// verified, no list of acceptable CAs. Required.
 	TLS *tls.Config
 
+	// Registrar takes devices that ask for their place, by this door and by those
+	// beside it; nil for none.
+	Registrar Registrar
+
 	// MaxStrangers bounds the connections that have not yet proven who they are;
 	// MaxHandshakes those of them that are past the line. Zero is the default:
 	// 16384 and 256.
@@ -158,8 +164,11 @@ type metrics struct {
 	publishes  [2]prometheus.Counter // by QoS
 	pubacks    prometheus.Counter
 	commands   prometheus.Counter
-	received   prometheus.Counter
-	sent       prometheus.Counter
+
+	conversations *prometheus.CounterVec // of devices that register; outcome: ok, refused
+
+	received prometheus.Counter
+	sent     prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, g *gate) metrics {
@@ -193,6 +202,8 @@ func newMetrics(r prometheus.Registerer, g *gate) metrics {
 			Name: "signet_mqtt_pubacks_total", Help: "PUBACK packets to devices."}),
 		commands: f.NewCounter(prometheus.CounterOpts{
 			Name: "signet_mqtt_commands_total", Help: "Cloud-to-device messages sent to devices."}),
+		conversations: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_mqtt_registrations_total", Help: "MQTT connections of devices that ask a provisioning service for their place, by outcome."}, []string{"outcome"}),
 		received: f.NewCounter(prometheus.CounterOpts{
 			Name: "signet_mqtt_received_bytes_total", Help: "Payload bytes of PUBLISH packets from devices."}),
 		sent: f.NewCounter(prometheus.CounterOpts{
@@ -215,10 +226,13 @@ type MQTT struct {
 	shutdown chan struct{}  // closed when Shutdown begins
 	lives    sync.WaitGroup // of connections
 
-	mu        sync.Mutex
-	closed    bool
-	listeners map[net.Listener]struct{}
-	conns     map[*conn]struct{}
+	registrar Registrar // nil when there is none
+
+	mu            sync.Mutex
+	closed        bool
+	listeners     map[net.Listener]struct{}
+	conns         map[*conn]struct{}
+	conversations map[string]int // by ID scope and registration ID
 }
 
 // NewMQTT makes a door. It panics when there is no TLS: a device proves itself in
@@ -252,9 +266,9 @@ func newMQTT(w Waist, c Config) *MQTT {
 		c.MaxHandshakes = defaultMaxHandshakes
 	}
 	m := &MQTT{
-		waist: w, now: c.Now, log: c.Logger, traces: c.Traces,
+		waist: w, registrar: c.Registrar, now: c.Now, log: c.Logger, traces: c.Traces,
 		gate:     newGate(c.MaxStrangers, c.MaxHandshakes),
-		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{},
+		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, conversations: map[string]int{},
 	}
 	m.metrics = newMetrics(c.Registerer, m.gate)
 	m.ctx, m.cancel = context.WithCancel(context.Background())

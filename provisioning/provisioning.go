@@ -10,37 +10,56 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"log/slog"
+	"net/http"
 	"net/netip"
 	"time"
 
 	"github.com/signet-iot/signet"
 )
 
-// Provisioning is the keeper of enrollments. Safe for concurrent use.
+// Provisioning is the keeper of enrollments and of registrations, and gives
+// devices their place. Safe for concurrent use.
 type Provisioning struct {
-	deps Deps
+	deps    Deps
+	log     *slog.Logger
+	groups  groupCache
+	desk    *desk
+	outside turnstile
 }
 
-// Deps are what a Provisioning stands on. Enrollments, Authority and Tenants are
-// required.
+// Deps are what a Provisioning stands on; all but Issuer, Webhooks, Now and Logger
+// are required.
 type Deps struct {
-	Enrollments EnrollmentStore
-	Authority   Authority
-	Tenants     Tenants
-	Now         func() time.Time // the clock; time.Now when nil
+	Enrollments   EnrollmentStore
+	Registrations RegistrationStore
+	Authority     Authority
+	Tenants       Tenants
+	Hubs          Hubs
+	Verdicts      Verdicts
+	Issuer        Issuer // nil when nothing issues certificates
+	// Webhooks goes to the webhooks of custom allocation. It decides where to it may
+	// go; it follows no redirect, whatever it says itself. http.DefaultTransport
+	// when nil.
+	Webhooks http.RoundTripper
+	Now      func() time.Time // the clock; time.Now when nil
+	Logger   *slog.Logger     // slog.Default when nil
 }
 
-// New makes a Provisioning.
+// New makes a Provisioning. Nobody gets a place before Run.
 func New(d Deps) *Provisioning {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	return &Provisioning{deps: d}
+	if d.Webhooks == nil {
+		d.Webhooks = http.DefaultTransport
+	}
+	if d.Logger == nil {
+		d.Logger = slog.Default()
+	}
+	return &Provisioning{deps: d, log: d.Logger, groups: groupCache{of: map[string]*groups{}}, desk: newDesk(),
+		outside: turnstile{here: map[string]int{}}}
 }
-
-// enrollmentChanged is called when an enrollment of a service has changed, or may
-// have, after the change is durable and before its caller is answered.
-func (p *Provisioning) enrollmentChanged(service string, group bool) {}
 
 // Credentials are what a device shows at a door, of one request.
 type Credentials struct {
@@ -76,6 +95,7 @@ type Authority interface {
 // their twins may hold. Its server is package registry.
 type Tenants interface {
 	ServiceByScope(scope string) (signet.Hub, error)
+	HubByName(name string) (signet.Hub, error) // a hub, or a service
 	HubByHost(host string) (signet.Hub, error)
 	Hubs() []signet.Hub
 	// CheckTwin refuses what no twin can begin with, with [signet.TwinMalformed] or
@@ -96,6 +116,9 @@ type Hubs interface {
 	Put(ctx context.Context, hub signet.LinkedHub, i signet.Identity, twin *signet.Twin) error
 	// Delete removes an identity; one that is not there is no error.
 	Delete(ctx context.Context, hub signet.LinkedHub, device string) error
+	// Distance is how far away a hub is, as the time that a connection takes: 0 for
+	// one of this server. It may be a minute old.
+	Distance(ctx context.Context, hub signet.LinkedHub) (time.Duration, error)
 }
 
 // Issuer issues certificates by a policy of the service. Its server is package

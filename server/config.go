@@ -40,6 +40,15 @@ type Config struct {
 	// Default: issuance.toml in the data folder, if it is there.
 	Issuance string `toml:"issuance"`
 
+	// LinkedHubCA is a PEM file with the CAs of the servers of hubs that are linked
+	// to the provisioning service from elsewhere. Default "": the system's.
+	LinkedHubCA string `toml:"linked_hub_ca"`
+
+	// PrivateWebhooks lets the webhooks of custom allocation be at private
+	// addresses: loopback, RFC 1918, link-local. Whoever may write enrollments then
+	// chooses where in that network the server posts to. Default false.
+	PrivateWebhooks bool `toml:"private_webhooks"`
+
 	// MQTT is the address for MQTT over TLS. Default ":8883".
 	MQTT string `toml:"mqtt"`
 

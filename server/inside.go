@@ -6,6 +6,7 @@ import (
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/issuance"
+	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 )
 
@@ -18,3 +19,6 @@ func (s *Server) Commands() *commands.Commands    { return s.commands }
 func (s *Server) Issuance() *issuance.Issuance    { return s.issuance }
 func (s *Server) Verdicts() *authority.VerdictLog { return s.verdicts }
 func (s *Server) Inventory() *inventory.Inventory { return s.inventory }
+
+// Provisioning is the provisioning service's rules, for the same.
+func (s *Server) Provisioning() *provisioning.Provisioning { return s.provisioning }

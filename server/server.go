@@ -122,13 +122,14 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
 	s.inventory = inventory.New(db, inventory.Options{Now: cfg.Now, Logger: s.log, Told: s.treeEvent})
-	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: audit.Enrollments(s.audit, db), Authority: s.authority, Tenants: s.registry, Now: cfg.Now})
 	// What issues certificates to devices, by keys of the operator's.
 	policies, err := loadPolicies(cfg, s.log)
 	if err != nil {
 		return nil, err
 	}
 	s.issuance = issuance.New(db, issuance.Options{Policies: policies, Authority: s.authority, Hubs: s.registry, Now: cfg.Now, Logger: s.log})
+	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: audit.Enrollments(s.audit, db), Registrations: db, Authority: s.authority, Tenants: s.registry,
+		Hubs: newPlacement(s.registry, cfg.LinkedHubCA), Issuer: s.issuance, Verdicts: s.verdicts, Webhooks: s.webhooks(), Now: cfg.Now, Logger: s.log})
 
 	// The waist.
 	node, _ := os.Hostname() // for people: receipts say where sessions were
@@ -144,6 +145,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.background(s.relay.Run) // begins with what a crash has left
 	s.background(s.hub.TellConnections)
 	s.background(s.issuance.Run)
+	s.background(s.provisioning.Run)
 
 	// The doors.
 	metrics := prometheus.NewRegistry()
@@ -160,7 +162,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	s.mqtt = gateway.NewMQTT(waist{s.hub}, gateway.Config{
-		TLS: s.tlsConfig(), Logger: s.log, Traces: traces, Registerer: metrics, Now: cfg.Now,
+		TLS: s.tlsConfig(), Registrar: registrar{s.provisioning}, Logger: s.log, Traces: traces, Registerer: metrics, Now: cfg.Now,
 	})
 	draining, drain := context.WithCancel(context.Background())
 	s.https = &http.Server{
@@ -207,6 +209,20 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 			backEnd.ServeHTTP(w, r)
 		}
 	})
+}
+
+// webhooks goes to where operators have webhooks, and, unless configured so, to no
+// private address.
+func (s *Server) webhooks() http.RoundTripper {
+	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	if !s.cfg.PrivateWebhooks {
+		dialer.Control = authority.PublicOnly
+	}
+	return &http.Transport{
+		DialContext: dialer.DialContext, ForceAttemptHTTP2: true, DisableCompression: true, // what is unpacked has no bound on the wire
+		TLSHandshakeTimeout: 5 * time.Second, MaxResponseHeaderBytes: 32 << 10,
+		MaxIdleConns: 32, MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second,
+	}
 }
 
 // background runs f until Close.

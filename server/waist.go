@@ -6,6 +6,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/provisioning"
 )
 
 // waist is the hub as the doors state it: a refusal gives no session at all,
@@ -29,3 +30,19 @@ func (w waist) Authenticate(ctx context.Context, c hub.Credentials) (gateway.Ses
 }
 
 func (w waist) Refuse(host string, v signet.Verdict) string { return w.hub.Refuse(host, v) }
+
+// registrar is the provisioning service as the doors state it; as for waist, a
+// refusal gives no applicant at all.
+type registrar struct{ provisioning *provisioning.Provisioning }
+
+func (r registrar) Admit(ctx context.Context, c provisioning.Credentials) (gateway.Applicant, error) {
+	a, err := r.provisioning.Admit(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (r registrar) Refuse(c provisioning.Credentials, err error) *signet.Error {
+	return r.provisioning.Refuse(c, err)
+}

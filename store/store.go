@@ -1,8 +1,9 @@
 // Package store keeps hubs, identities, CA certificates, verdicts, commands,
-// enrollments, what was issued and the audit log in SQLite or PostgreSQL. It serves
-// [registry.Store], [authority.Store], [authority.VerdictStore], [commands.Store],
-// [provisioning.EnrollmentStore], [issuance.Store] and [audit.Store]; it keeps their
-// promises and knows none of their rules. All SQL of the house is here.
+// enrollments, registrations, what was issued and the audit log in SQLite or
+// PostgreSQL. It serves [registry.Store], [authority.Store],
+// [authority.VerdictStore], [commands.Store], [provisioning.EnrollmentStore],
+// [provisioning.RegistrationStore], [issuance.Store] and [audit.Store]; it keeps
+// their promises and knows none of their rules. All SQL of the house is here.
 //
 // There is one body of SQL, a file for each kind of record, and one schema, in
 // schema/. What SQLite and PostgreSQL do not share is small: three
@@ -84,8 +85,9 @@ var (
 	_ inventory.Store        = (*Store)(nil)
 	_ audit.Store            = (*Store)(nil)
 
-	_ provisioning.EnrollmentStore = (*Store)(nil)
-	_ issuance.Store               = (*Store)(nil)
+	_ provisioning.EnrollmentStore   = (*Store)(nil)
+	_ issuance.Store                 = (*Store)(nil)
+	_ provisioning.RegistrationStore = (*Store)(nil)
 )
 
 // Store is an open database. Safe for concurrent use.

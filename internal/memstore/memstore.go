@@ -17,7 +17,8 @@ import (
 )
 
 // Store serves registry.Store, authority.Store, authority.VerdictStore,
-// commands.Store, provisioning.EnrollmentStore, inventory.Store and issuance.Store.
+// commands.Store, provisioning.EnrollmentStore, provisioning.RegistrationStore,
+// inventory.Store and issuance.Store.
 type Store struct {
 	// Before and After are asked at each operation, by the method's name; what
 	// they return is what the caller gets. Before keeps the write from
@@ -42,11 +43,12 @@ type Store struct {
 	enrollments map[enrollmentKey]enrollment
 	links       map[[2]string]signet.LinkedHub
 
-	branches  map[[2]string]signet.Branch
-	sightings map[[3]string]signet.Sighting
-	acts      []audit.Record
-	tiles     [][]audit.Tile  // by level and number
-	issued    []signet.Issued // in order
+	branches      map[[2]string]signet.Branch
+	sightings     map[[3]string]signet.Sighting
+	acts          []audit.Record
+	tiles         [][]audit.Tile  // by level and number
+	issued        []signet.Issued // in order
+	registrations map[[2]string]registration
 }
 
 var (
@@ -65,7 +67,8 @@ func New() *Store {
 		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{}, answers: map[[3]string]signet.OCSPAnswer{},
 		verdicts:    map[string]signet.Verdict{},
 		enrollments: map[enrollmentKey]enrollment{}, links: map[[2]string]signet.LinkedHub{},
-		branches: map[[2]string]signet.Branch{}, sightings: map[[3]string]signet.Sighting{}}
+		branches: map[[2]string]signet.Branch{}, sightings: map[[3]string]signet.Sighting{},
+		registrations: map[[2]string]registration{}}
 }
 
 // do runs one operation between its faults.
@@ -198,6 +201,11 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		for k := range s.links {
 			if k[0] == name {
 				delete(s.links, k)
+			}
+		}
+		for k := range s.registrations {
+			if k[0] == name {
+				delete(s.registrations, k)
 			}
 		}
 		return nil

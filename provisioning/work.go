@@ -1,0 +1,400 @@
+package provisioning
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/pki"
+)
+
+const (
+	// workers is how many registrations are worked on at a time: enough that their
+	// writes share the fsyncs, and that a few hubs which are slow to answer do not
+	// hold up the others.
+	workers = 32
+	// workTime bounds one go at a registration.
+	workTime = 45 * time.Second
+	// patience is how long a registration is tried again, when what it needs does
+	// not answer. A device hears of its end, and may begin anew.
+	patience = 2 * time.Minute
+	// firstRest and longestRest lie between two goes.
+	firstRest   = 250 * time.Millisecond
+	longestRest = 10 * time.Second
+	// maxAtOnce bounds the work that waits for one hub elsewhere, or one webhook.
+	maxAtOnce = 8
+)
+
+// errSuperseded: the registration is not any more what was read of it.
+var errSuperseded = errors.New("superseded")
+
+// errBusy: as many wait for the same place outside as may.
+var errBusy = errors.New("busy")
+
+// Run works on what devices have asked for, and first on what was left unfinished,
+// until ctx ends.
+func (p *Provisioning) Run(ctx context.Context) {
+	defer context.AfterFunc(ctx, p.desk.stopped)()
+	var all sync.WaitGroup
+	for range workers {
+		all.Go(func() {
+			for {
+				t, ok := p.desk.take(ctx)
+				if !ok {
+					return
+				}
+				p.desk.done(t, p.work(ctx, t))
+			}
+		})
+	}
+	p.resume(ctx)
+	all.Wait()
+}
+
+// resume hands in what an earlier process has left.
+func (p *Provisioning) resume(ctx context.Context) {
+	for rest := firstRest; ; rest = min(2*rest, longestRest) {
+		unfinished, err := p.deps.Registrations.Unfinished(ctx, maxUnfinished)
+		if err == nil {
+			for _, r := range unfinished {
+				p.desk.submit(task{r.Service, signet.FoldRegistrationID(r.RegistrationID)})
+			}
+			if len(unfinished) > 0 {
+				p.log.Info("registrations that were under way are gone on with", "count", len(unfinished))
+			}
+			return
+		}
+		p.log.Error("unfinished registrations cannot be read", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(rest):
+		}
+	}
+}
+
+// work goes at one registration, and says after which rest to go at it again; 0
+// when it is done.
+func (p *Provisioning) work(running context.Context, t task) (rest time.Duration) {
+	ctx, cancel := context.WithTimeout(running, workTime)
+	defer cancel()
+	for {
+		r, w, err := p.deps.Registrations.Registration(ctx, t.service, t.id)
+		switch {
+		case errors.Is(err, signet.ErrNotFound), err == nil && w == nil:
+			return 0
+		case err != nil:
+			return longestRest
+		}
+		err = p.placed(ctx, &r, w)
+		waited := p.deps.Now().Sub(w.Begun)
+		switch {
+		case errors.Is(err, errSuperseded):
+			continue
+		case errors.Is(err, errBusy) && waited < patience:
+			return firstRest
+		case transient(err) && (waited < patience || running.Err() != nil):
+			return min(max(waited, firstRest), longestRest)
+		case err != nil:
+			p.fail(&r, err)
+		}
+		switch err := p.save(context.WithoutCancel(ctx), &r, nil); {
+		case errors.Is(err, errSuperseded):
+			continue
+		case err != nil:
+			p.log.Error("the end of a registration cannot be stored", "service", r.Service, "registration", r.RegistrationID, "error", err)
+			return longestRest // what was done is done again, to the same end
+		}
+		return 0
+	}
+}
+
+// transient says whether a failure is one of a machine, which may recover.
+func transient(err error) bool {
+	if err == nil {
+		return false
+	}
+	code := signet.CodeOf(err)
+	return code == signet.Unavailable || code == signet.Internal
+}
+
+// placed is place, surviving its panics.
+func (p *Provisioning) placed(ctx context.Context, r *signet.Registration, w *Work) (err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			p.log.Error("a registration has failed", "service", r.Service, "registration", r.RegistrationID, "panic", fault, "stack", string(debug.Stack()))
+			err = signet.Fail(fmt.Errorf("panic: %v", fault))
+		}
+	}()
+	return p.place(ctx, r, w)
+}
+
+// place gives a device its place: the enrollment is asked once more, a hub is
+// chosen, a certificate issued if one was asked for, the identity written there,
+// and then removed where it was before. Whatever of it was done already may be
+// done again.
+func (p *Provisioning) place(ctx context.Context, r *signet.Registration, w *Work) error {
+	a, err := p.readmit(ctx, r, w)
+	if err != nil {
+		return err
+	}
+	a.apply(r)
+	e := &a.enrollment
+	links, err := p.Links(ctx, r.Service)
+	if err != nil {
+		return err
+	}
+	old := linked(links, r.Hub)
+	device := e.DeviceID
+	if device == "" {
+		device = r.RegistrationID
+	}
+	candidates := eligible(links, e)
+	if old != nil && !e.Reprovision.UpdateHub {
+		candidates, device = []signet.LinkedHub{*old}, r.DeviceID // it stays
+	}
+	if w.Placement == nil {
+		placement, err := p.allocate(ctx, &a, r, w, candidates)
+		if err != nil {
+			return err
+		}
+		w.Placement = &placement
+		if len(candidates) > 1 || e.Allocation == signet.AllocateCustom {
+			// On disk before anything is written there: to go on with it is not to
+			// choose again, and leave an identity behind where it was chosen first.
+			if err := p.save(ctx, r, w); err != nil {
+				return err
+			}
+		}
+	}
+	hub := linked(links, w.Placement.Hub)
+	if hub == nil {
+		return signet.Refuse(signet.AllocationNoHub, "The hub %q is linked no more.", w.Placement.Hub)
+	}
+
+	i := signet.Identity{DeviceID: device, EdgeDevice: e.EdgeDevice}
+	if i.Auth, err = a.authentication(r.RegistrationID); err != nil {
+		return err
+	}
+	var issued [][]byte
+	if len(w.CSR) > 0 {
+		if issued, err = p.issue(ctx, r, w, e, hub, device); err != nil {
+			return err
+		}
+		i.Auth = signet.Authentication{Type: signet.AuthCA}
+	} else if i.Auth.Type == signet.AuthCA {
+		// The hub holds the CN to the device ID, byte for byte.
+		if err := pki.CheckCommonName(a.chain[0], device); err != nil {
+			return err
+		}
+	}
+
+	moved := r.Hub != "" && (r.Hub != hub.HostName || r.DeviceID != device)
+	initial := &signet.Twin{Tags: w.Placement.InitialTwin.Tags, Desired: signet.Properties{Values: w.Placement.InitialTwin.Desired}}
+	var twin *signet.Twin
+	switch {
+	case moved && e.Reprovision.MigrateData && old != nil:
+		err := p.at(old, func() error {
+			_, was, err := p.deps.Hubs.Identity(ctx, *old, r.DeviceID)
+			twin = &was
+			return err
+		})
+		if signet.CodeOf(err) == signet.IdentityUnknown {
+			twin = nil // gone, or carried along before
+		} else if err != nil {
+			return err
+		}
+	case moved, r.Hub == "" && len(initial.Tags)+len(initial.Desired.Values) > 0:
+		twin = initial
+	}
+	if err := p.at(hub, func() error { return p.deps.Hubs.Put(ctx, *hub, i, twin) }); err != nil {
+		return err
+	}
+	if moved && old != nil {
+		if err := p.at(old, func() error { return p.deps.Hubs.Delete(ctx, *old, r.DeviceID) }); err != nil {
+			return err
+		}
+	}
+
+	switch {
+	case r.Hub == "":
+		r.FirstHub, r.Substatus = hub.HostName, "initialAssignment"
+	case moved && hub.HostName == r.FirstHub:
+		r.Substatus = "reprovisionedToInitialAssignment"
+	case moved && e.Reprovision.MigrateData:
+		r.Substatus = "deviceDataMigrated"
+	case moved:
+		r.Substatus = "deviceDataReset"
+	}
+	r.Status, r.Hub, r.DeviceID, r.Issued = signet.Assigned, hub.HostName, device, issued
+	if w.Placement.Payload != nil {
+		r.Payload = w.Placement.Payload
+	}
+	return nil
+}
+
+// readmit asks the enrollment once more: what has been disabled, distrusted or
+// removed since the device asked gives it no place.
+func (p *Provisioning) readmit(ctx context.Context, r *signet.Registration, w *Work) (admission, error) {
+	if len(w.Chain) > 0 {
+		chain := make([]*x509.Certificate, len(w.Chain))
+		for n, der := range w.Chain {
+			var err error
+			if chain[n], err = x509.ParseCertificate(der); err != nil {
+				return admission{}, err
+			}
+		}
+		return p.admitByChain(ctx, r.Service, r.RegistrationID, chain)
+	}
+	// The token was good; what it was signed with may have gone.
+	e, err := p.deps.Enrollments.Enrollment(ctx, r.Service, false, r.RegistrationID)
+	if errors.Is(err, signet.ErrNotFound) && r.Group != "" {
+		e, err = p.deps.Enrollments.Enrollment(ctx, r.Service, true, r.Group)
+	}
+	switch {
+	case errors.Is(err, signet.ErrNotFound):
+		return admission{}, signet.Refuse(signet.EnrollmentNone, "The enrollment by which %q was let in is there no more.", r.RegistrationID)
+	case err != nil:
+		return admission{}, err
+	case e.Status != signet.Enabled:
+		return admission{}, disabled(&e)
+	case e.Attestation.Type != signet.AttestSymmetricKey, e.Group != (r.Group != ""):
+		return admission{}, mismatch(&e, "a SAS token")
+	}
+	return admission{enrollment: e}, nil
+}
+
+// authentication is how the identity of the device will prove itself at its hub.
+func (a *admission) authentication(id string) (signet.Authentication, error) {
+	e := &a.enrollment
+	switch {
+	case len(a.chain) == 0 && e.Group:
+		primary, secondary := derived(&e.Attestation, id)
+		return signet.Authentication{Type: signet.AuthSAS, PrimaryKey: primary, SecondaryKey: secondary}, nil
+	case len(a.chain) == 0:
+		return signet.Authentication{Type: signet.AuthSAS, PrimaryKey: e.Attestation.PrimaryKey, SecondaryKey: e.Attestation.SecondaryKey}, nil
+	case e.HubAuth == signet.AuthCA:
+		return signet.Authentication{Type: signet.AuthCA}, nil
+	}
+	// The presented certificate twice, as Azure does, unless there is another that
+	// the device may come with.
+	presented := strings.ToUpper(pki.ThumbprintSHA256(a.chain[0].Raw))
+	auth := signet.Authentication{Type: signet.AuthSelfSigned, PrimaryThumbprint: presented, SecondaryThumbprint: presented}
+	if !e.Group {
+		for _, der := range certificates(&e.Attestation) {
+			if other := strings.ToUpper(pki.ThumbprintSHA256(der)); other != presented {
+				auth.SecondaryThumbprint = other
+			}
+		}
+	}
+	return auth, nil
+}
+
+// issue has a certificate issued. It is on record before it is here.
+func (p *Provisioning) issue(ctx context.Context, r *signet.Registration, w *Work, e *signet.Enrollment, hub *signet.LinkedHub, device string) ([][]byte, error) {
+	if p.deps.Issuer == nil || e.IssuancePolicy == "" {
+		return nil, signet.Refuse(signet.EnrollmentNoPolicy, "The %s %q names no issuance policy any more.", kind(e.Group), e.ID)
+	}
+	chain, err := p.deps.Issuer.Issue(ctx, signet.CertificateOrder{Service: r.Service, Policy: e.IssuancePolicy, HostName: hub.HostName,
+		DeviceID: device, RegistrationID: r.RegistrationID, CSR: w.CSR, Operation: r.OperationID})
+	if err != nil {
+		return nil, err
+	}
+	issued := make([][]byte, len(chain))
+	for n, c := range chain {
+		issued[n] = c.Raw
+	}
+	return issued, nil
+}
+
+// at does something at a hub. Of those elsewhere, each is asked a few things at a
+// time; what it refuses is told as the hub's refusal.
+func (p *Provisioning) at(hub *signet.LinkedHub, f func() error) error {
+	if hub.ConnectionString != "" {
+		if !p.outside.enter(hub.HostName) {
+			return errBusy
+		}
+		defer p.outside.leave(hub.HostName)
+	}
+	err := f()
+	if err == nil || transient(err) || signet.CodeOf(err) == signet.IdentityUnknown {
+		return err
+	}
+	refusal := signet.AsError(err)
+	return signet.Refuse(signet.AllocationHub, "The hub %q refuses the identity: %s", hub.HostName, refusal.Message).FixBy("%s", refusal.Fix)
+}
+
+// save writes a registration as it is now, and what is still to be done for it.
+func (p *Provisioning) save(ctx context.Context, r *signet.Registration, w *Work) error {
+	next := *r
+	next.ETag, next.Updated = signet.NewETag(), p.stamp()
+	err := p.deps.Registrations.ReplaceRegistration(ctx, next, w, r.ETag)
+	if errors.Is(err, signet.ErrStale) || errors.Is(err, signet.ErrNotFound) {
+		return errSuperseded
+	}
+	if err == nil {
+		*r = next
+	}
+	return err
+}
+
+// fail ends a registration with a refusal, which is recorded.
+func (p *Provisioning) fail(r *signet.Registration, why error) {
+	e := signet.AsError(why)
+	if errors.Is(why, errBusy) {
+		e = signet.Refuse(signet.Unavailable, "Too many registrations wait for the same hub or webhook.")
+	}
+	if e.Code == signet.Internal {
+		p.log.Error("a registration has failed", "service", r.Service, "registration", r.RegistrationID, "error", why)
+	}
+	r.Status = signet.RegFailed
+	if e.Code == signet.EnrollmentDisabled {
+		r.Status = signet.RegDisabled
+	}
+	r.ErrorCode, r.ErrorMessage = e.Code, e.Message
+	v := signet.Verdict{Error: *e, Door: signet.DoorProvisioning, Hub: r.Service, DeviceID: r.RegistrationID}
+	if len(r.Leaf) > 0 {
+		v.Chain = []string{pki.ThumbprintSHA256(r.Leaf)}
+	}
+	r.TrackingID = p.deps.Verdicts.Record(v)
+}
+
+// linked finds a hub by its host name.
+func linked(links []signet.LinkedHub, host string) *signet.LinkedHub {
+	n := slices.IndexFunc(links, func(l signet.LinkedHub) bool { return host != "" && l.HostName == host })
+	if n < 0 {
+		return nil
+	}
+	return &links[n]
+}
+
+// turnstile counts who is at each place outside.
+type turnstile struct {
+	mu   sync.Mutex
+	here map[string]int
+}
+
+func (t *turnstile) enter(place string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.here[place] >= maxAtOnce {
+		return false
+	}
+	t.here[place]++
+	return true
+}
+
+func (t *turnstile) leave(place string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.here[place]--; t.here[place] == 0 {
+		delete(t.here, place)
+	}
+}
