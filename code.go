@@ -97,6 +97,7 @@ const (
 	CSRReplayed   Code = "csr.replayed"
 	KeyMalformed  Code = "key.malformed"
 	KeyPassphrase Code = "key.passphrase"
+	KeyToken      Code = "key.token"
 	KeyMismatch   Code = "key.mismatch"
 	FileExists    Code = "file.exists"
 	FileAccess    Code = "file.access"
@@ -327,6 +328,7 @@ var Codes = []CodeInfo{
 	{IssuanceNothingPending, StepIssue, "There is no request under way that could be replaced.", "Send the request without replace."},
 	{KeyMalformed, StepIssue, "The file holds no private key that can be read.", "Give the key as PEM: PKCS#8, SEC 1 or PKCS#1."},
 	{KeyPassphrase, StepIssue, "The private key is encrypted and its passphrase is missing or does not fit.", "Name a file with the passphrase: --passphrase-file FILE"},
+	{KeyToken, StepIssue, "A key in a PKCS#11 token cannot be named, reached, made or used.", "Check the URI, the library and the PIN; pkcs11-tool --module PATH --list-objects shows what a token holds."},
 	{KeyMismatch, StepIssue, "The private key is not the one of the certificate beside it.", "Restore the key that belongs to the certificate."},
 	{FileExists, StepIssue, "A file is there already; keys and certificates are never overwritten.", "Choose another folder, or move the old files away."},
 	{FileAccess, StepIssue, "A file or folder cannot be read or written.", "Check the path and the permissions."},

@@ -21,6 +21,7 @@ var walls = []struct{ from, to, because string }{
 	{"pki", "…", "the ground carries, it does not lean"},
 	{"wire/…", "…", "the ground carries, it does not lean"},
 	{"trace", "…", "the ground carries, it does not lean"},
+	{"pki", "token", "pki is pure: whoever holds a key gives it a signer"},
 	{"gateway", "authority", "a protocol speaks to the waist, to nothing behind it"},
 	{"gateway", "registry", "a protocol speaks to the waist, to nothing behind it"},
 	{"gateway", "api", "the service side and the device side meet only in hub"},

@@ -19,6 +19,7 @@ import (
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/pki"
+	"github.com/signet-iot/signet/token"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 )
@@ -30,7 +31,7 @@ func caCommand() *cobra.Command {
 		Long: `Make certificates, offline. A CA is a folder:
 
   ca.pem     its certificate: what a hub is given
-  ca.key     its private key, PKCS#8: never leaves its owner
+  ca.key     its private key, PKCS#8, or the URI of one in a PKCS#11 token: never leaves its owner
   chain.pem  for an intermediate: itself first, up to below the root
 
 Certificates made elsewhere do as well, under these names. Nothing is ever overwritten. No
@@ -82,6 +83,7 @@ func caRootCommand() *cobra.Command {
 	f.StringVar(&out, "out", "", "folder to write to")
 	f.IntVar(&days, "days", 3650, "days of validity")
 	key.flags(cmd)
+	key.inToken(cmd)
 	f.StringVar(&key.passphraseFile, "passphrase-file", "", "file with the passphrase to encrypt the key with")
 	return cmd
 }
@@ -146,6 +148,7 @@ func caIntermediateCommand() *cobra.Command {
 	f.IntVar(&pathLength, "path-length", 0, "how many CAs may follow below this one (default as many as the parent leaves)")
 	f.IntVar(&days, "days", 1825, "days of validity")
 	key.flags(cmd)
+	key.inToken(cmd)
 	f.StringVar(&key.passphraseFile, "passphrase-file", "", "file with the passphrase that opens the parent's key and encrypts the new one")
 	return cmd
 }
@@ -313,7 +316,8 @@ func checkDays(days int) error {
 type newKey struct {
 	kind           string
 	passphraseFile string
-	ask            bool // for a passphrase, at the terminal
+	ask            bool   // for a passphrase, at the terminal
+	token          string // where it is made instead: a PKCS#11 URI
 }
 
 func (k *newKey) flags(cmd *cobra.Command) {
@@ -332,8 +336,21 @@ func (k *newKey) check() error {
 	return nil
 }
 
-// make makes the key, and its PEM form: encrypted if the flags say so.
+// inToken has the key be made in a token, if the flag is given.
+func (k *newKey) inToken(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&k.token, "token", "", "make the key in a PKCS#11 token: pkcs11:token=LABEL;object=LABEL?module-path=LIBRARY&pin-source=file:PATH")
+}
+
+// make makes the key, and what is kept of it: its PEM form, encrypted if the flags
+// say so, or the reference to where it is.
 func (k *newKey) make(cmd *cobra.Command) (crypto.Signer, []byte, error) {
+	if k.token != "" {
+		if k.passphraseFile != "" || k.ask {
+			return nil, nil, usageError{errors.New("a key in a --token is kept by the token: leave the passphrase out")}
+		}
+		key, err := token.Make(k.token, pki.KeyType(k.kind), func() ([]byte, error) { return askPassphrase(cmd, "PIN of the token: ") })
+		return key, []byte(k.token + "\n"), err
+	}
 	var passphrase []byte
 	var err error
 	switch {
@@ -388,6 +405,13 @@ func (f *caFolder) open(cmd *cobra.Command) (*pki.CA, error) {
 			FixBy("Run this where the key is; a certificate alone signs nothing.")
 	} else if err != nil {
 		return nil, err
+	}
+	if token.IsReference(text) {
+		key, err := token.Open(string(text), func() ([]byte, error) { return askPassphrase(cmd, "PIN of the token: ") })
+		if err != nil {
+			return nil, err
+		}
+		return pki.OpenCA(certs[0], chain, key)
 	}
 	key, err := pki.ParseKey(text, func() ([]byte, error) {
 		if f.passphraseFile != "" {
