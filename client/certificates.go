@@ -28,9 +28,9 @@ type CertificateProperties struct {
 	Certificate      []byte `json:"certificate"`                // DER
 }
 
-// HubName gives the name of the hub that the connection string is of. Management
-// knows hubs by name and connection strings by host name, so it is looked up,
-// once.
+// HubName gives the name of the hub, or of the provisioning service, that the
+// connection string is of. Management knows hubs by name and connection strings by
+// host name, so it is looked up, once.
 func (c *Client) HubName(ctx context.Context) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,26 +41,47 @@ func (c *Client) HubName(ctx context.Context) (string, error) {
 		Value []struct {
 			Name       string `json:"name"`
 			Properties struct {
-				HostName string `json:"hostName"`
+				HostName        string `json:"hostName"`
+				ServiceHostName string `json:"serviceOperationsHostName"`
 			} `json:"properties"`
 		} `json:"value"`
 	}
-	if err := c.do(ctx, request{method: http.MethodGet, path: "/subscriptions/signet/providers/Microsoft.Devices/IotHubs",
+	if err := c.do(ctx, request{method: http.MethodGet, path: "/subscriptions/signet/providers/Microsoft.Devices/" + c.kind(),
 		query: url.Values{"api-version": {managementVersion}}, as: asAdmin, out: &list}); err != nil {
 		return "", err
 	}
 	for _, h := range list.Value {
-		// Without a connection string, a server of one hub leaves no choice.
-		if h.Properties.HostName == c.host || c.host == "" && len(list.Value) == 1 {
+		// Without a connection string, a server of one hub leaves no choice; nor does
+		// one of one provisioning service, which is called by any of its names.
+		if h.Properties.HostName+h.Properties.ServiceHostName == c.host || (c.host == "" || c.service) && len(list.Value) == 1 {
 			c.name = h.Name
 			return c.name, nil
 		}
+	}
+	if c.service {
+		return "", signet.Refuse(signet.HubUnknown, "The server has %d provisioning services, and nothing says which is meant.", len(list.Value)).
+			FixBy("Set SIGNET_PROVISIONING_CONNECTION_STRING or --service to the service's connection string.")
 	}
 	if c.host == "" {
 		return "", signet.Refuse(signet.HubUnknown, "The server has %d hubs, and nothing says which is meant.", len(list.Value)).
 			FixBy("Set SIGNET_CONNECTION_STRING or --hub to the hub's connection string.")
 	}
 	return "", signet.Refuse(signet.HubUnknown, "The server has no hub with the host name %q.", c.host)
+}
+
+// kind is the resource type of what is asked.
+func (c *Client) kind() string {
+	if c.service {
+		return "provisioningServices"
+	}
+	return "IotHubs"
+}
+
+// resource is the path of the hub, or the provisioning service, in the management
+// API.
+func (c *Client) resource(ctx context.Context) (string, error) {
+	name, err := c.HubName(ctx)
+	return "/subscriptions/signet/resourceGroups/signet/providers/Microsoft.Devices/" + c.kind() + "/" + segment(name), err
 }
 
 func (c *Client) certificate(ctx context.Context, r request, path ...string) (Certificate, error) {
@@ -72,16 +93,13 @@ func (c *Client) certificate(ctx context.Context, r request, path ...string) (Ce
 	return answer, err
 }
 
-// manage asks for something below the hub's certificates.
+// manage asks for something below the certificates.
 func (c *Client) manage(ctx context.Context, r request, path ...string) error {
-	hub, err := c.HubName(ctx)
+	of, err := c.resource(ctx)
 	if err != nil {
 		return err
 	}
-	r.path = "/subscriptions/signet/resourceGroups/signet/providers/Microsoft.Devices/IotHubs/" + segment(hub) + "/certificates"
-	for _, p := range path {
-		r.path += "/" + segment(p)
-	}
+	r.path = of + "/certificates" + steps(path)
 	r.query, r.as = url.Values{"api-version": {managementVersion}}, asAdmin
 	return c.do(ctx, r)
 }

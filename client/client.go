@@ -1,5 +1,5 @@
 // Package client speaks to a running hub from the back end's side: CA
-// certificates, device identities, telemetry, verdicts and hubs. The command line
+// certificates, device identities, enrollments, telemetry, verdicts and hubs. The command line
 // and the end-to-end tests are made of it.
 //
 // It knows the wire and not the server behind it. Every error that a hub answers
@@ -56,6 +56,9 @@ type Options struct {
 	// CAFile is a PEM file with the CA of the server's certificate; the system's
 	// CAs count when it is empty.
 	CAFile string
+	// Service says that the connection string, or what the admin token is for, is
+	// that of a provisioning service and of no hub.
+	Service bool
 	// HTTPClient is used as is, and CAFile and Address are not, when it is set.
 	HTTPClient *http.Client
 }
@@ -69,6 +72,7 @@ type Client struct {
 	base       string       // https://host:port
 	credential signet.ConnectionString
 	token      string
+	service    bool // it is a provisioning service that is asked
 
 	mu   sync.Mutex
 	name string // of the hub, once looked up
@@ -76,7 +80,7 @@ type Client struct {
 
 // New makes a client. It does not connect yet.
 func New(o Options) (*Client, error) {
-	c := &Client{token: strings.TrimSpace(o.Token), http: o.HTTPClient}
+	c := &Client{token: strings.TrimSpace(o.Token), http: o.HTTPClient, service: o.Service}
 	if o.ConnectionString != "" {
 		credential, err := signet.ParseConnectionString(o.ConnectionString)
 		if err != nil {
@@ -152,7 +156,8 @@ type request struct {
 	as           kind
 	in, out      any
 	body         []byte // sent as it is, in the place of in
-	patient      bool   // the answer may take minutes
+	header       http.Header
+	patient      bool // the answer may take minutes
 }
 
 func (c *Client) do(ctx context.Context, r request) error {
@@ -200,6 +205,11 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	}
 	if r.etag != "" {
 		q.Header.Set("If-Match", r.etag)
+	}
+	for name, values := range r.header {
+		if values[0] != "" {
+			q.Header[name] = values
+		}
 	}
 	q.Header.Set("User-Agent", "signet")
 	authorization, err := c.authorization(r.as)

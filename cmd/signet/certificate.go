@@ -27,8 +27,12 @@ The key itself stays where it is:
   signet ca prove --ca root --code CODE --out proof.pem
   signet certificate verify acme proof.pem
 
+A provisioning service has CA certificates of its own: --service, with its connection string, acts on
+those.
+
 Each change is made to the record as it was just read; --etag makes it to that version and no other.`,
 	})
+	cmd.PersistentFlags().String("service", "", "act on the provisioning service of this connection string, or of a file with it, instead of the hub")
 	cmd.AddCommand(certificateUploadCommand(), certificateListCommand(), certificateShowCommand(),
 		certificateCodeCommand(), certificateVerifyCommand(), certificateDeleteCommand())
 	return cmd

@@ -39,6 +39,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet serve          run the hub
   signet certificate …  register a CA and prove possession of its key
   signet device …       manage device identities
+  signet enrollment …   say which devices a provisioning service lets register themselves
   signet tree           show the fleet by who signed it
   signet distrust …     cut off a certificate, a key, or all that a CA has signed
   signet revocation …   say how to ask whether certificates are revoked
@@ -68,6 +69,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		caCommand(),
 		certificateCommand(),
 		deviceCommand(),
+		enrollmentCommand(),
 		distrustCommand(),
 		treeCommand(),
 		expiringCommand(),

@@ -1,0 +1,531 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/client"
+	"github.com/spf13/cobra"
+)
+
+func enrollmentCommand() *cobra.Command {
+	cmd := provisioned(&cobra.Command{
+		Use:   "enrollment",
+		Short: "Say which devices a provisioning service lets register themselves",
+		Long: `An enrollment lets devices that no hub knows yet register themselves: one device, or with --group all
+that a CA has signed, or whose keys derive from one.
+
+  signet certificate upload acme root/ca.pem --service data/provisioning.connection-string …
+  signet enrollment create acme --group --ca acme
+  signet enrollment create line-4 --group --certificate line/ca.pem --disabled
+  signet enrollment create press-17 --certificate press-17/device.pem
+  signet enrollment create sensors --group --symmetric-key
+
+The enrollment of the device itself decides, and of groups the one whose signer is nearest to it. So
+a disabled group of an intermediate shuts out all that it has signed.`,
+	})
+	cmd.AddCommand(enrollmentCreateCommand(), enrollmentListCommand(), enrollmentShowCommand(),
+		enrollmentStatusCommand("enable", signet.Enabled, "Let the devices of an enrollment register"),
+		enrollmentStatusCommand("disable", signet.Disabled, "Let them register no longer; what they have, they keep"),
+		enrollmentDeleteCommand(), enrollmentKeysCommand(), enrollmentKeyCommand(), linkedHubCommand())
+	return cmd
+}
+
+const enrolledGroupHelp = "an enrollment group"
+
+// oneOf gives the word that a flag was given, as what it stands for.
+func oneOf[T any](flag, given string, words map[string]T) (T, error) {
+	v, ok := words[given]
+	if !ok && given != "" {
+		names := make([]string, 0, len(words))
+		for name := range words {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		return v, usageError{fmt.Errorf("--%s is one of %s, not %q", flag, strings.Join(names, ", "), given)}
+	}
+	return v, nil
+}
+
+var reprovisionings = map[string]*client.ReprovisionPolicy{
+	"migrate": {UpdateHub: true, MigrateData: true}, "reset": {UpdateHub: true}, "never": {},
+}
+
+func enrollmentCreateCommand() *cobra.Command {
+	var e client.Enrollment
+	var group, keys, disabled, edge bool
+	var file, secondFile, ca, secondCA, allocation, webhook, reprovision, hubAuth, tags, desired string
+	cmd := &cobra.Command{
+		Use:   "create ID",
+		Short: "Enrol a device, or a group of devices",
+		Long: `Enrol a device by its registration ID, or with --group a group by a name. Devices prove themselves
+
+  --certificate FILE  with this certificate, CN = registration ID; of a group, with one that this CA
+                      has signed, at any depth
+  --ca NAME           of a group, with one below a CA certificate of the provisioning service
+  --symmetric-key     with a key, which the service makes: signet enrollment keys
+
+What they get at the hub is an identity that knows their certificate by its thumbprint, as at Azure,
+or with --hub-auth ca one that takes any certificate of theirs below a CA of the hub, so that a renewed
+one goes on working.`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if e.RegistrationID = args[0]; group {
+				e.RegistrationID, e.EnrollmentGroupID = "", args[0]
+			}
+			if disabled {
+				e.Status = signet.Disabled
+			}
+			if e.Attestation, err = attestationOf(group, keys, file, secondFile, ca, secondCA); err != nil {
+				return err
+			}
+			if e.Reprovision, err = oneOf("reprovision", reprovision, reprovisionings); err != nil {
+				return err
+			}
+			if e.Allocation, err = oneOf("allocation", allocation, map[string]signet.Allocation{"hashed": signet.AllocateHashed,
+				"nearest": signet.AllocateGeoLatency, "static": signet.AllocateStatic}); err != nil {
+				return err
+			}
+			if webhook != "" {
+				e.Allocation, e.Webhook = signet.AllocateCustom, &client.Webhook{URL: webhook, APIVersion: "2021-10-01"}
+			}
+			if e.HubAuthentication, err = oneOf("hub-auth", hubAuth, map[string]signet.AuthType{"ca": signet.AuthCA, "thumbprint": signet.AuthSelfSigned}); err != nil {
+				return err
+			}
+			if edge {
+				e.Capabilities = json.RawMessage(`{"iotEdge":true}`)
+			}
+			for flag, text := range map[string]string{"tags": tags, "desired": desired} {
+				if text != "" && !json.Valid([]byte(text)) {
+					return usageError{fmt.Errorf("--%s is not JSON", flag)}
+				}
+			}
+			if tags != "" || desired != "" {
+				e.InitialTwin = &client.InitialTwin{Tags: json.RawMessage(tags)}
+				e.InitialTwin.Properties.Desired = json.RawMessage(desired)
+			}
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			kept, err := c.PutEnrollment(cmd.Context(), e, "")
+			if err != nil {
+				return err
+			}
+			return showEnrollment(cmd, kept)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&group, "group", false, enrolledGroupHelp)
+	f.StringVar(&file, "certificate", "", "file with the device's certificate, or with the CA of a group")
+	f.StringVar(&secondFile, "secondary-certificate", "", "a second one, for rollover")
+	f.StringVar(&ca, "ca", "", "name of a CA certificate of the provisioning service")
+	f.StringVar(&secondCA, "secondary-ca", "", "a second one, for rollover")
+	f.BoolVar(&keys, "symmetric-key", false, "by keys, which the service makes")
+	f.StringVar(&e.DeviceID, "device-id", "", "of the identity at the hub, if it is not the registration ID")
+	f.BoolVar(&disabled, "disabled", false, "shut these devices out")
+	f.StringSliceVar(&e.IoTHubs, "iot-hub", nil, "host name of a linked hub that may be given; may be repeated; all unless given")
+	f.StringVar(&allocation, "allocation", "", "hashed (evenly by weight, the default), nearest or static")
+	f.StringVar(&webhook, "webhook", "", "URL of a webhook that chooses the hub")
+	f.StringVar(&reprovision, "reprovision", "", "a device that comes again: migrate (the default), reset or never")
+	f.StringVar(&hubAuth, "hub-auth", "", "identities at the hub: thumbprint (the default) or ca")
+	f.StringVar(&e.CredentialPolicyName, "issuance-policy", "", "issue certificates to devices that ask for one, by this policy")
+	f.StringVar(&tags, "tags", "", "of the twin that a device begins with, JSON")
+	f.StringVar(&desired, "desired", "", "desired properties of that twin, JSON")
+	f.BoolVar(&edge, "edge", false, "an IoT Edge device")
+	return cmd
+}
+
+// attestationOf makes of flags what devices have to prove.
+func attestationOf(group, keys bool, file, secondFile, ca, secondCA string) (a client.Attestation, err error) {
+	byFile, byName := file+secondFile != "", ca+secondCA != ""
+	switch {
+	case byFile && byName || byFile && keys || byName && keys || !byFile && !byName && !keys:
+		return a, usageError{fmt.Errorf("give one of --certificate, --ca and --symmetric-key")}
+	case byName && !group:
+		return a, usageError{fmt.Errorf("--ca goes with --group")}
+	case keys:
+		return client.Attestation{Type: signet.AttestSymmetricKey}, nil
+	}
+	a = client.Attestation{Type: signet.AttestX509, X509: &client.X509Attestation{}}
+	if byName {
+		a.X509.CAReferences = &client.CAReferences{Primary: ca, Secondary: secondCA}
+		return a, nil
+	}
+	pair := &client.CertificatePair{}
+	for _, one := range []struct {
+		file string
+		into **client.EnrolledCertificate
+	}{{file, &pair.Primary}, {secondFile, &pair.Secondary}} {
+		if one.file == "" {
+			continue
+		}
+		certificate, err := readUpload(one.file)
+		if err != nil {
+			return a, err
+		}
+		*one.into = &client.EnrolledCertificate{Certificate: certificate}
+	}
+	if a.X509.ClientCertificates = pair; group {
+		a.X509.ClientCertificates, a.X509.SigningCertificates = nil, pair
+	}
+	return a, nil
+}
+
+func enrollmentListCommand() *cobra.Command {
+	var group bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the enrollments of devices, or the groups, by ID",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			list, err := c.Enrollments(cmd.Context(), group)
+			if err != nil {
+				return err
+			}
+			return show(cmd, list, func(w io.Writer) {
+				fmt.Fprintln(w, "ID\tSTATUS\tATTESTATION\tHUB")
+				for i := range list {
+					e := &list[i]
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", e.ID(), e.Status, proofs(e)[0], allocationText(e))
+				}
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&group, "group", false, "the enrollment groups")
+	return cmd
+}
+
+// proofs tells what devices have to prove, one a line, at least one.
+func proofs(e *client.Enrollment) (lines []string) {
+	x := e.Attestation.X509
+	if x == nil {
+		return []string{"symmetric key"}
+	}
+	if r := x.CAReferences; r != nil {
+		for _, name := range []string{r.Primary, r.Secondary} {
+			if name != "" {
+				lines = append(lines, "CA "+name)
+			}
+		}
+	}
+	for _, pair := range []*client.CertificatePair{x.ClientCertificates, x.SigningCertificates} {
+		if pair == nil {
+			continue
+		}
+		for _, c := range []*client.EnrolledCertificate{pair.Primary, pair.Secondary} {
+			if c != nil && c.Info != nil {
+				lines = append(lines, fmt.Sprintf("%s, SHA-256 %s", c.Info.SubjectName, strings.ToLower(c.Info.SHA256Thumbprint)))
+			}
+		}
+	}
+	return append(lines, "none")[:max(len(lines), 1)]
+}
+
+func allocationText(e *client.Enrollment) string {
+	s := string(e.Allocation)
+	if e.Webhook != nil {
+		s += " by " + e.Webhook.URL
+	}
+	if len(e.IoTHubs) > 0 {
+		s += ": " + strings.Join(e.IoTHubs, ", ")
+	}
+	return s
+}
+
+func showEnrollment(cmd *cobra.Command, e client.Enrollment) error {
+	return show(cmd, e, func(w io.Writer) {
+		group := ""
+		if e.Group() {
+			group = " (group)"
+		}
+		fmt.Fprintf(w, "%s%s\t%s\n", e.ID(), group, e.Status)
+		for _, proof := range proofs(&e) {
+			fmt.Fprintf(w, "  attestation\t%s\n", proof)
+		}
+		line := func(name, value string) {
+			if value != "" {
+				fmt.Fprintf(w, "  %s\t%s\n", name, value)
+			}
+		}
+		line("device ID", e.DeviceID)
+		line("hub", allocationText(&e))
+		for name, policy := range reprovisionings {
+			if e.Reprovision != nil && *e.Reprovision == *policy || e.Reprovision != nil && !e.Reprovision.UpdateHub && name == "never" {
+				line("when it comes again", name)
+				break
+			}
+		}
+		line("identity at the hub", string(e.HubAuthentication))
+		line("issuance policy", e.CredentialPolicyName)
+		if e.InitialTwin != nil {
+			line("tags", string(e.InitialTwin.Tags))
+			line("desired", string(e.InitialTwin.Properties.Desired))
+		}
+		if r := e.State; r != nil {
+			line("registered", strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Status, r.AssignedHub, r.DeviceID)))
+		}
+		line("etag", e.ETag)
+	})
+}
+
+func enrollmentShowCommand() *cobra.Command {
+	var group bool
+	cmd := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show one enrollment",
+		Args:  arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			e, err := c.Enrollment(cmd.Context(), group, args[0])
+			if err != nil {
+				return err
+			}
+			return showEnrollment(cmd, e)
+		},
+	}
+	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
+	return cmd
+}
+
+func enrollmentStatusCommand(verb string, status signet.Status, short string) *cobra.Command {
+	var group bool
+	var etag string
+	cmd := &cobra.Command{
+		Use:   verb + " ID",
+		Short: short,
+		Args:  arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			e, err := c.Enrollment(cmd.Context(), group, args[0])
+			if err != nil {
+				return err
+			}
+			if etag == "" {
+				etag = e.ETag
+			}
+			e.Status = status
+			if e, err = c.PutEnrollment(cmd.Context(), e, etag); err != nil {
+				return err
+			}
+			return showEnrollment(cmd, e)
+		},
+	}
+	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
+	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	return cmd
+}
+
+func enrollmentDeleteCommand() *cobra.Command {
+	var group bool
+	var etag string
+	cmd := &cobra.Command{
+		Use:   "delete ID",
+		Short: "Delete an enrollment; what devices have got by it, they keep",
+		Long: `Delete an enrollment. Devices keep their identities at their hubs. A group may then let in a device
+that this enrollment shut out: to shut it out for good, leave it there, disabled.`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			if err := c.DeleteEnrollment(cmd.Context(), group, args[0], etag); err != nil {
+				return err
+			}
+			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
+		},
+	}
+	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
+	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	return cmd
+}
+
+func enrollmentKeysCommand() *cobra.Command {
+	var group bool
+	cmd := &cobra.Command{
+		Use:   "keys ID",
+		Short: "Show the keys of an enrollment by symmetric keys",
+		Args:  arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			a, err := c.Attestation(cmd.Context(), group, args[0])
+			if err != nil {
+				return err
+			}
+			if a.SymmetricKey == nil {
+				return signet.Refuse(signet.EnrollmentMalformed, "The enrollment %q is not by symmetric keys.", args[0]).
+					FixBy("signet enrollment show tells what its devices have to prove.")
+			}
+			return show(cmd, a.SymmetricKey, func(w io.Writer) {
+				fmt.Fprintf(w, "primary\t%s\nsecondary\t%s\n", a.SymmetricKey.PrimaryKey, a.SymmetricKey.SecondaryKey)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
+	return cmd
+}
+
+func enrollmentKeyCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "key", Short: "Work with keys, offline"}
+	var file string
+	derive := &cobra.Command{
+		Use:   "derive ID",
+		Short: "Derive the key of a device from the key of its group, offline",
+		Long: `Derive the symmetric key of the device with that registration ID from the key of its group. Nothing is
+asked of a server: the factory that has the group's key can do it. A device gets its own key alone, and
+never that of the group.`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !signet.ValidRegistrationID(args[0]) {
+				return usageError{fmt.Errorf("%q is no registration ID: 1 to 128 letters, digits and - . _ : that end in a letter, a digit or a dash", args[0])}
+			}
+			if file == "" {
+				return usageError{fmt.Errorf("%s needs --group-key-file", cmd.CommandPath())}
+			}
+			var text []byte
+			var err error
+			if file == "-" {
+				text, err = io.ReadAll(io.LimitReader(cmd.InOrStdin(), 1<<10))
+			} else {
+				text, err = readFile(file)
+			}
+			if err != nil {
+				return err
+			}
+			key, err := signet.DeriveKey(strings.TrimSpace(string(text)), args[0])
+			if err != nil {
+				return err
+			}
+			return show(cmd, map[string]string{"registrationId": args[0], "key": key}, func(w io.Writer) { fmt.Fprintln(w, key) })
+		},
+	}
+	derive.Flags().StringVar(&file, "group-key-file", "", "file with the group's key in base64; - for standard input")
+	cmd.AddCommand(derive)
+	return cmd
+}
+
+func linkedHubCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "hub",
+		Short: "Say which hubs are given to devices",
+		Long: `Say which hubs the provisioning service may give to devices. While none is linked, all hubs of its
+server are; so the last one is not unlinked before another is linked. A hub of another server is linked
+by a connection string that may write its registry.`,
+	}
+	cmd.AddCommand(linkListCommand(), linkAddCommand(), linkRemoveCommand())
+	return cmd
+}
+
+func showLinks(cmd *cobra.Command, links []client.LinkedHub) error {
+	return show(cmd, links, func(w io.Writer) {
+		fmt.Fprintln(w, "HUB\tWEIGHT\tLOCATION\tGIVEN")
+		for _, l := range links {
+			given := "to all"
+			if !l.Allocates {
+				given = "to whom an enrollment names it"
+			}
+			fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", l.HostName, l.Weight, l.Location, given)
+		}
+	})
+}
+
+func linkListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the hubs that may be given to devices",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			links, err := c.LinkedHubs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return showLinks(cmd, links)
+		},
+	}
+}
+
+func linkAddCommand() *cobra.Command {
+	var l client.LinkedHub
+	var named bool
+	cmd := &cobra.Command{
+		Use:   "link HUB",
+		Short: "Link a hub: the host name of one of this server, or a file with a connection string",
+		Args:  arguments("HUB"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			l.HostName, l.Allocates = signet.HostOnly(args[0]), !named
+			if text, err := readFile(args[0]); err == nil {
+				hub, err := signet.ParseConnectionString(string(text))
+				if err != nil {
+					return err
+				}
+				l.ConnectionString, l.HostName = strings.TrimSpace(string(text)), signet.HostOnly(hub.HostName)
+			}
+			links, err := c.LinkedHubs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			links = slices.DeleteFunc(links, func(was client.LinkedHub) bool { return was.HostName == l.HostName })
+			if links, err = c.SetLinkedHubs(cmd.Context(), append(links, l)); err != nil {
+				return err
+			}
+			return showLinks(cmd, links)
+		},
+	}
+	cmd.Flags().IntVar(&l.Weight, "weight", 1, "how many devices it gets, beside others: 1 to 1000")
+	cmd.Flags().StringVar(&l.Location, "location", "", "where it is, for people")
+	cmd.Flags().BoolVar(&named, "only-if-named", false, "give it only where an enrollment names it")
+	return cmd
+}
+
+func linkRemoveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "unlink HOST",
+		Short: "Give a hub to devices no longer; those that have it keep it",
+		Args:  arguments("HOST"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			links, err := c.LinkedHubs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			host := signet.HostOnly(args[0])
+			left := slices.DeleteFunc(slices.Clone(links), func(l client.LinkedHub) bool { return l.HostName == host })
+			if len(left) == len(links) {
+				return signet.Refuse(signet.LinkUnknown, "%q is not a linked hub.", args[0])
+			}
+			if links, err = c.SetLinkedHubs(cmd.Context(), left); err != nil {
+				return err
+			}
+			return showLinks(cmd, links)
+		},
+	}
+}
