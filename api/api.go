@@ -45,6 +45,7 @@ import (
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
+	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/trace"
@@ -72,6 +73,7 @@ type Deps struct {
 	Authority    *authority.Authority
 	Registry     *registry.Registry
 	Provisioning *provisioning.Provisioning
+	Issuance     *issuance.Issuance
 	Commands     *commands.Commands
 	Hub          Hub
 	Verdicts     *authority.VerdictLog
@@ -251,6 +253,8 @@ var routes = []route{
 	{"GET", "/signet/audit/log/tile/{level}/{n}", admin, (*call).getAuditTile},
 	{"GET", "/signet/audit/log/tile/{level}/{n}/{n}", admin, (*call).getAuditTile},
 	{"GET", "/signet/audit/log/tile/{level}/{n}/{n}/{n}", admin, (*call).getAuditTile}, // to 16 million entries in parts, 256 million whole
+	{"GET", "/signet/issuance/policies", issuer, (*call).listIssuancePolicies},
+	{"GET", "/signet/issued", issuedTo, (*call).listIssued},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},

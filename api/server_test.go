@@ -27,6 +27,7 @@ import (
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
+	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/pki"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
@@ -41,6 +42,7 @@ type server struct {
 	registry  *registry.Registry
 	waist     *waist
 	inventory *inventory.Inventory
+	issuance  *issuance.Issuance
 	names     map[string]string // for exchanges: {{name}}
 	cas       map[string]*testCA
 	log       *logText
@@ -150,16 +152,48 @@ func newServer(t testing.TB) *server {
 	t.Cleanup(drain)
 	s.drain = drain
 	s.inventory = inventory.New(db, inventory.Options{Logger: log})
+	s.issue(t, db, trust, root, log)
 	s.waist.Hub = hub.New(hub.Options{Authority: trust, Registry: s.registry, Verdicts: verdicts, Inventory: s.inventory})
 	s.handler = api.New(api.Deps{
 		Draining:  draining,
 		Authority: trust, Registry: s.registry,
-		Provisioning: provisioning.New(provisioning.Deps{Enrollments: db, Authority: trust, Tenants: s.registry}), Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory,
+		Provisioning: provisioning.New(provisioning.Deps{Enrollments: db, Authority: trust, Tenants: s.registry}), Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory, Issuance: s.issuance,
 		AdminToken: func() string { return adminToken },
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),
 	})
 	return s
 }
+
+// onePolicy is the issuance policy of dps.
+type onePolicy struct{ issuance.Policy }
+
+func (p onePolicy) Policies() []issuance.Policy { return []issuance.Policy{p.Policy} }
+
+// issue sets up the issuance policy "operational" of dps, by root, and has it issue
+// a certificate to press-17 of hub.
+func (s *server) issue(t testing.TB, db *store.Store, trust *authority.Authority, root *testCA, log *slog.Logger) {
+	t.Helper()
+	ca, err := pki.OpenCA(root.cert, nil, root.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := issuance.Policy{CA: ca, Above: []*x509.Certificate{root.cert}, IssuancePolicy: signet.IssuancePolicy{Service: "dps", Name: "operational",
+		Subject: root.cert.Subject.String(), Thumbprint: pki.ThumbprintSHA256(root.cert.Raw), NotAfter: root.cert.NotAfter, Validity: time.Hour, Keys: []string{"p256"}}}
+	s.issuance = issuance.New(db, issuance.Options{Policies: onePolicy{policy}, Authority: noAnchors{trust}, Hubs: s.registry, Logger: log})
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "press-17"}}, newCA(t, "a key", nil, nil).key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.issuance.Issue(t.Context(), signet.CertificateOrder{Service: "dps", Policy: "operational", HostName: "hub.example.test",
+		DeviceID: "press-17", CSR: csr, Operation: "o1"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// noAnchors keeps the hubs without CA certificates, as the exchanges begin.
+type noAnchors struct{ *authority.Authority }
+
+func (noAnchors) Adopt(context.Context, string, string, *x509.Certificate) error { return nil }
 
 func sign(t testing.TB, host, policy, key string, life time.Duration) string {
 	token, err := signet.SignSAS(host, policy, key, time.Now().Add(life))

@@ -168,7 +168,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.https = &http.Server{
 		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
 			Authority: s.authority, Registry: s.registry, Provisioning: s.provisioning, Hub: s.hub, Verdicts: s.verdicts, Audit: s.audit,
-			Commands: s.commands, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
+			Commands: s.commands, Issuance: s.issuance, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,6 +64,15 @@ func TestHubScript(t *testing.T) {
 					ts.Defer(stop)
 				}
 			},
+			// issue DEVICE CSR OUT: the provisioning service issues the device a certificate by
+			// its policy "operational", as if the device had registered.
+			"issue": func(ts *testscript.TestScript, neg bool, args []string) {
+				chain, err := issue(ts.Value("hub").(*hubtest.Hub), args[0], ts.ReadFile(args[1]))
+				if neg != (err != nil) {
+					ts.Fatalf("%v", err)
+				}
+				ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(chain), 0o600))
+			},
 			// send DEVICE BODY [NAME=VALUE…]: telemetry of a device, acknowledged.
 			"send": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(send(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2:]))
@@ -108,6 +119,19 @@ func present(h *hubtest.Hub, device, folder string) (stop func(), err error) {
 		return nil, fmt.Errorf("%+v", p)
 	}
 	return func() { conn.Close() }, nil
+}
+
+func issue(h *hubtest.Hub, device, csr string) (chain string, err error) {
+	block, _ := pem.Decode([]byte(csr))
+	if block == nil {
+		return "", errors.New("no PEM")
+	}
+	certs, err := h.Issuance().Issue(context.Background(), signet.CertificateOrder{Service: "dps", Policy: "operational",
+		HostName: h.Config.HostName, DeviceID: device, CSR: block.Bytes, Operation: signet.NewETag()})
+	for _, c := range certs {
+		chain += hubtest.PEM(c.Raw)
+	}
+	return chain, err
 }
 
 func answer(h *hubtest.Hub, device, status, payload string) (stop func(), err error) {

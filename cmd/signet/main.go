@@ -76,6 +76,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		revocationCommand(),
 		crlCommand(),
 		hubCommand(),
+		issuanceCommand(),
 		monitorCommand(),
 		explainCommand(),
 		verdictsCommand(),
