@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 )
@@ -192,4 +194,18 @@ func (s enrollmentStore) ChangeLinkedHubs(ctx context.Context, service string, r
 	}
 	return s.log.around(ctx, Entry{Hub: service, Act: "links.change", Of: service}, map[string]any{"removed": remove, "put": links},
 		func() error { return s.EnrollmentStore.ChangeLinkedHubs(ctx, service, remove, put) })
+}
+
+// Issuance records every certificate that is issued.
+func Issuance(l *Log, store issuance.Store) issuance.Store { return issuanceStore{store, l} }
+
+type issuanceStore struct {
+	issuance.Store
+	log *Log
+}
+
+func (s issuanceStore) AddIssued(ctx context.Context, i signet.Issued, most int, since time.Time, keep int) error {
+	return s.log.around(ctx, Entry{Hub: i.Service, Act: "certificate.issue", Of: i.DeviceID}, map[string]any{"policy": i.Policy, "hub": i.HostName,
+		"serial": i.Serial, "sha256": i.Thumbprint, "issuer": i.Issuer, "notAfter": i.NotAfter},
+		func() error { return s.Store.AddIssued(ctx, i, most, since, keep) })
 }

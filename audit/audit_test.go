@@ -20,6 +20,7 @@ import (
 	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/internal/memstore"
+	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
 	"golang.org/x/mod/sumdb/note"
@@ -241,7 +242,9 @@ func TestEveryAct(t *testing.T) {
 	for why, names := range map[string]string{
 		"it reads": "CA CAs CRL CRLs Distrusts OCSPAnswers RevocationPolicies " +
 			"Hubs Identity Identities Modules CountDevices Twin " +
-			"Enrollment Enrollments LinkedHubs",
+			"Enrollment Enrollments LinkedHubs " +
+			"CheckIssued IssuedFor IssuedAt LatestIssued ListIssued",
+		"what ended long ago has been recorded":                "TrimIssued",
 		"what responders said is no act":                       "SaveOCSPAnswers",
 		"twins are what devices and back ends tell each other": "WriteTwin",
 	} {
@@ -254,6 +257,7 @@ func TestEveryAct(t *testing.T) {
 	l := open(t, store, key)
 	for contract, kept := range map[string]any{
 		"authority": audit.Authority(l, store), "registry": audit.Registry(l, store), "enrollments": audit.Enrollments(l, store),
+		"issuance": audit.Issuance(l, store),
 	} {
 		var of reflect.Type
 		switch contract {
@@ -263,6 +267,8 @@ func TestEveryAct(t *testing.T) {
 			of = reflect.TypeFor[registry.Store]()
 		case "enrollments":
 			of = reflect.TypeFor[provisioning.EnrollmentStore]()
+		case "issuance":
+			of = reflect.TypeFor[issuance.Store]()
 		}
 		for n := range of.NumMethod() {
 			m := of.Method(n)

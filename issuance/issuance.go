@@ -15,6 +15,7 @@ package issuance
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -275,21 +276,30 @@ func (k *Issuance) sign(ctx context.Context, p Policy, i signet.Issued, csr []by
 		return nil, signet.Refuse(signet.CSRKeyType, "The issuance policy %s issues no certificates for keys of the kind %s.", p.Name, kind).
 			At("subjectPublicKeyInfo", strings.Join(p.Keys, ", "), kind)
 	}
+	key, err := keyHash(request.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(pki.Path(p.Above), func(c *signet.PathCertificate) bool { return c.Key == key }) {
+		return nil, keyUsed(i.DeviceID)
+	}
 	now := k.now()
+	i.Service, i.Policy, i.Issuer, i.CSR, i.Key = p.Service, p.Name, p.Thumbprint, sum(csr), hex.EncodeToString(key[:])
+	i.Time = now.UTC().Truncate(time.Millisecond)
+	// Looked at before, so that what would be refused costs no signature and leaves
+	// no trace.
+	lately := i.Time.Add(-time.Hour)
+	if err := k.store.CheckIssued(ctx, i.Service, i.DeviceID, i.Key, MaxHourly, lately); err != nil {
+		return nil, unrecorded(err, &i)
+	}
 	issued, err := p.CA.Operational(i.DeviceID, request.PublicKey, now, p.Validity)
 	if err != nil {
 		return nil, err
 	}
 	chain := append(issued[:1:1], p.Above...)
-	leaf := pki.Path(chain[:1])[0]
-	if slices.ContainsFunc(pki.Path(p.Above), func(c *signet.PathCertificate) bool { return c.Key == leaf.Key }) {
-		return nil, keyUsed(i.DeviceID)
-	}
-	i.Service, i.Policy, i.Serial = p.Service, p.Name, leaf.Serial
-	i.Thumbprint, i.Key, i.CSR = hex.EncodeToString(leaf.Thumbprint[:]), hex.EncodeToString(leaf.Key[:]), sum(csr)
-	i.Issuer = p.Thumbprint
+	leaf := pki.PathCertificate(chain[0])
+	i.Serial, i.Thumbprint = leaf.Serial, hex.EncodeToString(leaf.Thumbprint[:])
 	i.NotBefore, i.NotAfter = chain[0].NotBefore.UTC(), chain[0].NotAfter.UTC()
-	i.Time = now.UTC().Truncate(time.Millisecond)
 	for _, c := range chain {
 		i.Chain = append(i.Chain, c.Raw)
 	}
@@ -297,19 +307,31 @@ func (k *Issuance) sign(ctx context.Context, p Policy, i signet.Issued, csr []by
 		return nil, err
 	}
 	// It has been signed and nobody has it. On record before anybody does.
-	err = k.store.AddIssued(ctx, i, MaxHourly, i.Time.Add(-time.Hour), MaxKept)
-	switch {
-	case errors.Is(err, signet.ErrExists):
-		return nil, keyUsed(i.DeviceID)
-	case errors.Is(err, signet.ErrFull):
-		return nil, signet.Refuse(signet.LimitIssuance, "%q has been issued %d certificates within an hour.", signet.Clip(i.DeviceID), MaxHourly)
-	case errors.Is(err, signet.ErrNotFound):
-		return nil, signet.Refuse(signet.HubUnknown, "The provisioning service %s has been deleted.", i.Service)
-	case err != nil:
-		return nil, err
+	if err := k.store.AddIssued(ctx, i, MaxHourly, lately, MaxKept); err != nil {
+		return nil, unrecorded(err, &i)
 	}
 	k.log.Info("certificate issued", "service", i.Service, "policy", i.Policy, "hub", i.HostName, "device", i.DeviceID, "serial", i.Serial, "notAfter", i.NotAfter)
 	return chain, nil
+}
+
+// unrecorded says why a certificate is not put on record.
+func unrecorded(err error, i *signet.Issued) error {
+	switch {
+	case errors.Is(err, signet.ErrExists):
+		return keyUsed(i.DeviceID)
+	case errors.Is(err, signet.ErrFull):
+		return signet.Refuse(signet.LimitIssuance, "%q has been issued %d certificates within an hour.", signet.Clip(i.DeviceID), MaxHourly)
+	case errors.Is(err, signet.ErrNotFound):
+		return signet.Refuse(signet.HubUnknown, "The provisioning service %s has been deleted.", i.Service)
+	}
+	return err
+}
+
+// keyHash names a public key as certificates will, however the request has written
+// it.
+func keyHash(key crypto.PublicKey) ([32]byte, error) {
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	return sha256.Sum256(spki), err
 }
 
 func keyUsed(device string) error {

@@ -21,6 +21,9 @@ type Store interface {
 	// when the service is not there. Of the device's records, the oldest beyond keep
 	// go, and with them the keys that no record has any more.
 	AddIssued(ctx context.Context, i signet.Issued, most int, since time.Time, keep int) error
+	// CheckIssued gives the ErrExists or ErrFull that AddIssued would fail with now,
+	// and writes nothing.
+	CheckIssued(ctx context.Context, service, device, key string, most int, since time.Time) error
 	// IssuedFor reads the latest record of a device that is of an operation.
 	IssuedFor(ctx context.Context, service, device, operation string) (signet.Issued, error)
 	// IssuedAt reads the record of a certificate, by its thumbprint, for a hub of

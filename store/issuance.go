@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -29,21 +30,8 @@ func (s *Store) AddIssued(ctx context.Context, i signet.Issued, most int, since 
 			i.Service, i.Key, i.DeviceID); err != nil {
 			return err
 		}
-		holder, err := one(ctx, q, func(rows *sql.Rows, device *string) error { return rows.Scan(device) },
-			`SELECT device_id FROM issued_key WHERE service = $1 AND key_hash = $2`+s.engine.exclusive(), i.Service, i.Key)
-		if err != nil {
+		if err := checkIssued(ctx, q, i.Service, i.DeviceID, i.Key, s.engine.exclusive(), most, since); err != nil {
 			return err
-		}
-		if holder != i.DeviceID {
-			return signet.ErrExists
-		}
-		lately, err := one(ctx, q, func(rows *sql.Rows, n *int) error { return rows.Scan(n) },
-			`SELECT count(*) FROM issued WHERE service = $1 AND device_id = $2 AND time >= $3`, i.Service, i.DeviceID, micros(since))
-		if err != nil {
-			return err
-		}
-		if lately >= most {
-			return signet.ErrFull
 		}
 		if _, err := q.ExecContext(ctx, `INSERT INTO issued (service, serial, hub, device_id, operation, key_hash, thumbprint, not_after, time, document, chain)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`, i.Service, i.Serial, i.Hub, i.DeviceID, i.Operation, i.Key, i.Thumbprint,
@@ -58,6 +46,32 @@ func (s *Store) AddIssued(ctx context.Context, i signet.Issued, most int, since 
 		}
 		return forgetKeys(ctx, q, i.Service, i.DeviceID)
 	})
+}
+
+// CheckIssued says what AddIssued would now.
+func (s *Store) CheckIssued(ctx context.Context, service, device, key string, most int, since time.Time) error {
+	if !findable(service, device, key) {
+		return nil
+	}
+	return checkIssued(ctx, s.engine.reader(), service, device, key, "", most, since)
+}
+
+func checkIssued(ctx context.Context, q queryer, service, device, key, lock string, most int, since time.Time) error {
+	holder, err := one(ctx, q, func(rows *sql.Rows, device *string) error { return rows.Scan(device) },
+		`SELECT device_id FROM issued_key WHERE service = $1 AND key_hash = $2`+lock, service, key)
+	switch {
+	case errors.Is(err, signet.ErrNotFound):
+	case err != nil:
+		return err
+	case holder != device:
+		return signet.ErrExists
+	}
+	lately, err := one(ctx, q, func(rows *sql.Rows, n *int) error { return rows.Scan(n) },
+		`SELECT count(*) FROM issued WHERE service = $1 AND device_id = $2 AND time >= $3`, service, device, micros(since))
+	if err == nil && lately >= most {
+		err = signet.ErrFull
+	}
+	return err
 }
 
 // forgetKeys removes the keys of a device that no record has any more.

@@ -109,6 +109,9 @@ func init() {
 			other := issued("east", "", "e", 3)
 			other.Key = mine.Key
 			fails(t, s.AddIssued(t.Context(), other, 99, at(0), 99), signet.ErrExists)
+			fails(t, s.CheckIssued(t.Context(), "east", "e", mine.Key, 99, at(0)), signet.ErrExists)
+			ok(t, s.CheckIssued(t.Context(), "east", "d", mine.Key, 99, at(0)))
+			ok(t, s.CheckIssued(t.Context(), "west", "e", mine.Key, 99, at(0)))
 			other.Service = "west"
 			add(t, s, other)
 			same(t, len(serials(t, s, issuance.Query{Service: "east", Limit: 9})), 2)
@@ -136,6 +139,8 @@ func init() {
 			}
 			same(t, serials(t, s, issuance.Query{Service: "east", Limit: 9}), []string{"s-east-d-2", "s-east-d-1"})
 			fails(t, s.AddIssued(t.Context(), issued("east", "", "d", 3), 2, at(1), 2), signet.ErrFull)
+			fails(t, s.CheckIssued(t.Context(), "east", "d", "new", 2, at(1)), signet.ErrFull)
+			ok(t, s.CheckIssued(t.Context(), "east", "d", "new", 2, at(2)))
 			ok(t, s.AddIssued(t.Context(), issued("east", "", "e", 3), 2, at(1), 2))
 			ok(t, s.AddIssued(t.Context(), issued("east", "", "d", 4), 2, at(2), 2))
 			// The key of the first is nobody's any more; that of the last is the device's.

@@ -17,18 +17,8 @@ func (s *Store) AddIssued(_ context.Context, i signet.Issued, most int, since ti
 		if _, ok := s.hubs[i.Service]; !ok {
 			return signet.ErrNotFound
 		}
-		lately := 0
-		for _, other := range s.issued {
-			switch {
-			case other.Service != i.Service:
-			case other.DeviceID != i.DeviceID && other.Key == i.Key:
-				return signet.ErrExists
-			case other.DeviceID == i.DeviceID && !other.Time.Before(since):
-				lately++
-			}
-		}
-		if lately >= most {
-			return signet.ErrFull
+		if err := s.checkIssued(i.Service, i.DeviceID, i.Key, most, since); err != nil {
+			return err
 		}
 		s.issued = append(s.issued, i)
 		kept := 0
@@ -41,6 +31,28 @@ func (s *Store) AddIssued(_ context.Context, i signet.Issued, most int, since ti
 		}
 		return nil
 	})
+}
+
+// CheckIssued says what AddIssued would now.
+func (s *Store) CheckIssued(_ context.Context, service, device, key string, most int, since time.Time) error {
+	return s.do("CheckIssued", func() error { return s.checkIssued(service, device, key, most, since) })
+}
+
+func (s *Store) checkIssued(service, device, key string, most int, since time.Time) error {
+	lately := 0
+	for _, other := range s.issued {
+		switch {
+		case other.Service != service:
+		case other.DeviceID != device && other.Key == key:
+			return signet.ErrExists
+		case other.DeviceID == device && !other.Time.Before(since):
+			lately++
+		}
+	}
+	if lately >= most {
+		return signet.ErrFull
+	}
+	return nil
 }
 
 func (s *Store) lastIssued(operation string, fits func(signet.Issued) bool) (i signet.Issued, err error) {
