@@ -30,6 +30,9 @@ type CertificateRef struct {
 	Thumbprint string    `json:"thumbprint"` // SHA-256, lower-case hex
 	NotBefore  time.Time `json:"notBefore"`
 	NotAfter   time.Time `json:"notAfter"`
+	// Completed is set on an accepted path where the device left the certificate out
+	// and the hub had it registered.
+	Completed bool `json:"completed,omitempty"`
 }
 
 // PathCertificate is what stays of a certificate once it has been judged: what

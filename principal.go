@@ -22,6 +22,20 @@ type Principal struct {
 	// for a self-signed certificate, empty for a token. Entries above the leaf
 	// are shared between the sessions that have them in common.
 	Path []*PathCertificate
+	// Sent has bit n set when the device sent Path[n] itself. What it left out is the
+	// anchor, or was completed from the hub's registered certificates.
+	Sent uint16
+}
+
+// Completed counts the certificates under the anchor that the device left out.
+func (p *Principal) Completed() int {
+	n := 0
+	for i := range len(p.Path) - 1 {
+		if p.Sent&(1<<i) == 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // AuthMethod is the text that the hub stamps on a message as

@@ -213,7 +213,9 @@ func newTrust(cas []signet.CACertificate, ds []signet.Distrust, ps []signet.Revo
 			}
 		}
 	}
-	t.anchors = pki.NewAnchors(t.cas)
+	// What is registered and not trusted completes the path of a device that sends
+	// its certificate alone; it is trusted no more for that.
+	t.anchors = pki.NewAnchors(t.cas, unverified...)
 	if len(unverified) > 0 {
 		t.unverified = pki.NewAnchors(unverified)
 	}
@@ -239,7 +241,8 @@ func (a *Authority) trustOf(hub string) *trust {
 }
 
 // Judge validates what a device presented, leaf first, up to a verified anchor
-// of the hub, and gives the certification path, leaf first and anchor last. It
+// of the hub, and gives the certification path, leaf first and anchor last. What
+// the device leaves out is completed from the registered certificates. It
 // does not look at whom the leaf names. It refuses with a chain.*, cert.*,
 // anchor.* or limit.* code.
 func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {

@@ -336,7 +336,8 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 	}
 	c.door.metrics.connects.WithLabelValues("ok").Inc()
 	c.door.metrics.seconds.Observe(time.Since(c.accepted).Seconds())
-	c.trace.Event("let in", slog.String("hub", session.Principal().Hub), slog.String("auth", string(session.Principal().Auth)))
+	c.trace.Event("let in", slog.String("hub", session.Principal().Hub), slog.String("auth", string(session.Principal().Auth)),
+		slog.Int("completed from registry", session.Principal().Completed()))
 	c.trace.Answered()
 	c.door.log.Debug("connected", "door", c.via, "remote", c.remote, "hub", session.Principal().Hub,
 		"device", c.topics.prefix, "auth", session.Principal().Auth, "client", signet.Clip(c.username.client))

@@ -294,7 +294,7 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time) (*judgemen
 	if err != nil {
 		return nil, err
 	}
-	j.principal.Path = pki.Path(j.path)
+	j.principal.Path, j.principal.Sent = pki.Path(j.path), pki.Sent(j.path, c.Chain)
 	if tenant.AtExpiry == signet.EndAtExpiry && len(j.path) > 0 {
 		j.principal.Expires = firstExpiry(j.principal.Path)
 	}

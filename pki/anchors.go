@@ -15,12 +15,19 @@ import (
 type Anchors struct {
 	bySubject map[string][]*link // by canonical subject
 	byDER     map[[sha256.Size]byte]*link
+	known     map[[sha256.Size]byte]*link // by DER: what completes a path
 	issuers   issuerCache
 }
 
 // NewAnchors makes the set of these certificates.
-func NewAnchors(certs []*x509.Certificate) *Anchors {
-	a := &Anchors{bySubject: map[string][]*link{}, byDER: map[[sha256.Size]byte]*link{}}
+//
+// known are certificates that are trusted for nothing. They complete the path of
+// who leaves out an intermediate: they are built with as if they had been
+// presented, after what was. That is safe because every link of a path is checked
+// by its signature, up to an anchor: with a known certificate no path is accepted
+// that would not be if the device had sent it, which anyone can.
+func NewAnchors(certs []*x509.Certificate, known ...*x509.Certificate) *Anchors {
+	a := &Anchors{bySubject: map[string][]*link{}, byDER: map[[sha256.Size]byte]*link{}, known: map[[sha256.Size]byte]*link{}}
 	for _, cert := range certs {
 		sum := sha256.Sum256(cert.Raw)
 		if a.byDER[sum] != nil {
@@ -31,6 +38,11 @@ func NewAnchors(certs []*x509.Certificate) *Anchors {
 		anchor.pool.AddCert(cert)
 		a.byDER[sum] = anchor
 		a.bySubject[anchor.subject] = append(a.bySubject[anchor.subject], anchor)
+	}
+	for _, cert := range known {
+		if sum := sha256.Sum256(cert.Raw); a.byDER[sum] == nil && checkNames(cert, NotPresented) == nil && !looseBits(cert) {
+			a.known[sum] = newLink(cert, NotPresented)
+		}
 	}
 	return a
 }
@@ -131,14 +143,29 @@ func (a *Anchors) remember(path []*link, usage Usage) {
 // recall answers a request from the cache, or gives nil when the long way has to
 // be gone: for any doubt, and for every refusal, which only the long way can
 // explain. It takes nothing but a chain that presents exactly the path
-// remembered, so that a device which leaves out an intermediate is refused
-// whatever others have sent before it.
+// remembered, up to what is known, so that a device which leaves out an
+// intermediate is refused whatever others have sent before it.
 func (a *Anchors) recall(r *PathRequest, leaf *x509.Certificate) []*x509.Certificate {
-	if len(r.Chain) < 2 || r.CRLs != nil || constrainsBelow(leaf) {
+	if r.CRLs != nil || constrainsBelow(leaf) {
 		return nil
 	}
+	if len(r.Chain) > 1 {
+		return a.recallBelow(sha256.Sum256(r.Chain[1].Raw), r, leaf, r.Chain[2:])
+	}
+	for sum, issuer := range a.known {
+		if bytes.Equal(issuer.RawSubject, leaf.RawIssuer) {
+			if path := a.recallBelow(sum, r, leaf, nil); path != nil {
+				return path
+			}
+		}
+	}
+	return nil
+}
+
+// recallBelow does so below one issuer; rest is what was presented besides.
+func (a *Anchors) recallBelow(issuer [sha256.Size]byte, r *PathRequest, leaf *x509.Certificate, rest []*x509.Certificate) []*x509.Certificate {
 	a.issuers.mu.RLock()
-	v := a.issuers.byID[issuerID{sha256.Sum256(r.Chain[1].Raw), r.Usage}]
+	v := a.issuers.byID[issuerID{issuer, r.Usage}]
 	a.issuers.mu.RUnlock()
 	switch {
 	case v == nil,
@@ -147,12 +174,11 @@ func (a *Anchors) recall(r *PathRequest, leaf *x509.Certificate) []*x509.Certifi
 		!bytes.Equal(leaf.RawIssuer, v.path[0].RawSubject):
 		return nil
 	}
-	rest := r.Chain[2:]
 	for i, c := range v.path[1:] {
 		switch {
 		case len(rest) > 0 && bytes.Equal(rest[0].Raw, c.Raw):
 			rest = rest[1:]
-		case i < len(v.path)-2: // an intermediate; sending the anchor is up to the device
+		case i < len(v.path)-2 && a.known[sha256.Sum256(c.Raw)] == nil: // an intermediate; sending the anchor is up to the device
 			return nil
 		}
 	}

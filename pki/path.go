@@ -80,6 +80,8 @@ type PathRequest struct {
 
 // Validate judges a chain (RFC 5280 §6) and gives the certification path: the
 // certificate judged first, the anchor last, self-issued certificates included.
+// What no path is found of is tried once more with what is known besides, see
+// [NewAnchors].
 //
 // A refusal is a [signet.Error] of one of the codes chain.*, cert.*,
 // anchor.expired or limit.*, with the certificate at fault. The work is bounded
@@ -106,7 +108,16 @@ func (a *Anchors) Validate(r PathRequest) ([]*x509.Certificate, error) {
 	s := newSearch(a, &r)
 	path := s.climb([]*link{s.presented[0]})
 	if path == nil {
-		return nil, s.explain()
+		first := *s
+		if !s.complete() {
+			return nil, s.explain()
+		}
+		if path = s.climb([]*link{s.presented[0]}); path == nil {
+			if s.exhausted { // what was presented had an answer of its own
+				s = &first
+			}
+			return nil, s.explain()
+		}
 	}
 	if r.CRLs == nil {
 		a.remember(path, r.Usage)
@@ -248,6 +259,31 @@ func newSearch(a *Anchors, r *PathRequest) *search {
 		seen[sum] = true
 	}
 	return s
+}
+
+// complete adds what is known to what was presented, for another search within
+// what is left of the limits, and says whether that can lead anywhere. It comes
+// second, so that what is known changes nothing for a chain that is good alone.
+func (s *search) complete() bool {
+	if s.exhausted || len(s.anchors.known) == 0 {
+		return false
+	}
+	var known []*link
+	leads := false
+	for _, k := range s.anchors.known {
+		if slices.ContainsFunc(s.presented, func(c *link) bool { return bytes.Equal(c.Raw, k.Raw) }) {
+			continue
+		}
+		known = append(known, k)
+		leads = leads || slices.ContainsFunc(s.presented, func(c *link) bool { return c.issuer == k.subject })
+	}
+	if !leads {
+		return false
+	}
+	slices.SortFunc(known, func(a, b *link) int { return bytes.Compare(a.Raw, b.Raw) }) // one order each time
+	s.presented = append(slices.Clip(s.presented), known...)
+	s.refusals, s.deadEnd, s.tooLong = nil, nil, false
+	return true
 }
 
 // climb tries every way up from the last certificate of way, and gives the first
@@ -459,7 +495,7 @@ func (s *search) untrusted(top *link, more string) *signet.Error {
 func badSignature(path []*link, at int) *signet.Error {
 	c, issuer := path[at], path[at+1]
 	whose := "sent along by the device"
-	if at+1 == len(path)-1 {
+	if at+1 == len(path)-1 || issuer.index == NotPresented {
 		whose = "registered here"
 	}
 	return signet.Refuse(signet.CertBadSignature, "The signature of %s does not fit the key of its issuer %s, as %s: another key of the same name signed it, or it has been changed.",

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"math/big"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"weak"
@@ -66,6 +67,17 @@ func Path(path []*x509.Certificate) []*signet.PathCertificate {
 		kept[i] = shared.(*signet.PathCertificate)
 	}
 	return kept
+}
+
+// Sent gives a bit for each certificate of a path, leaf first, that is one of
+// those presented. A path has at most ten.
+func Sent(path, presented []*x509.Certificate) (sent uint16) {
+	for i, c := range path {
+		if slices.ContainsFunc(presented, c.Equal) {
+			sent |= 1 << i
+		}
+	}
+	return sent
 }
 
 func pathCertificate(c, issuer *x509.Certificate) *signet.PathCertificate {

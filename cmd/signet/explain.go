@@ -121,21 +121,24 @@ func printExplanation(w io.Writer, e client.Explanation) {
 	if e.Accepted {
 		fmt.Fprintln(w, "accepted, by the path")
 		for i, c := range e.Path {
-			role := "issued by"
+			role, completed := "issued by", ""
 			switch i {
 			case 0:
 				role = "device"
 			case len(e.Path) - 1:
 				role = "trusted CA"
 			}
-			line(role, c.Subject+", until "+c.NotAfter.UTC().Format("2006-01-02 15:04Z"))
+			if c.Completed {
+				completed = "; not sent, completed from registry"
+			}
+			line(role, c.Subject+", until "+c.NotAfter.UTC().Format("2006-01-02 15:04Z")+completed)
 		}
 		return
 	}
 	fmt.Fprintf(w, "refused: %s\n", e.Error.Code)
 	line("because", e.Error.Message)
 	if c := e.Error.Certificate; c != nil {
-		place := "trusted CA, not in the chain"
+		place := "registered here, not in the chain"
 		if c.Index >= 0 {
 			place = fmt.Sprintf("%d of the chain, counted from 0", c.Index)
 		}
