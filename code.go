@@ -124,6 +124,8 @@ const (
 	CertificateUnknown  Code = "certificate.unknown"
 	DistrustUnknown     Code = "distrust.unknown"
 	DistrustMalformed   Code = "distrust.malformed"
+	ScopeUnknown        Code = "scope.unknown"
+	ScopeMalformed      Code = "scope.malformed"
 	HubUnknown          Code = "hub.unknown"
 	HubExists           Code = "hub.exists"
 	HubMalformed        Code = "hub.malformed"
@@ -160,6 +162,7 @@ const (
 	LimitRequestSize   Code = "limit.request-size"
 	LimitCertificates  Code = "limit.certificates"
 	LimitDistrusts     Code = "limit.distrusts"
+	LimitScopes        Code = "limit.scopes"
 	LimitSubscriptions Code = "limit.subscriptions"
 	LimitPathWork      Code = "limit.path-work"
 	LimitCRLs          Code = "limit.crls"
@@ -220,6 +223,7 @@ var Codes = []CodeInfo{
 	{LimitIssuance, StepLimit, "The device has been issued as many certificates as it may in an hour.", "Let the device keep its certificate, and renew it when most of its time is over."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},
 	{LimitDistrusts, StepLimit, "The hub already distrusts as many certificates and keys as it may.", "Distrust the CA above them, or lift what has expired."},
+	{LimitScopes, StepLimit, "The hub already has as many scopes as it may.", "Remove those of CAs that are gone, or scope the CA above them."},
 
 	{RequestMalformed, StepRequest, "The request is not of the form that the protocol asks for.", "Compare the request with the documented form."},
 	{RequestAPIVersion, StepRequest, "The api-version is missing or is not a date.", "Add ?api-version=2021-04-12."},
@@ -341,6 +345,8 @@ var Codes = []CodeInfo{
 	{SightingUnknown, StepRecord, "The device has not authenticated by a certificate yet.", "Let it connect, then look again."},
 	{DistrustUnknown, StepRecord, "Nothing is distrusted under that ID.", "List what the hub distrusts."},
 	{DistrustMalformed, StepRecord, "What is to be distrusted is not said, or is not clear.", "Send the certificate in PEM and what of it to distrust, or a thumbprint, a key hash, or an issuer's key hash and a serial number."},
+	{ScopeUnknown, StepRecord, "No scope is set for that key.", "List the scopes of the hub: signet certificate scope"},
+	{ScopeMalformed, StepRecord, "What is to be bounded is not said, or is not clear.", "Mend the field named in the message."},
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
 	{ETagStale, StepRecord, "The record has changed since it was read.", "Read it again and repeat with the new etag."},
 	{MessageLockLost, StepRecord, "The message is not locked by that token, or not any more.", "Receive it again, and settle it within its lock time."},

@@ -99,6 +99,8 @@ type Change struct {
 	// Trust is set when less is trusted than before: an anchor is gone, a
 	// certificate is distrusted or revoked, or an expired one counts no longer.
 	Trust bool
+	// Scopes is set when the scopes of CAs have changed.
+	Scopes bool
 	// HubCreated and HubDeleted are set when the hub is new, or gone.
 	HubCreated, HubDeleted bool
 }

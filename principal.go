@@ -22,6 +22,10 @@ type Principal struct {
 	// for a self-signed certificate, empty for a token. Entries above the leaf
 	// are shared between the sessions that have them in common.
 	Path []*PathCertificate
+	// Issued is the notBefore and KeyType the type of key of the device's certificate,
+	// as a [Scope] writes it; zero for a token.
+	Issued  time.Time
+	KeyType string
 	// Sent has bit n set when the device sent Path[n] itself. What it left out is the
 	// anchor, or was completed from the hub's registered certificates.
 	Sent uint16

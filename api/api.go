@@ -64,7 +64,7 @@ type Hub interface {
 	// Read is [hub.Hub.Read].
 	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
 	// Explain is [hub.Hub.Explain].
-	Explain(ctx context.Context, c hub.Credentials, at time.Time) ([]*x509.Certificate, error)
+	Explain(ctx context.Context, c hub.Credentials, at time.Time, under hub.Trust) ([]*x509.Certificate, error)
 }
 
 // Deps are what an API stands on. Authority, Registry, Provisioning, Commands, Hub,
@@ -234,6 +234,9 @@ var routes = []route{
 	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},
 	{"POST", "/signet/distrust", operator(signet.RegistryWrite), (*call).postDistrust},
 	{"DELETE", "/signet/distrust/{distrust}", operator(signet.RegistryWrite), (*call).deleteDistrust},
+	{"GET", "/signet/scopes", operator(signet.RegistryRead), (*call).listScopes},
+	{"PUT", "/signet/scopes", operator(ownerRights), (*call).putScope},
+	{"DELETE", "/signet/scopes/{key}", operator(ownerRights), (*call).deleteScope},
 	{"GET", "/signet/revocation/{ca}", operator(signet.RegistryRead), (*call).getRevocation},
 	{"PUT", "/signet/revocation/{ca}", operator(ownerRights), (*call).putRevocation},
 	{"GET", "/signet/crls", operator(signet.RegistryRead), (*call).listCRLs},

@@ -53,21 +53,11 @@ func (c *call) postDistrust() error {
 	if err := c.read(maxBody, &body); err != nil {
 		return err
 	}
-	d := signet.Distrust{Kind: body.Kind, Thumbprint: body.Thumbprint, Key: body.Key, IssuerKey: body.IssuerKey, Serial: body.Serial,
-		Reason: body.Reason, By: c.by}
-	if body.Certificate == "" {
-		d, err := c.Authority.Distrust(c.r.Context(), c.hub.Name, d, nil)
-		return c.answerDistrust(d, err)
-	}
-	chain, err := parseChain([]byte(body.Certificate))
+	r, err := body.request(c.by)
 	if err != nil {
 		return err
 	}
-	d, err = c.Authority.Distrust(c.r.Context(), c.hub.Name, d, chain[:min(len(chain), maxDistrustChain)])
-	return c.answerDistrust(d, err)
-}
-
-func (c *call) answerDistrust(d signet.Distrust, err error) error {
+	d, err := c.Authority.Distrust(c.r.Context(), c.hub.Name, r.Distrust, r.Chain)
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,7 @@ var azureErrors = map[signet.Code]azureError{
 	signet.LimitRequestSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
 	signet.LimitMessageSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
 	signet.LimitDistrusts:     {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+	signet.LimitScopes:        {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitQueue:         {http.StatusForbidden, 403004, "DeviceMaximumQueueDepthExceeded"},
 	signet.LimitCertificates:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitMethods:       {http.StatusForbidden, 403800, "DeviceMaximumInflightMethodExceeded"},
@@ -70,6 +71,9 @@ var azureErrors = map[signet.Code]azureError{
 	signet.BranchUnknown:   {http.StatusNotFound, 404000, "GenericNotFound"},
 	"branch":               {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	"sighting":             {http.StatusNotFound, 404000, "GenericNotFound"},
+
+	"scope":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.ScopeUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
 
 	"crl":             {http.StatusBadRequest, 400123, "GenericBadRequest"},
 	signet.CRLOlder:   {http.StatusConflict, 409000, "GenericConflict"},

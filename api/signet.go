@@ -18,7 +18,6 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/hub"
-	"github.com/signet-iot/signet/pki"
 )
 
 // messageJSON is one line of GET /signet/messages.
@@ -264,45 +263,49 @@ type explanationJSON struct {
 	Error    *signet.Error            `json:"error,omitempty"`
 }
 
-// POST /signet/explain {"chain":PEM,"deviceId":…,"moduleId":…,"at":TIME} says
-// whether a device with that chain would be let in: by the anchors of the hub as
-// they are, and, if a device is named, by its identity. Nothing is recorded.
+// POST /signet/explain {"chain":PEM,"deviceId":…,"moduleId":…,"at":TIME,
+// "suppose":hypothesisBody} says whether a device with that chain would be let in:
+// by what the hub trusts, or would if the hypothesis were true, and, if a device is
+// named, by its identity. Nothing is recorded.
 func (c *call) explain() error {
 	var body struct {
-		Chain    string    `json:"chain"`
-		DeviceID string    `json:"deviceId"`
-		ModuleID string    `json:"moduleId"`
-		At       time.Time `json:"at"`
+		Chain    string         `json:"chain"`
+		DeviceID string         `json:"deviceId"`
+		ModuleID string         `json:"moduleId"`
+		At       time.Time      `json:"at"`
+		Suppose  hypothesisBody `json:"suppose"`
 	}
-	if err := c.read(maxBody, &body); err != nil {
+	if err := c.read(maxSupposed, &body); err != nil {
 		return err
 	}
 	if body.At.IsZero() {
 		body.At = c.Now()
 	}
-	path, err := c.judge(body.Chain, body.DeviceID, body.ModuleID, body.At)
+	chain, err := parseChain([]byte(body.Chain))
+	var path []*x509.Certificate
+	if err == nil {
+		var under hub.Trust = c.Authority
+		if !body.Suppose.empty() {
+			if under, err = c.suppose(&body.Suppose); err != nil {
+				return err // of the hypothesis, not of the chain
+			}
+		}
+		path, err = c.judge(chain, body.DeviceID, body.ModuleID, body.At, under)
+	}
 	if e := signet.AsError(err); e != nil {
 		if e.Code == signet.Internal {
 			return err
 		}
 		return c.answer(http.StatusOK, explanationJSON{Error: e})
 	}
-	answer := explanationJSON{Accepted: true}
-	for n, cert := range path {
-		answer.Path = append(answer.Path, pki.Reference(cert, n))
-	}
-	return c.answer(http.StatusOK, answer)
+	return c.answer(http.StatusOK, explanationJSON{Accepted: true, Path: references(path, chain)})
 }
 
-func (c *call) judge(chainPEM, device, module string, at time.Time) ([]*x509.Certificate, error) {
-	chain, err := parseChain([]byte(chainPEM))
-	if err != nil {
-		return nil, err
-	}
+func (c *call) judge(chain []*x509.Certificate, device, module string, at time.Time, under hub.Trust) ([]*x509.Certificate, error) {
 	if device == "" {
-		return c.Authority.Judge(c.hub.Name, chain, at)
+		return under.Judge(c.hub.Name, chain, at)
 	}
-	return c.Hub.Explain(c.r.Context(), hub.Credentials{Host: c.hub.HostName, DeviceID: device, ModuleID: module, Chain: chain}, at)
+	return c.Hub.Explain(c.r.Context(), hub.Credentials{Host: c.hub.HostName, DeviceID: device, ModuleID: module, Chain: chain}, at, under)
 }
 
 // parseChain reads the certificates of a PEM file, leaf first. Judging bounds

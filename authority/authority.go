@@ -75,6 +75,7 @@ type trust struct {
 	// when there are none.
 	unverified *pki.Anchors
 	distrusts  distrusts
+	scopes     map[[32]byte]*signet.Scope // by key
 	// policies say how to ask after what is below an anchor, by its thumbprint; those
 	// that are off are left out.
 	policies map[[32]byte]*signet.RevocationPolicy
@@ -136,10 +137,18 @@ func (a *Authority) loadTrust(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read revocation policies: %w", err)
 	}
+	ss, err := a.store.Scopes(ctx, "")
+	if err != nil {
+		return fmt.Errorf("read scopes: %w", err)
+	}
 	byHub, distrusted := map[string][]signet.CACertificate{}, map[string][]signet.Distrust{}
 	policies := map[string][]signet.RevocationPolicy{}
 	for _, p := range ps {
 		policies[p.Hub] = append(policies[p.Hub], p)
+	}
+	scopes := map[string][]signet.Scope{}
+	for _, s := range ss {
+		scopes[s.Hub] = append(scopes[s.Hub], s)
 	}
 	for _, c := range cas {
 		byHub[c.Hub] = append(byHub[c.Hub], c)
@@ -152,7 +161,7 @@ func (a *Authority) loadTrust(ctx context.Context) error {
 	}
 	all := make(map[string]*trust, len(byHub))
 	for hub, cas := range byHub {
-		if all[hub], err = newTrust(cas, distrusted[hub], policies[hub]); err != nil {
+		if all[hub], err = newTrust(kept{cas, distrusted[hub], policies[hub], scopes[hub]}); err != nil {
 			return err
 		}
 	}
@@ -166,20 +175,11 @@ func (a *Authority) reload(ctx context.Context, hub string) error {
 	defer a.trustMu.Unlock()
 	// The set is read anew rather than patched: whatever order two changes come
 	// here in, the last to read sees both.
-	ctx = context.WithoutCancel(ctx)
-	cas, err := a.store.CAs(ctx, hub)
+	k, err := a.read(context.WithoutCancel(ctx), hub)
 	if err != nil {
-		return fmt.Errorf("read CA certificates of %s: %w", hub, err)
+		return err
 	}
-	ds, err := a.store.Distrusts(ctx, hub)
-	if err != nil {
-		return fmt.Errorf("read what %s distrusts: %w", hub, err)
-	}
-	ps, err := a.store.RevocationPolicies(ctx, hub)
-	if err != nil {
-		return fmt.Errorf("read revocation policies of %s: %w", hub, err)
-	}
-	t, err := newTrust(cas, ds, ps)
+	t, err := newTrust(k)
 	if err != nil {
 		return err
 	}
@@ -189,13 +189,40 @@ func (a *Authority) reload(ctx context.Context, hub string) error {
 	return nil
 }
 
-func newTrust(cas []signet.CACertificate, ds []signet.Distrust, ps []signet.RevocationPolicy) (_ *trust, err error) {
+// kept is what the store keeps of what a hub trusts.
+type kept struct {
+	cas       []signet.CACertificate
+	distrusts []signet.Distrust
+	policies  []signet.RevocationPolicy
+	scopes    []signet.Scope
+}
+
+func (a *Authority) read(ctx context.Context, hub string) (k kept, err error) {
+	if k.cas, err = a.store.CAs(ctx, hub); err != nil {
+		return k, fmt.Errorf("read CA certificates of %s: %w", hub, err)
+	}
+	if k.distrusts, err = a.store.Distrusts(ctx, hub); err != nil {
+		return k, fmt.Errorf("read what %s distrusts: %w", hub, err)
+	}
+	if k.policies, err = a.store.RevocationPolicies(ctx, hub); err != nil {
+		return k, fmt.Errorf("read revocation policies of %s: %w", hub, err)
+	}
+	if k.scopes, err = a.store.Scopes(ctx, hub); err != nil {
+		return k, fmt.Errorf("read scopes of %s: %w", hub, err)
+	}
+	return k, nil
+}
+
+func newTrust(k kept) (_ *trust, err error) {
 	t := &trust{thumbprints: map[[32]byte]bool{}, policies: map[[32]byte]*signet.RevocationPolicy{}}
-	if t.distrusts, err = newDistrusts(ds); err != nil {
+	if t.distrusts, err = newDistrusts(k.distrusts); err != nil {
+		return nil, err
+	}
+	if t.scopes, err = newScopes(k.scopes); err != nil {
 		return nil, err
 	}
 	var unverified []*x509.Certificate
-	for _, c := range cas {
+	for _, c := range k.cas {
 		cert, err := x509.ParseCertificate(c.DER)
 		if err != nil {
 			return nil, fmt.Errorf("stored CA certificate %s of hub %s: %w", c.Name, c.Hub, err)
@@ -207,8 +234,8 @@ func newTrust(cas []signet.CACertificate, ds []signet.Distrust, ps []signet.Revo
 		t.cas = append(t.cas, cert)
 		thumbprint := pki.PathCertificate(cert).Thumbprint
 		t.thumbprints[thumbprint] = true
-		for i := range ps {
-			if p := &ps[i]; sameName(p.CA, c.Name) && p.Mode != signet.RevocationOff {
+		for i := range k.policies {
+			if p := &k.policies[i]; sameName(p.CA, c.Name) && p.Mode != signet.RevocationOff {
 				t.policies[thumbprint] = p
 			}
 		}
@@ -222,7 +249,7 @@ func newTrust(cas []signet.CACertificate, ds []signet.Distrust, ps []signet.Revo
 	return t, nil
 }
 
-var noTrust, _ = newTrust(nil, nil, nil)
+var noTrust, _ = newTrust(kept{})
 
 func (a *Authority) trustOf(hub string) *trust {
 	t, ok := (*a.trust.Load())[hub]
@@ -246,18 +273,27 @@ func (a *Authority) trustOf(hub string) *trust {
 // does not look at whom the leaf names. It refuses with a chain.*, cert.*,
 // anchor.* or limit.* code.
 func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) ([]*x509.Certificate, error) {
-	t := a.trustOf(hub)
+	path, judged, err := a.judge(hub, a.trustOf(hub), a.revocation.of(hub), chain, at)
+	a.revocation.learn(hub, judged, path, err)
+	return path, err
+}
+
+// judge does so by what is trusted and by the CRLs that are in force, or that
+// might be.
+func (a *Authority) judge(hub string, t *trust, lists crlSet, chain []*x509.Certificate, at time.Time) (_ []*x509.Certificate, judged []judgement, _ error) {
 	if t.unreadable {
-		return nil, unreadable()
+		return nil, nil, unreadable()
 	}
 	request := pki.PathRequest{Chain: chain, Time: at, Usage: pki.UsageClient, MaxDepth: -1}
-	var judged []judgement
-	if !t.distrusts.empty() || len(t.policies) > 0 {
+	if !t.distrusts.empty() || len(t.policies) > 0 || len(t.scopes) > 0 {
 		request.Reject = func(path []*x509.Certificate) *signet.Error {
 			refs := pki.Path(path)
 			i, refusal := t.distrusts.refusal(refs)
+			if refusal == nil && len(t.scopes) > 0 {
+				i, refusal = t.outOfScope(refs, path[0])
+			}
 			if policy := t.policies[refs[len(refs)-1].Thumbprint]; policy != nil && refusal == nil {
-				i, refusal = a.revocation.check(hub, policy, refs, path)
+				i, refusal = a.revocation.check(hub, lists, policy, refs, path)
 				judged = append(judged, judgement{policy, refs, slices.Clone(path), refusal})
 			}
 			if refusal == nil {
@@ -267,18 +303,17 @@ func (a *Authority) Judge(hub string, chain []*x509.Certificate, at time.Time) (
 		}
 	}
 	path, err := t.anchors.Validate(request)
-	a.revocation.learn(hub, judged, path, err)
 	if err == nil {
-		return path, nil
+		return path, judged, nil
 	}
 	if code := signet.CodeOf(err); t.unverified != nil && (code == signet.ChainUntrusted || code == signet.ChainIssuerMissing) {
 		if path, e := t.unverified.Validate(request); e == nil {
 			ca := path[len(path)-1]
-			return nil, signet.Refuse(signet.AnchorUnverified, "The chain is good up to %q, which is registered here but not verified.", ca.Subject).
+			return nil, judged, signet.Refuse(signet.AnchorUnverified, "The chain is good up to %q, which is registered here but not verified.", ca.Subject).
 				Of(pki.Reference(ca, -1)).At("isVerified", "true", "false")
 		}
 	}
-	return nil, err
+	return nil, judged, err
 }
 
 // Trusts says whether the certificate with that SHA-256 thumbprint is a verified
@@ -290,29 +325,37 @@ func (a *Authority) Trusts(hub string, thumbprint [32]byte) bool {
 // Revoked gives the refusal when a certificate of a path is distrusted or
 // revoked by what is known now.
 func (a *Authority) Revoked(hub string, path []*signet.PathCertificate) error {
-	t := a.trustOf(hub)
+	return a.revoked(hub, a.trustOf(hub), a.revocation.of(hub), path)
+}
+
+func (a *Authority) revoked(hub string, t *trust, lists crlSet, path []*signet.PathCertificate) error {
 	if t.unreadable {
 		return unreadable()
 	}
 	at, refusal := t.distrusts.refusal(path)
 	if len(path) > 1 && refusal == nil { // one alone has no issuer that could revoke it
 		if policy := t.policies[path[len(path)-1].Thumbprint]; policy != nil {
-			at, refusal = a.revocation.check(hub, policy, path, nil)
+			at, refusal = a.revocation.check(hub, lists, policy, path, nil)
 		}
 	}
 	if refusal != nil {
-		c := path[at]
-		return refusal.Of(&signet.CertificateRef{Index: at, Subject: c.Subject, Serial: c.Serial,
-			Thumbprint: hex.EncodeToString(c.Thumbprint[:]), NotAfter: c.NotAfter})
+		return refusal.Of(reference(path, at))
 	}
 	return nil
+}
+
+// reference points at a certificate of a path of which no more is kept.
+func reference(path []*signet.PathCertificate, at int) *signet.CertificateRef {
+	c := path[at]
+	return &signet.CertificateRef{Index: at, Subject: c.Subject, Serial: c.Serial,
+		Thumbprint: hex.EncodeToString(c.Thumbprint[:]), NotAfter: c.NotAfter}
 }
 
 // Reload reads what a hub trusts from the store again: after the hub has been
 // made, or has gone with all that was its own. Until that can be read, it trusts
 // nobody.
 func (a *Authority) Reload(ctx context.Context, hub string) error {
-	return errors.Join(a.revocation.load(ctx, hub), a.enforce(ctx, hub, nil, false))
+	return errors.Join(a.revocation.load(ctx, hub), a.enforce(ctx, hub, nil, signet.Change{}))
 }
 
 // List gives the CA certificates of a hub by name.
@@ -525,22 +568,22 @@ func (a *Authority) effect(ctx context.Context, hub, name string, written error,
 	case errors.Is(written, signet.ErrNotFound):
 		return unknown(name)
 	}
-	return a.enforce(ctx, hub, written, anchorGone)
+	return a.enforce(ctx, hub, written, signet.Change{Trust: anchorGone})
 }
 
 // enforce brings what is stored of a hub into force after a write, whatever came
 // of it, then, if less is trusted than before, has the sessions ended that it
-// concerns.
-func (a *Authority) enforce(ctx context.Context, hub string, written error, less bool) error {
+// concerns: less says in what way.
+func (a *Authority) enforce(ctx context.Context, hub string, written error, less signet.Change) error {
 	if err := a.reload(ctx, hub); err != nil {
 		// Trust may only shrink by mistake: until the store can be read again, the
 		// hub trusts nobody.
 		a.distrustAll(hub)
-		written, less = errors.Join(written, err), true
+		written, less.Trust = errors.Join(written, err), true
 	}
 	a.revocation.retune(hub)
-	if less {
-		a.changed(ctx, signet.Change{Hub: hub, Trust: true})
+	if less.Hub = hub; less.Trust || less.Scopes {
+		a.changed(ctx, less)
 	}
 	return written
 }

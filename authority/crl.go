@@ -104,27 +104,15 @@ func (a *Authority) AddCRL(ctx context.Context, hub string, upload []byte) (sign
 func (r *revocation) add(ctx context.Context, hub string, der []byte, beside []*x509.Certificate, source, ca string) (c signet.CRL, news bool, err error) {
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	l, err := newCRL(der, r.candidates(hub, beside))
+	set, now := r.of(hub), r.a.stamp()
+	l, err := r.judge(hub, set, der, beside)
 	if err != nil {
 		return c, false, err
 	}
-	now := r.a.stamp()
-	if err := l.Current(now); err != nil {
-		return c, false, err
+	if old := set.find(l.record.ID); old == l {
+		return old.shown(now), false, nil
 	}
-	l.record.Hub, l.record.Source, l.record.CA, l.record.Added = hub, source, ca, now
-	set := (*r.lists.Load())[hub]
-	if old := set.find(l.record.ID); old != nil {
-		switch newer := l.Number.Cmp(old.Number); {
-		case l.record.SHA256 == old.record.SHA256:
-			return old.shown(now), false, nil
-		case newer <= 0 || l.ThisUpdate.Before(old.ThisUpdate): // RFC 5280 §5.2.3
-			return c, false, older(&l.record, &old.record)
-		}
-	}
-	if err := set.room(l); err != nil {
-		return c, false, err
-	}
+	l.record.Source, l.record.CA, l.record.Added = source, ca, now
 	l.record.DER, l.record.IssuerDER = der, l.Issuer.Raw
 	err = r.a.store.SaveCRL(ctx, l.record)
 	l.record.DER, l.record.IssuerDER = nil, nil
@@ -138,6 +126,28 @@ func (r *revocation) add(ctx context.Context, hub string, der []byte, beside []*
 	// nobody is told that it is kept.
 	r.swap(hub, func(s crlSet) crlSet { return s.with(l) })
 	return l.shown(now), true, err
+}
+
+// judge reads a CRL that is to join those in force; it gives the one that is there,
+// if it is the same.
+func (r *revocation) judge(hub string, set crlSet, der []byte, beside []*x509.Certificate) (*crl, error) {
+	l, err := newCRL(der, r.candidates(hub, beside))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Current(r.a.stamp()); err != nil {
+		return nil, err
+	}
+	l.record.Hub = hub
+	if old := set.find(l.record.ID); old != nil {
+		switch newer := l.Number.Cmp(old.Number); {
+		case l.record.SHA256 == old.record.SHA256:
+			return old, nil
+		case newer <= 0 || l.ThisUpdate.Before(old.ThisUpdate): // RFC 5280 §5.2.3
+			return nil, older(&l.record, &old.record)
+		}
+	}
+	return l, set.room(l)
 }
 
 // newCRL reads a CRL for its index and its record.
@@ -182,6 +192,9 @@ func older(c, than *signet.CRL) error {
 		c.ThisUpdate.Format(time.RFC3339), than.Number, than.ThisUpdate.Format(time.RFC3339)).
 		At("crlNumber", "above "+than.Number, c.Number)
 }
+
+// of gives the CRLs in force at a hub.
+func (r *revocation) of(hub string) crlSet { return (*r.lists.Load())[hub] }
 
 func (r *revocation) swap(hub string, change func(crlSet) crlSet) {
 	r.mu.Lock()

@@ -38,22 +38,10 @@ const (
 // It refuses with [signet.DistrustMalformed], [signet.LimitDistrusts] or
 // [signet.HubUnknown].
 func (a *Authority) Distrust(ctx context.Context, hub string, d signet.Distrust, chain []*x509.Certificate) (signet.Distrust, error) {
-	d.Hub, d.Subject, d.Created = hub, "", a.stamp()
-	if utf8.RuneCountInString(d.Reason) > maxReason {
-		return d, signet.Refuse(signet.DistrustMalformed, "The reason has more than %d characters.", maxReason).At("reason", "at most 128 characters", d.Reason)
-	}
-	var err error
-	if len(chain) > 0 {
-		err = a.describe(ctx, &d, chain)
-	} else {
-		err = checkDistrust(&d)
-	}
+	d, err := a.distrust(ctx, hub, d, chain)
 	if err != nil {
 		return d, err
 	}
-	sum := sha256.Sum256([]byte(string(d.Kind) + " " + d.Thumbprint + " " + d.Key + " " + d.IssuerKey + " " + d.Serial))
-	d.ID = hex.EncodeToString(sum[:16])
-
 	known, err := a.store.Distrusts(ctx, hub)
 	if err != nil {
 		return d, err
@@ -77,7 +65,27 @@ func (a *Authority) Distrust(ctx context.Context, hub string, d signet.Distrust,
 	case errors.Is(err, signet.ErrNotFound):
 		return d, signet.Refuse(signet.HubUnknown, "There is no hub called %q.", signet.Clip(hub))
 	}
-	return d, a.enforce(ctx, hub, err, true)
+	return d, a.enforce(ctx, hub, err, signet.Change{Trust: true})
+}
+
+// distrust puts what is to be distrusted into the form that it is kept in.
+func (a *Authority) distrust(ctx context.Context, hub string, d signet.Distrust, chain []*x509.Certificate) (signet.Distrust, error) {
+	d.Hub, d.Subject, d.Created = hub, "", a.stamp()
+	if utf8.RuneCountInString(d.Reason) > maxReason {
+		return d, signet.Refuse(signet.DistrustMalformed, "The reason has more than %d characters.", maxReason).At("reason", "at most 128 characters", d.Reason)
+	}
+	var err error
+	if len(chain) > 0 {
+		err = a.describe(ctx, &d, chain)
+	} else {
+		err = checkDistrust(&d)
+	}
+	if err != nil {
+		return d, err
+	}
+	sum := sha256.Sum256([]byte(string(d.Kind) + " " + d.Thumbprint + " " + d.Key + " " + d.IssuerKey + " " + d.Serial))
+	d.ID = hex.EncodeToString(sum[:16])
+	return d, nil
 }
 
 // Distrusts gives what a hub distrusts, the latest first.
@@ -90,9 +98,13 @@ func (a *Authority) Distrusts(ctx context.Context, hub string) ([]signet.Distrus
 func (a *Authority) LiftDistrust(ctx context.Context, hub, id string) error {
 	err := a.store.DeleteDistrust(ctx, hub, id)
 	if errors.Is(err, signet.ErrNotFound) {
-		return signet.Refuse(signet.DistrustUnknown, "The hub distrusts nothing under the ID %q.", signet.Clip(id))
+		return distrustUnknown(id)
 	}
-	return a.enforce(ctx, hub, err, false)
+	return a.enforce(ctx, hub, err, signet.Change{})
+}
+
+func distrustUnknown(id string) error {
+	return signet.Refuse(signet.DistrustUnknown, "The hub distrusts nothing under the ID %q.", signet.Clip(id))
 }
 
 // describe fills in what is distrusted of a certificate.

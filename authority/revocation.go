@@ -121,7 +121,7 @@ func (a *Authority) SetRevocationPolicy(ctx context.Context, p signet.Revocation
 	if errors.Is(err, signet.ErrNotFound) {
 		return p, unknown(p.CA)
 	}
-	return p, a.enforce(ctx, p.Hub, err, p.Mode != signet.RevocationOff)
+	return p, a.enforce(ctx, p.Hub, err, signet.Change{Trust: p.Mode != signet.RevocationOff})
 }
 
 func checkPolicy(p *signet.RevocationPolicy) error {
@@ -169,8 +169,7 @@ func sourceURL(address string) (*url.URL, error) {
 // [pki.Path] keeps it; path is nil for a session that is established, of which
 // nothing need be known anew. Everything is answered from memory: a few look-ups
 // a certificate.
-func (r *revocation) check(hub string, policy *signet.RevocationPolicy, refs []*signet.PathCertificate, path []*x509.Certificate) (at int, _ *signet.Error) {
-	lists := (*r.lists.Load())[hub]
+func (r *revocation) check(hub string, lists crlSet, policy *signet.RevocationPolicy, refs []*signet.PathCertificate, path []*x509.Certificate) (at int, _ *signet.Error) {
 	now := r.a.now()
 	for i, c := range refs[:len(refs)-1] {
 		issuer := refs[i+1]

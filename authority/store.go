@@ -30,6 +30,30 @@ type Store interface {
 	CreateDistrust(ctx context.Context, d signet.Distrust) error
 	DeleteDistrust(ctx context.Context, hub, id string) error
 
+	// Scopes lists the scopes of a hub by key; of all hubs for "".
+	Scopes(ctx context.Context, hub string) ([]signet.Scope, error)
+	// SaveScope adds or replaces the scope of a key; Seen does not count. Devices that
+	// have a place keep it. When the scope begins to bound their number, those that the
+	// trust tree has under the key get theirs first, by when they were first seen. It
+	// fails with ErrNotFound when the hub is not there.
+	SaveScope(ctx context.Context, s signet.Scope) error
+	// DeleteScope removes a scope and the places under it.
+	DeleteScope(ctx context.Context, hub, key string) error
+	// Place gives the place of a device under a scope, 1 for the first; 0 when it has
+	// none.
+	Place(ctx context.Context, hub, key, device string) (int64, error)
+	// TakePlace gives the place of a device, the next one if it has none. Of two
+	// devices at once each gets its own, and no place is left out. It fails with
+	// ErrNotFound when the scope is not there.
+	TakePlace(ctx context.Context, hub, key, device string) (int64, error)
+	// SeenUnder gives the nth of the devices that the trust tree has under a key, by
+	// when they were first seen there, then by ID: who would get that place. It fails
+	// with ErrNotFound when there are fewer.
+	SeenUnder(ctx context.Context, hub, key string, n int64) (device string, first time.Time, _ error)
+	// FirstSeenUnder gives when the trust tree first saw a device that it has under a
+	// key. It fails with ErrNotFound when it has not.
+	FirstSeenUnder(ctx context.Context, hub, key, device string) (time.Time, error)
+
 	// RevocationPolicies lists the policies of a hub; of all hubs for "".
 	RevocationPolicies(ctx context.Context, hub string) ([]signet.RevocationPolicy, error)
 	// SaveRevocationPolicy adds or replaces the policy of a CA, and fails with

@@ -108,7 +108,7 @@ func TestExplainSendsCertificatesAlone(t *testing.T) {
 		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("x")}))
 	}
 	text := block("CERTIFICATE") + block("EC PRIVATE KEY") + block("CERTIFICATE")
-	e, err := c.Explain(t.Context(), []byte(text), "press-17", time.Time{})
+	e, err := c.Explain(t.Context(), []byte(text), "press-17", time.Time{}, client.Hypothesis{})
 	if err != nil || !e.Accepted {
 		t.Error(e, err)
 	}

@@ -159,16 +159,17 @@ type Explanation struct {
 }
 
 // Explain asks the hub what it would make of a chain (PEM, leaf first) by its
-// anchors as they are, presented by a device if one is named, at a time; now when
-// that is zero. Only the certificates in the file are sent.
-func (c *Client) Explain(ctx context.Context, chainPEM []byte, deviceID string, at time.Time) (Explanation, error) {
+// anchors as they are, or as they would be if a hypothesis were true, presented by
+// a device if one is named, at a time; now when that is zero. Only the certificates
+// in the file are sent.
+func (c *Client) Explain(ctx context.Context, chainPEM []byte, deviceID string, at time.Time, suppose Hypothesis) (Explanation, error) {
 	var certificates bytes.Buffer
 	for block, rest := pem.Decode(chainPEM); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "CERTIFICATE" {
 			pem.Encode(&certificates, &pem.Block{Type: block.Type, Bytes: block.Bytes})
 		}
 	}
-	body := map[string]any{"chain": certificates.String()}
+	body := map[string]any{"chain": certificates.String(), "suppose": suppose}
 	if deviceID != "" {
 		body["deviceId"] = deviceID
 	}

@@ -21,9 +21,9 @@ import (
 	"github.com/signet-iot/signet/pki"
 )
 
-// Authority judges chains. Its server is package authority. Safe for concurrent
-// use; it answers from memory.
-type Authority interface {
+// Trust judges chains, by what a hub trusts or might trust. Safe for concurrent
+// use; it answers from memory, except where devices are counted.
+type Trust interface {
 	// Judge validates a chain, leaf first, up to a verified anchor of the hub.
 	Judge(hub string, chain []*x509.Certificate, at time.Time) (path []*x509.Certificate, err error)
 	// Trusts says whether a certificate, by SHA-256 thumbprint, is such an anchor.
@@ -31,6 +31,17 @@ type Authority interface {
 	// Revoked gives the refusal when a certificate of a path, leaf first, is
 	// distrusted or revoked by what is known now; nil when none is.
 	Revoked(hub string, path []*signet.PathCertificate) error
+	// InScope says whether a principal is within the scopes of the CAs on its path, the
+	// number of devices included; it counts nobody in.
+	InScope(ctx context.Context, p *signet.Principal) error
+}
+
+// Authority judges chains by what is in force. Its server is package authority.
+type Authority interface {
+	Trust
+	// Admit says what InScope does. Where the number of devices is bounded it counts
+	// the device in, on disk before it returns: it is asked last.
+	Admit(ctx context.Context, p *signet.Principal) error
 	// List gives the registered CAs of the hub, verified or not.
 	List(ctx context.Context, hub string) ([]signet.CACertificate, error)
 }
@@ -159,7 +170,10 @@ func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session
 // before it sends whether anything has changed since. Refusals as for Connect.
 func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error) {
 	changes := h.changes.Load()
-	j, err := h.judge(ctx, c, h.now())
+	j, err := h.judge(ctx, c, h.now(), h.authority)
+	if err == nil {
+		err = h.authority.Admit(ctx, &j.principal)
+	}
 	if err != nil {
 		return nil, h.refused(c, err)
 	}
@@ -169,11 +183,18 @@ func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error)
 	return s, nil
 }
 
-// Explain judges credentials as a connect at that time would be, and does
-// nothing else: it gives the certification path, leaf first, or the refusal,
-// which is not recorded.
-func (h *Hub) Explain(ctx context.Context, c Credentials, at time.Time) ([]*x509.Certificate, error) {
-	j, err := h.judge(ctx, c, at)
+// Explain judges credentials as a connect at that time would be, by what is
+// trusted now or, if under is not nil, by what that trusts. It does nothing else:
+// it gives the certification path, leaf first, or the refusal, which is not
+// recorded.
+func (h *Hub) Explain(ctx context.Context, c Credentials, at time.Time, under Trust) ([]*x509.Certificate, error) {
+	if under == nil {
+		under = h.authority
+	}
+	j, err := h.judge(ctx, c, at, under)
+	if err == nil {
+		err = under.InScope(ctx, &j.principal)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +240,10 @@ func clipID(id string) string {
 
 func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session, error) {
 	changes := h.changes.Load()
-	j, err := h.judge(ctx, c, h.now())
+	j, err := h.judge(ctx, c, h.now(), h.authority)
+	if err == nil {
+		err = h.authority.Admit(ctx, &j.principal)
+	}
 	if err != nil {
 		if j, err = h.lane(ctx, c, err); err != nil {
 			return nil, err
@@ -257,7 +281,7 @@ type judgement struct {
 
 // judge decides who the credentials belong to. The cheap questions come first:
 // no chain is validated for a device that the hub does not know.
-func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time) (*judgement, error) {
+func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time, trust Trust) (*judgement, error) {
 	tenant, err := h.registry.HubByHost(c.Host)
 	if err != nil {
 		return nil, err
@@ -285,9 +309,9 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time) (*judgemen
 	case len(c.Chain) == 0:
 		err = signet.Refuse(signet.ChainNone, "The device presented neither a certificate nor a token.")
 	case identity.Auth.Type == signet.AuthCA:
-		err = h.judgeChain(j, c.Chain, at)
+		err = judgeChain(trust, j, c.Chain, at)
 	case identity.Auth.Type == signet.AuthSelfSigned:
-		err = h.judgeThumbprint(j, &identity, c.Chain[0], at)
+		err = judgeThumbprint(trust, j, &identity, c.Chain[0], at)
 	default:
 		err = wrongType(&identity, "a certificate")
 	}
@@ -295,11 +319,14 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time) (*judgemen
 		return nil, err
 	}
 	j.principal.Path, j.principal.Sent = pki.Path(j.path), pki.Sent(j.path, c.Chain)
+	if len(j.path) > 0 {
+		j.principal.Issued, j.principal.KeyType = j.path[0].NotBefore, pki.KeyTypeOf(j.path[0])
+	}
 	if tenant.AtExpiry == signet.EndAtExpiry && len(j.path) > 0 {
 		j.principal.Expires = firstExpiry(j.principal.Path)
 	}
 	if identity.Auth.Type == signet.AuthSelfSigned {
-		if err := h.authority.Revoked(tenant.Name, j.principal.Path); err != nil {
+		if err := trust.Revoked(tenant.Name, j.principal.Path); err != nil {
 			return nil, err
 		}
 	}
@@ -327,9 +354,9 @@ func (h *Hub) enabled(ctx context.Context, i *signet.Identity) error {
 }
 
 // judgeChain: a path to a verified CA, and the leaf names the identity.
-func (h *Hub) judgeChain(j *judgement, chain []*x509.Certificate, at time.Time) (err error) {
+func judgeChain(trust Trust, j *judgement, chain []*x509.Certificate, at time.Time) (err error) {
 	p := &j.principal
-	if j.path, err = h.authority.Judge(p.Hub, chain, at); err != nil {
+	if j.path, err = trust.Judge(p.Hub, chain, at); err != nil {
 		return err
 	}
 	return pki.CheckCommonName(j.path[0], signet.IdentityName(p.DeviceID, p.ModuleID))
@@ -337,7 +364,7 @@ func (h *Hub) judgeChain(j *judgement, chain []*x509.Certificate, at time.Time) 
 
 // judgeThumbprint: the leaf itself is registered. No path is asked for, but a
 // certificate counts only within its validity, and a registered CA is no device.
-func (h *Hub) judgeThumbprint(j *judgement, i *signet.Identity, leaf *x509.Certificate, at time.Time) error {
+func judgeThumbprint(trust Trust, j *judgement, i *signet.Identity, leaf *x509.Certificate, at time.Time) error {
 	sha1, sha256 := pki.ThumbprintSHA1(leaf.Raw), pki.ThumbprintSHA256(leaf.Raw)
 	if !thumbprintMatches(i, sha256, sha1) {
 		return signet.Refuse(signet.IdentityThumbprint, "The presented certificate is not one that is registered for %q.", i.Name()).
@@ -345,7 +372,7 @@ func (h *Hub) judgeThumbprint(j *judgement, i *signet.Identity, leaf *x509.Certi
 			At("thumbprint", "primary "+i.Auth.PrimaryThumbprint+" or secondary "+i.Auth.SecondaryThumbprint,
 				"SHA-1 "+sha1+", SHA-256 "+sha256)
 	}
-	if h.authority.Trusts(i.Hub, pki.PathCertificate(leaf).Thumbprint) {
+	if trust.Trusts(i.Hub, pki.PathCertificate(leaf).Thumbprint) {
 		return signet.Refuse(signet.CertIsCAAnchor, "The certificate that is registered for %q is registered here as a CA too.", i.Name()).
 			At("certificate", "one of the device", "the CA's").Of(pki.Reference(leaf, 0))
 	}

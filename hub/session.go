@@ -231,8 +231,10 @@ func (h *Hub) Apply(ctx context.Context, c signet.Change) signet.Receipt {
 		switch {
 		case c.HubDeleted:
 			err = signet.Refuse(signet.HubUnknown, "The hub has been deleted.")
-		case c.Trust:
-			err = h.reviewPath(s)
+		case c.Trust || c.Scopes:
+			if err = h.reviewPath(s); err == nil && c.Scopes {
+				err = h.authority.Admit(ctx, s.principal)
+			}
 		default:
 			err = h.reviewIdentity(ctx, s)
 		}
@@ -247,7 +249,7 @@ func (h *Hub) Apply(ctx context.Context, c signet.Change) signet.Receipt {
 func (h *Hub) concerned(c signet.Change) []*Session {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	if !c.HubDeleted && !c.Trust {
+	if !c.HubDeleted && !c.Trust && !c.Scopes {
 		return slices.DeleteFunc(slices.Clone(h.sessions[c.Hub][c.DeviceID]), func(s *Session) bool {
 			return c.ModuleID != "" && c.ModuleID != s.principal.ModuleID
 		})
@@ -266,6 +268,9 @@ func (h *Hub) concerned(c signet.Change) []*Session {
 // review asks whether everything that a session was let in by still holds.
 func (h *Hub) review(ctx context.Context, s *Session) error {
 	if err := h.reviewPath(s); err != nil {
+		return err
+	}
+	if err := h.authority.Admit(ctx, s.principal); err != nil {
 		return err
 	}
 	return h.reviewIdentity(ctx, s)

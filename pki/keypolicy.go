@@ -55,6 +55,27 @@ func keyFault(key crypto.PublicKey) string {
 	return fmt.Sprintf("of the kind %T", key)
 }
 
+// KeyTypeOf names the type of a certificate's key, with its size, as a
+// [signet.Scope] writes it: p256, rsa2048, ed25519; "" for a key that is not taken.
+func KeyTypeOf(c *x509.Certificate) string {
+	switch key := c.PublicKey.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("rsa%d", key.N.BitLen())
+	case *ecdsa.PublicKey:
+		switch key.Curve {
+		case elliptic.P256():
+			return string(P256)
+		case elliptic.P384():
+			return string(P384)
+		case elliptic.P521():
+			return string(P521)
+		}
+	case ed25519.PublicKey:
+		return string(Ed25519)
+	}
+	return ""
+}
+
 // signatureTaken lists the signature algorithms that are taken: SHA-1 and MD5
 // let somebody forge certificates.
 var signatureTaken = map[x509.SignatureAlgorithm]bool{

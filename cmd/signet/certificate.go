@@ -34,7 +34,7 @@ Each change is made to the record as it was just read; --etag makes it to that v
 	})
 	cmd.PersistentFlags().String("service", "", "act on the provisioning service of this connection string, or of a file with it, instead of the hub")
 	cmd.AddCommand(certificateUploadCommand(), certificateListCommand(), certificateShowCommand(),
-		certificateCodeCommand(), certificateVerifyCommand(), certificateDeleteCommand())
+		certificateCodeCommand(), certificateVerifyCommand(), certificateDeleteCommand(), certificateScopeCommand())
 	return cmd
 }
 

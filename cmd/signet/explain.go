@@ -24,6 +24,8 @@ var errRefused = errors.New("refused")
 func explainCommand() *cobra.Command {
 	var chain, roots, device, at string
 	var stdin bool
+	var without, verified, distrusted, crls []string
+	var scope scopeFlags
 	cmd := connected(&cobra.Command{
 		Use:   "explain --chain FILE",
 		Short: "Say why a chain would be accepted or refused",
@@ -34,6 +36,10 @@ certificate first. Exit status 0 means accepted, 1 refused.
 With --roots the judgement is offline, against the CAs in that file. Without, the hub is asked, which
 judges by the CAs that are registered there. Nothing is recorded.
 
+What the hub would say after a change, without making it: --without a registered CA, --verified one that
+is not yet, --distrust a certificate, with a --crl, or with a scope: --scope NAME, and --scope-device and
+the like as signet certificate scope takes them.
+
 With --stdin each line of standard input is a case, and answered with a line:
 
   {"id","trusted":[PEM],"intermediates":[PEM],"leaf":PEM,"time":RFC3339,
@@ -41,6 +47,8 @@ With --stdin each line of standard input is a case, and answered with a line:
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
+			case roots != "" && (cmd.Flags().Changed("scope") || len(without)+len(verified)+len(distrusted)+len(crls) > 0):
+				return usageError{errors.New("with --roots only the file counts: nothing can be supposed of a hub")}
 			case stdin && (chain != "" || roots != "" || device != "" || at != ""):
 				return usageError{errors.New("--stdin takes everything from the lines; it goes with no other flag")}
 			case stdin:
@@ -55,7 +63,16 @@ With --stdin each line of standard input is a case, and answered with a line:
 					return usageError{fmt.Errorf("--at is a time as in 2026-01-31T12:00:00Z, not %q", at)}
 				}
 			}
-			explanation, err := explain(cmd, chain, roots, device, when)
+			suppose := client.Hypothesis{Without: without, Verified: verified}
+			if err := supposeFiles(&suppose, distrusted, crls); err != nil {
+				return err
+			}
+			if set, err := scope.read(); err != nil {
+				return err
+			} else if set {
+				suppose.Scopes = append(suppose.Scopes, scope.r)
+			}
+			explanation, err := explain(cmd, chain, roots, device, when, suppose)
 			if err != nil {
 				return err
 			}
@@ -73,12 +90,37 @@ With --stdin each line of standard input is a case, and answered with a line:
 	f.StringVar(&roots, "roots", "", "PEM file with the CAs to trust; without, the hub's own")
 	f.StringVar(&device, "device", "", "the device that presents it: deviceId, or deviceId/moduleId with --roots")
 	f.StringVar(&at, "at", "", "judge at this time (2026-01-31T12:00:00Z); now if not given")
+	f.StringArrayVar(&without, "without", nil, "suppose that this registered CA is removed")
+	f.StringArrayVar(&verified, "verified", nil, "suppose that this registered CA is verified")
+	f.StringArrayVar(&distrusted, "distrust", nil, "suppose that the certificate in this file is distrusted, a CA by its key")
+	f.StringArrayVar(&crls, "crl", nil, "suppose that this CRL is in force")
+	f.StringVar(&scope.r.CA, "scope", "", "suppose a scope of this registered CA, as bounded by the flags that follow")
+	scope.add(cmd, "scope-")
 	f.BoolVar(&stdin, "stdin", false, "answer cases, a line of JSON each, from standard input")
 	return cmd
 }
 
+// supposeFiles reads what is supposed of certificates and CRLs.
+func supposeFiles(h *client.Hypothesis, distrusted, crls []string) error {
+	for _, file := range distrusted {
+		certificate, err := readUpload(file)
+		if err != nil {
+			return err
+		}
+		h.Distrust = append(h.Distrust, client.DistrustRequest{Certificate: certificate})
+	}
+	for _, file := range crls {
+		text, err := readFile(file)
+		if err != nil {
+			return err
+		}
+		h.CRLs = append(h.CRLs, text)
+	}
+	return nil
+}
+
 // explain judges a chain offline against roots, or asks the hub.
-func explain(cmd *cobra.Command, chain, roots, device string, at time.Time) (client.Explanation, error) {
+func explain(cmd *cobra.Command, chain, roots, device string, at time.Time, suppose client.Hypothesis) (client.Explanation, error) {
 	if roots == "" {
 		hub, err := connect(cmd)
 		if err != nil {
@@ -88,7 +130,7 @@ func explain(cmd *cobra.Command, chain, roots, device string, at time.Time) (cli
 		if err != nil {
 			return client.Explanation{}, err
 		}
-		return hub.Explain(cmd.Context(), text, device, at)
+		return hub.Explain(cmd.Context(), text, device, at, suppose)
 	}
 	anchors, err := readCertificates(roots)
 	if err != nil {

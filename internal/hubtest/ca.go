@@ -65,6 +65,23 @@ func (ca *CA) Device(t testing.TB, id string, options ...Option) tls.Certificate
 	return pair
 }
 
+// Cross gives a certificate of another CA for the name and key of one.
+func Cross(t testing.TB, by, of *CA) *x509.Certificate {
+	t.Helper()
+	template := caTemplate(of.Cert.Subject.CommonName, nil)
+	template.SerialNumber, _ = rand.Int(rand.Reader, big.NewInt(1<<62))
+	template.NotBefore, template.NotAfter = of.Cert.NotBefore, of.Cert.NotAfter
+	der, err := x509.CreateCertificate(rand.Reader, template, by.Cert, of.Key.Public(), by.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
 // Prove makes a proof of possession.
 func (ca *CA) Prove(t testing.TB, code string) string {
 	t.Helper()

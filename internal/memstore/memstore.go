@@ -34,6 +34,7 @@ type Store struct {
 	policies   map[[2]string]signet.RevocationPolicy // by CA
 	crls       map[[2]string]signet.CRL
 	answers    map[[3]string]signet.OCSPAnswer
+	scopes     map[[2]string]*scope // by key
 	verdicts   map[string]signet.Verdict
 	commands   []signet.Command // in order of their sequence in each queue
 	feedback   []signet.Feedback
@@ -64,7 +65,7 @@ var ErrFault = errors.New("the disk is on fire")
 func New() *Store {
 	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{}, twins: map[[3]string]signet.Twin{},
 		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
-		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{}, answers: map[[3]string]signet.OCSPAnswer{},
+		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{}, answers: map[[3]string]signet.OCSPAnswer{}, scopes: map[[2]string]*scope{},
 		verdicts:    map[string]signet.Verdict{},
 		enrollments: map[enrollmentKey]enrollment{}, links: map[[2]string]signet.LinkedHub{},
 		branches: map[[2]string]signet.Branch{}, sightings: map[[3]string]signet.Sighting{},
@@ -206,6 +207,11 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		for k := range s.registrations {
 			if k[0] == name {
 				delete(s.registrations, k)
+			}
+		}
+		for k := range s.scopes {
+			if k[0] == name {
+				delete(s.scopes, k)
 			}
 		}
 		return nil
