@@ -54,6 +54,8 @@ type Sighting struct {
 	IssuerKey string `json:"-"` // SHA-256 of the signing CA's key, lower-case hex; or ""
 	SeenCertificate
 	DER []byte `json:"-"`
+	// Sent is [Principal.Sent]; 0 when it is not known.
+	Sent uint16 `json:"-"`
 
 	TLS       string    `json:"tls,omitempty"`    // as "TLS 1.3"
 	Remote    string    `json:"remote,omitempty"` // address, without the port

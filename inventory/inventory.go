@@ -99,11 +99,12 @@ type seen struct {
 type mark struct {
 	generation   string
 	leaf, issuer [32]byte // thumbprints
+	sent         uint16
 	at           time.Time
 }
 
 func newMark(p *signet.Principal, at time.Time) mark {
-	return mark{p.GenerationID, p.Path[0].Thumbprint, p.Path[min(1, len(p.Path)-1)].Thumbprint, at}
+	return mark{p.GenerationID, p.Path[0].Thumbprint, p.Path[min(1, len(p.Path)-1)].Thumbprint, p.Sent, at}
 }
 
 // An Event tells of what a trust tree should not have to bear.
@@ -392,7 +393,7 @@ func (i *Inventory) Forget(hub string) {
 func newSighting(s *seen, branch string) signet.Sighting {
 	p, leaf := s.principal, s.path[0]
 	w := signet.Sighting{Hub: p.Hub, DeviceID: p.DeviceID, ModuleID: p.ModuleID, GenerationID: p.GenerationID, Branch: branch,
-		SeenCertificate: certificate(leaf, p.Path[0]), DER: leaf.Raw, TLS: s.tls, FirstSeen: s.at.UTC(), LastSeen: s.at.UTC()}
+		SeenCertificate: certificate(leaf, p.Path[0]), DER: leaf.Raw, Sent: p.Sent, TLS: s.tls, FirstSeen: s.at.UTC(), LastSeen: s.at.UTC()}
 	if len(p.Path) > 1 {
 		w.IssuerKey = hex.EncodeToString(p.Path[1].Key[:])
 	}

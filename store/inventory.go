@@ -81,17 +81,17 @@ func (s *Store) saveBranch(ctx context.Context, q queryer, b signet.Branch, docu
 
 func saveSighting(ctx context.Context, q queryer, w signet.Sighting) error {
 	_, err := q.ExecContext(ctx, `INSERT INTO sighting (hub, device_id, module_id, branch, thumbprint, key, issuer_key, serial, key_type,
-		not_before, not_after, first_seen, last_seen, since, previous, early, subject, signature, tls, remote, der)
-		SELECT hub, device_id, module_id, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22
+		not_before, not_after, first_seen, last_seen, since, previous, early, subject, signature, tls, remote, sent, der)
+		SELECT hub, device_id, module_id, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
 		FROM identity`+whereIdentity+` AND generation_id = $4
 		ON CONFLICT (hub, device_id, module_id) DO UPDATE SET branch = excluded.branch, thumbprint = excluded.thumbprint,
 		key = excluded.key, issuer_key = excluded.issuer_key, serial = excluded.serial, key_type = excluded.key_type,
 		not_before = excluded.not_before, not_after = excluded.not_after, last_seen = excluded.last_seen, since = excluded.since,
 		previous = excluded.previous, early = excluded.early,
-		subject = excluded.subject, signature = excluded.signature, tls = excluded.tls, remote = excluded.remote, der = excluded.der`,
+		subject = excluded.subject, signature = excluded.signature, tls = excluded.tls, remote = excluded.remote, sent = excluded.sent, der = excluded.der`,
 		w.Hub, w.DeviceID, w.ModuleID, w.GenerationID, nullable(w.Branch), w.Thumbprint, w.Key, w.IssuerKey, w.Serial, w.KeyType,
 		micros(w.NotBefore), micros(w.NotAfter), micros(w.FirstSeen), micros(w.LastSeen), micros(w.Since), w.Previous, w.Early,
-		w.Subject, w.Signature, w.TLS, w.Remote, w.DER)
+		w.Subject, w.Signature, w.TLS, w.Remote, int64(w.Sent), w.DER)
 	return err
 }
 
@@ -224,14 +224,14 @@ func (s *Store) Path(ctx context.Context, hub, branch string) ([]signet.Branch, 
 }
 
 const sightingColumns = `s.device_id, s.module_id, s.branch, s.thumbprint, s.key, s.issuer_key, s.serial, s.key_type,
-	s.not_before, s.not_after, s.first_seen, s.last_seen, s.since, s.previous, s.early, s.subject, s.signature, s.tls, s.remote`
+	s.not_before, s.not_after, s.first_seen, s.last_seen, s.since, s.previous, s.early, s.subject, s.signature, s.tls, s.remote, s.sent`
 
 func scanSighting(rows *sql.Rows, hub string, w *signet.Sighting, more ...any) error {
 	var notBefore, notAfter, first, last, since int64
 	var branch sql.NullString
 	w.Hub = hub
 	err := rows.Scan(append([]any{&w.DeviceID, &w.ModuleID, &branch, &w.Thumbprint, &w.Key, &w.IssuerKey, &w.Serial, &w.KeyType,
-		&notBefore, &notAfter, &first, &last, &since, &w.Previous, &w.Early, &w.Subject, &w.Signature, &w.TLS, &w.Remote}, more...)...)
+		&notBefore, &notAfter, &first, &last, &since, &w.Previous, &w.Early, &w.Subject, &w.Signature, &w.TLS, &w.Remote, &w.Sent}, more...)...)
 	w.Branch = branch.String
 	w.NotBefore, w.NotAfter, w.FirstSeen, w.LastSeen, w.Since = moment(notBefore), moment(notAfter), moment(first), moment(last), moment(since)
 	return err

@@ -264,7 +264,7 @@ func branch(hub, id, parent string) signet.Branch {
 func sighting(hub, id, branch string) signet.Sighting {
 	return signet.Sighting{Hub: hub, DeviceID: id, GenerationID: device(hub, id).GenerationID, Branch: branch, IssuerKey: "key of " + branch,
 		SeenCertificate: seen(id), DER: []byte("der of " + id), TLS: "TLS 1.3", Remote: "192.0.2.1", FirstSeen: at(1), LastSeen: at(2),
-		Since: at(1), Previous: "thumbprint of another", Early: 1}
+		Since: at(1), Previous: "thumbprint of another", Early: 1, Sent: 0b11}
 }
 
 func seen(name string) signet.SeenCertificate {

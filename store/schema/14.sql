@@ -18,3 +18,6 @@ CREATE TABLE scope_place (
 	PRIMARY KEY (hub, key, device_id),
 	FOREIGN KEY (hub, key) REFERENCES scope (hub, key) ON DELETE CASCADE
 ) {table};
+
+-- Which certificates of its path a device sent, a bit each; 0 is not known.
+ALTER TABLE sighting ADD COLUMN sent {integer} NOT NULL DEFAULT 0;
