@@ -71,6 +71,16 @@ func (s authorityStore) DeleteDistrust(ctx context.Context, hub, id string) erro
 		func() error { return s.Store.DeleteDistrust(ctx, hub, id) })
 }
 
+func (s authorityStore) SaveScope(ctx context.Context, c signet.Scope) error {
+	return s.log.around(ctx, Entry{Hub: c.Hub, Act: "scope.set", Of: c.Key}, c,
+		func() error { return s.Store.SaveScope(ctx, c) })
+}
+
+func (s authorityStore) DeleteScope(ctx context.Context, hub, key string) error {
+	return s.log.around(ctx, Entry{Hub: hub, Act: "scope.remove", Of: key}, nil,
+		func() error { return s.Store.DeleteScope(ctx, hub, key) })
+}
+
 func (s authorityStore) SaveRevocationPolicy(ctx context.Context, p signet.RevocationPolicy) error {
 	shown := p
 	shown.OCSP, shown.CRLs = bare(p.OCSP), nil

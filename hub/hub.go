@@ -241,13 +241,14 @@ func clipID(id string) string {
 func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session, error) {
 	changes := h.changes.Load()
 	j, err := h.judge(ctx, c, h.now(), h.authority)
+	if err != nil {
+		j, err = h.lane(ctx, c, err)
+	}
 	if err == nil {
 		err = h.authority.Admit(ctx, &j.principal)
 	}
 	if err != nil {
-		if j, err = h.lane(ctx, c, err); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	s := h.newSession(c, j, wake)
 	if err := h.admit(s); err != nil {

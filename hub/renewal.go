@@ -112,7 +112,7 @@ func (h *Hub) lane(ctx context.Context, c Credentials, refused error) (*judgemen
 	if err != nil {
 		return nil, refused
 	}
-	j, err := h.judge(ctx, c, c.Chain[0].NotAfter)
+	j, err := h.judge(ctx, c, c.Chain[0].NotAfter, h.authority)
 	if err != nil {
 		return nil, err
 	}
