@@ -83,7 +83,7 @@ func (p *Provisioning) resume(ctx context.Context) {
 // work goes at one registration, and says after which rest to go at it again; 0
 // when it is done.
 func (p *Provisioning) work(running context.Context, t task) (rest time.Duration) {
-	ctx, cancel := context.WithTimeout(running, workTime)
+	ctx, cancel := context.WithTimeout(signet.WithActor(running, signet.Actor{Name: "provisioning"}), workTime)
 	defer cancel()
 	for {
 		r, w, err := p.deps.Registrations.Registration(ctx, t.service, t.id)
