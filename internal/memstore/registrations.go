@@ -17,6 +17,15 @@ type registration struct {
 	work *provisioning.Work
 }
 
+// copied keeps what is written from being changed by who has it still.
+func copied(w *provisioning.Work) *provisioning.Work {
+	if w == nil {
+		return nil
+	}
+	c := *w
+	return &c
+}
+
 func registrationKey(service, id string) [2]string {
 	return [2]string{service, signet.FoldRegistrationID(id)}
 }
@@ -28,7 +37,7 @@ func (s *Store) Registration(_ context.Context, service, id string) (r signet.Re
 		if !ok {
 			return signet.ErrNotFound
 		}
-		r, w = it.Registration, it.work
+		r, w = it.Registration, copied(it.work)
 		return nil
 	})
 	return r, w, err
@@ -60,7 +69,7 @@ func (s *Store) CreateRegistration(_ context.Context, r signet.Registration, w *
 		if _, ok := s.hubs[r.Service]; !ok {
 			return signet.ErrNotFound
 		}
-		s.registrations[key] = registration{r, w}
+		s.registrations[key] = registration{r, copied(w)}
 		return nil
 	})
 }
@@ -75,7 +84,7 @@ func (s *Store) ReplaceRegistration(_ context.Context, r signet.Registration, w 
 		case old.ETag != etag:
 			return signet.ErrStale
 		}
-		s.registrations[key] = registration{r, w}
+		s.registrations[key] = registration{r, copied(w)}
 		return nil
 	})
 }
