@@ -240,11 +240,12 @@ func TestBefore(t *testing.T) {
 func TestEveryAct(t *testing.T) {
 	reads := map[string]string{}
 	for why, names := range map[string]string{
-		"it reads": "CA CAs CRL CRLs Distrusts OCSPAnswers RevocationPolicies " +
+		"it reads": "CA CAs CRL CRLs Distrusts OCSPAnswers RevocationPolicies Scopes Place SeenUnder FirstSeenUnder " +
 			"Hubs Identity Identities Modules CountDevices Twin " +
 			"Enrollment Enrollments LinkedHubs " +
 			"CheckIssued IssuedFor IssuedAt LatestIssued ListIssued",
 		"what ended long ago has been recorded":                "TrimIssued",
+		"a device takes its place by connecting":               "TakePlace",
 		"what responders said is no act":                       "SaveOCSPAnswers",
 		"twins are what devices and back ends tell each other": "WriteTwin",
 	} {
