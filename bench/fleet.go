@@ -2,6 +2,7 @@ package bench
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -64,7 +65,8 @@ func (f *Fleet) Issuer(name string) (*pki.CA, error) {
 }
 
 // OpenFleet opens the fleet in a folder, or makes it with keys of that type, and
-// signs so many devices. They share one key: what is measured is the server.
+// signs so many devices, each with a key of its own; those with RSA, which takes
+// long to make, share one.
 func OpenFleet(dir string, key pki.KeyType, devices int) (*Fleet, error) {
 	if devices < 1 || devices > MaxDevices {
 		return nil, fmt.Errorf("%d devices: 1 to %d can be", devices, MaxDevices)
@@ -91,12 +93,19 @@ func OpenFleet(dir string, key pki.KeyType, devices int) (*Fleet, error) {
 		return nil, err
 	}
 	now := time.Now()
+	curve, hasCurve := own.PrivateKey.(*ecdsa.PrivateKey)
 	for n := range devices {
-		chain, err := line.Device(DeviceID(n), own.Leaf.PublicKey, now, fleetDays)
+		private := own.PrivateKey.(crypto.Signer)
+		if hasCurve {
+			if private, err = ecdsa.GenerateKey(curve.Curve, rand.Reader); err != nil {
+				return nil, err
+			}
+		}
+		chain, err := line.Device(DeviceID(n), private.Public(), now, fleetDays)
 		if err != nil {
 			return nil, err
 		}
-		pair := tls.Certificate{PrivateKey: own.PrivateKey, Leaf: chain[0]}
+		pair := tls.Certificate{PrivateKey: private, Leaf: chain[0]}
 		for _, c := range chain {
 			pair.Certificate = append(pair.Certificate, c.Raw)
 		}

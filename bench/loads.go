@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -15,11 +16,14 @@ import (
 type ConnectOptions struct {
 	Count    int // connects to measure
 	Parallel int // at a time
-	WarmUp   int // connects before, which are not measured
 }
 
+// settle is what a server gets to write behind what it has learnt.
+const settle = 1500 * time.Millisecond
+
 // Connect has devices connect and disconnect, one full handshake each or, when
-// the target resumes, one that is resumed.
+// the target resumes, one that is resumed. Each device of the fleet has connected
+// once before, which is not measured.
 func Connect(ctx context.Context, t *Target, f *Fleet, o ConnectOptions) (r Result, err error) {
 	if o.Count < 1 || o.Count > MaxConnects || o.Parallel < 1 || o.Parallel > 256 {
 		return r, errors.New("1 to 1000000 connects can be, and 1 to 256 at a time")
@@ -42,10 +46,7 @@ func Connect(ctx context.Context, t *Target, f *Fleet, o ConnectOptions) (r Resu
 		d.leave()
 		return nil
 	}
-	if t.Resume {
-		o.WarmUp = max(o.WarmUp, len(f.pairs)) // each has its ticket
-	}
-	if err := parallel(ctx, o.Parallel, o.WarmUp, visit); err != nil {
+	if err := cmp.Or(parallel(ctx, o.Parallel, len(f.pairs), visit), pause(ctx, settle)); err != nil {
 		return r, err
 	}
 	took.all = nil

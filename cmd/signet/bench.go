@@ -184,7 +184,7 @@ func (l *benchLoad) prepare(cmd *cobra.Command) (*bench.Fleet, *bench.Target, er
 
 func benchConnectCommand() *cobra.Command {
 	var l benchLoad
-	o := bench.ConnectOptions{WarmUp: 200}
+	var o bench.ConnectOptions
 	cmd := &cobra.Command{
 		Use:   "connect",
 		Short: "Connect and disconnect",
