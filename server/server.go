@@ -163,7 +163,9 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := s.loadCertificate(); err != nil {
 		return nil, err
 	}
-	if s.mqttL, err = net.Listen("tcp", cfg.MQTT); err != nil {
+	// Whether a device is there is told by the keep alive of MQTT. That of TCP would
+	// wake it every 15 seconds.
+	if s.mqttL, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", cfg.MQTT); err != nil {
 		return nil, err
 	}
 	if s.httpsL, err = net.Listen("tcp", cfg.HTTPS); err != nil {
