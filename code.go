@@ -177,7 +177,9 @@ const (
 
 	AttestationUnsupported Code = "attestation.unsupported"
 
-	TwinMalformed Code = "twin.malformed"
+	TwinMalformed  Code = "twin.malformed"
+	QueryMalformed Code = "query.malformed"
+	LimitQuery     Code = "limit.query"
 
 	MethodOffline   Code = "method.offline"
 	MethodTimeout   Code = "method.timeout"
@@ -213,6 +215,7 @@ var Codes = []CodeInfo{
 	{LimitRequestSize, StepLimit, "A request body is larger than this operation takes.", "Send fewer items in each request."},
 	{LimitSubscriptions, StepLimit, "More topic filters than a device may hold.", "Subscribe only to the documented topics."},
 	{LimitTwinSize, StepLimit, "A twin would be larger, deeper or of more parts than it may be.", "Keep desired and reported properties within 32 KB each and tags within 8 KB, ten levels deep; send bulk data as telemetry."},
+	{LimitQuery, StepLimit, "The query looks at more, or answers with more groups, than one query may.", "Narrow it by a device ID or a tag, or group by what has fewer values."},
 	{LimitMethods, StepLimit, "Too many method calls are under way to one device.", "Wait for the answers before calling again."},
 	{LimitModules, StepLimit, "The device already has as many modules as it may.", "Delete a module that is no longer needed."},
 	{LimitQueue, StepLimit, "As many cloud-to-device messages wait for the device as may.", "Send again when the device has fetched some; let messages expire sooner, or purge the queue."},
@@ -229,6 +232,7 @@ var Codes = []CodeInfo{
 	{RequestAPIVersion, StepRequest, "The api-version is missing or is not a date.", "Add ?api-version=2021-04-12."},
 	{RequestNotFound, StepRequest, "There is nothing at this path.", "Check the path; docs/compatibility.md lists what is served."},
 	{RequestMethod, StepRequest, "This path does not take this method.", "Check the method; docs/compatibility.md lists what is served."},
+	{QueryMalformed, StepRequest, "The query is not of the query language of IoT Hub, as far as it is served.", "Mend it at the character named in the message; docs/compatibility.md has the language."},
 	{MessageMalformed, StepRecord, "The cloud-to-device message is not well formed.", "Mend the field named in the message."},
 	{MessageExpiry, StepRecord, "The expiry of a cloud-to-device message is past, or more than two days ahead.", "Set an expiry within two days, or none: then it is an hour."},
 	{FilesNoStorage, StepRequest, "No storage for file upload is configured; this hub has none.", "Send data as messages, or upload to a storage of your own."},
