@@ -2,8 +2,10 @@ package registry
 
 import (
 	"context"
+	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/query"
 )
 
 // Store keeps hubs, identities and their twins. Its server is package store.
@@ -53,4 +55,29 @@ type Store interface {
 	// ErrStale. It fails with ErrNotFound when the identity is not there, or is not
 	// of the twin's generation. The twin goes with its identity.
 	WriteTwin(ctx context.Context, t signet.Twin, version int64, events ...signet.Event) error
+
+	// Find reads up to limit of the records that a query finds, in the order of
+	// their keys, behind one. Each twin is read as Twin does. A page that takes
+	// seconds, or has more than some megabytes, ends where it is. Readers and
+	// writers wait for no query, and one query does not keep another waiting: each
+	// reads a small part at a time, and few do so at once.
+	Find(ctx context.Context, hub string, q *query.Query, after Key, limit int) (Page, error)
+	// Aggregate reads the groups of a query with aggregates, ordered by type and
+	// value. It fails with [signet.LimitQuery] when that takes too long, or has
+	// more than [MaxGroups] groups.
+	Aggregate(ctx context.Context, hub string, q *query.Query) ([]Group, error)
+
+	// Activity reads what is known of the identities of the devices from one ID to
+	// another, in the order of their keys; what was never active is left out.
+	Activity(ctx context.Context, hub, first, last string) ([]signet.Activity, error)
+	// SaveActivity writes what is known, in one transaction. Times are never set
+	// back. An identity that is not there, or is not of that generation, is passed
+	// over.
+	SaveActivity(ctx context.Context, as []signet.Activity) error
+	// NobodyConnected says of every identity that is Connected that it is not,
+	// since the time given.
+	NobodyConnected(ctx context.Context, since time.Time) error
 }
+
+// MaxGroups bounds the groups of an aggregate, and so the memory of its answer.
+const MaxGroups = 1000

@@ -406,6 +406,9 @@ func number(n json.Number, path []string) (json.Number, error) {
 	if err != nil || math.IsInf(f, 0) {
 		return n, twinMalformed(strings.Join(path, "."), "a number of double precision", string(n))
 	}
+	if f == 0 && strings.ContainsAny(string(n), "eE") {
+		n = "0" // PostgreSQL has no number with such an exponent
+	}
 	if len(n) > longNumber {
 		n = json.Number(strconv.FormatFloat(f, 'e', -1, 64))
 	}

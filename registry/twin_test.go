@@ -269,6 +269,12 @@ func TestTwinLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, string(twin.Desired.Values), `{"pi":3.1415926535141594e+00}`)
+	// One that is nothing but for its exponent is nothing.
+	twin, err = w.patch(`{"pi":null,"tiny":1e-20000,"zero":0e99999,"small":1e-310}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, string(twin.Desired.Values), `{"small":1e-310,"tiny":0,"zero":0}`)
 }
 
 // TestTwinTogether: many change one twin at once; nothing is lost, and the device

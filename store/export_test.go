@@ -14,3 +14,12 @@ func Change(ctx context.Context, s *Store, c func(exec func(query string, args .
 
 // SchemaVersion is the one that this binary makes.
 func SchemaVersion() int { return len(migrations()) }
+
+// Impatient has a query end as soon as it may; Patient undoes that.
+func Impatient(s *Store) { s.pagePatience, s.aggregatePatience = -1, -1 }
+
+// Patient is the opposite of Impatient.
+func Patient(s *Store) { s.pagePatience, s.aggregatePatience = pagePatience, aggregatePatience }
+
+// PageBytes sets how large the twins of a page may be.
+func PageBytes(s *Store, n int) { s.pageBytes = n }

@@ -63,10 +63,15 @@ func OpenPostgres(ctx context.Context, url string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, e.db.Close())
 	}
-	return &Store{engine: e}, nil
+	return newStore(e), nil
 }
 
 func (e *postgresEngine) reader() queryer { return e.db }
+func (e *postgresEngine) tongue() tongue  { return postgresTongue }
+
+func (e *postgresEngine) scan(ctx context.Context, statement string, args []any) (*sql.Rows, error) {
+	return e.db.QueryContext(ctx, statement, append([]any{pgx.QueryExecModeExec}, args...)...)
+}
 
 func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error {
 	return e.transact(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead},

@@ -51,6 +51,11 @@ func migrate(ctx context.Context, q queryer, words *strings.Replacer, log *slog.
 		if _, err := q.ExecContext(ctx, words.Replace(text)); err != nil {
 			return fmt.Errorf("schema version %d: %w", version+n+1, err)
 		}
+		if version+n+1 == 7 {
+			if err := indexAllTags(ctx, q); err != nil {
+				return fmt.Errorf("schema version 7: %w", err)
+			}
+		}
 	}
 	if _, err := q.ExecContext(ctx, `DELETE FROM schema_version`); err != nil {
 		return err

@@ -104,7 +104,7 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 	e.readers.SetMaxIdleConns(maxReaders)
 	e.read = &statements{on: e.readers}
 	go e.run()
-	return &Store{engine: e}, nil
+	return newStore(e), nil
 }
 
 // prepare makes the connection of the writer and brings the schema up to date.
@@ -147,6 +147,11 @@ func (e *sqliteEngine) disconnect() {
 }
 
 func (e *sqliteEngine) reader() queryer { return e.read }
+func (e *sqliteEngine) tongue() tongue  { return sqliteTongue }
+
+func (e *sqliteEngine) scan(ctx context.Context, statement string, args []any) (*sql.Rows, error) {
+	return e.readers.QueryContext(ctx, statement, args...)
+}
 
 func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
 	tx, err := e.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})

@@ -94,6 +94,15 @@ var (
 type Store struct {
 	engine engine
 	events eventClock
+
+	scans                           chan struct{} // taken by each slice of a query
+	pageBytes                       int
+	pagePatience, aggregatePatience time.Duration
+}
+
+func newStore(e engine) *Store {
+	return &Store{engine: e, scans: make(chan struct{}, scanPlaces()),
+		pageBytes: pageBytes, pagePatience: pagePatience, aggregatePatience: aggregatePatience}
 }
 
 // Options of a Store. The zero value works.
@@ -132,6 +141,10 @@ func unavailable(err error) error {
 type engine interface {
 	// reader runs single statements outside of a transaction.
 	reader() queryer
+	// scan runs a statement that is made for one query: it ends with its context,
+	// and is not kept.
+	scan(ctx context.Context, statement string, args []any) (*sql.Rows, error)
+	tongue() tongue
 	// view runs f in a transaction that reads and sees one state of the database.
 	view(ctx context.Context, f func(queryer) error) error
 	// write makes c durable, or nothing of it when it returns an error.
@@ -184,6 +197,10 @@ func each(ctx context.Context, q queryer, f func(*sql.Rows) error, query string,
 	if err != nil {
 		return err
 	}
+	return eachOf(rows, f)
+}
+
+func eachOf(rows *sql.Rows, f func(*sql.Rows) error) error {
 	defer rows.Close()
 	for rows.Next() {
 		if err := f(rows); err != nil {

@@ -3,6 +3,10 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/signet-iot/signet"
 )
@@ -44,12 +48,13 @@ func (s *Store) WriteTwin(ctx context.Context, t signet.Twin, version int64, eve
 		t.Desired.Version, string(t.Desired.Values), string(t.Desired.Metadata),
 		t.Reported.Version, string(t.Reported.Values), string(t.Reported.Metadata)}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		if _, err := one(ctx, q, func(rows *sql.Rows, n *int) error { return rows.Scan(n) },
-			`SELECT 1 FROM identity`+whereIdentity+` AND generation_id = $4`+s.engine.shared(),
-			t.Hub, t.DeviceID, t.ModuleID, t.GenerationID); err != nil {
+		was, err := one(ctx, q, func(rows *sql.Rows, tags *sql.NullString) error { return rows.Scan(tags) },
+			`SELECT (SELECT tags FROM twin`+whereIdentity+`) FROM identity`+whereIdentity+` AND generation_id = $4`+s.engine.shared(),
+			t.Hub, t.DeviceID, t.ModuleID, t.GenerationID)
+		if err != nil {
 			return err
 		}
-		n, err := int64(0), error(nil)
+		n := int64(0)
 		if version == 0 {
 			n, err = affected(ctx, q, `INSERT INTO twin (hub, device_id, module_id, version, etag, tags, desired_version, desired,
 				desired_metadata, reported_version, reported, reported_metadata)
@@ -65,6 +70,85 @@ func (s *Store) WriteTwin(ctx context.Context, t signet.Twin, version int64, eve
 		if err != nil {
 			return err
 		}
+		// A device that reports leaves the tags as they are.
+		if was.String != string(t.Tags) && (was.Valid || string(t.Tags) != "{}") {
+			if err := indexTags(ctx, q, t); err != nil {
+				return err
+			}
+		}
 		return s.addEvents(ctx, q, events)
 	})
+}
+
+// maxTagKey bounds the names and the value of a tag that is found by its value, in
+// bytes: an entry of PostgreSQL's index may have some 2,700. A query for a longer
+// one looks at all twins.
+const maxTagKey = 512
+
+// tagKey is how a tag is found by value; "" is not at all. Texts, numbers and
+// booleans are.
+func tagKey(names []string, v any) (path, value string) {
+	path = strings.Join(names, ".")
+	switch v := v.(type) {
+	case string:
+		value = "s" + v
+	case float64:
+		value = "n" + strconv.FormatFloat(v+0, 'g', -1, 64)
+	case bool:
+		value = "b" + strconv.FormatBool(v)
+	}
+	if value == "" || len(path) > maxTagKey || len(value) > maxTagKey {
+		return "", ""
+	}
+	return path, value
+}
+
+// indexTags makes the tags of a twin findable by value.
+func indexTags(ctx context.Context, q queryer, t signet.Twin) error {
+	var tags map[string]any
+	if err := json.Unmarshal(t.Tags, &tags); err != nil {
+		return fmt.Errorf("store: tags of %s: %w", signet.IdentityName(t.DeviceID, t.ModuleID), err)
+	}
+	if _, err := q.ExecContext(ctx, `DELETE FROM twin_tag`+whereIdentity, t.Hub, t.DeviceID, t.ModuleID); err != nil {
+		return err
+	}
+	var add func(names []string, v any) error
+	add = func(names []string, v any) error {
+		if o, ok := v.(map[string]any); ok {
+			for name, value := range o {
+				if err := add(append(names, name), value); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		path, value := tagKey(names, v)
+		if path == "" {
+			return nil
+		}
+		_, err := q.ExecContext(ctx, `INSERT INTO twin_tag (hub, path, value, device_id, module_id) VALUES ($1, $2, $3, $4, $5)`,
+			t.Hub, path, value, t.DeviceID, t.ModuleID)
+		return err
+	}
+	return add(nil, tags)
+}
+
+// indexAllTags makes the tags findable that were written before there was an
+// index; it is part of the migration that makes it.
+func indexAllTags(ctx context.Context, q queryer) error {
+	for last := (signet.Twin{}); ; {
+		page, err := list(ctx, q, func(rows *sql.Rows, t *signet.Twin) error {
+			return rows.Scan(&t.Hub, &t.DeviceID, &t.ModuleID, (*[]byte)(&t.Tags))
+		}, `SELECT hub, device_id, module_id, tags FROM twin WHERE (hub, device_id, module_id) > ($1, $2, $3)
+			ORDER BY hub, device_id, module_id LIMIT 1000`, last.Hub, last.DeviceID, last.ModuleID)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, t := range page {
+			if err := indexTags(ctx, q, t); err != nil {
+				return err
+			}
+		}
+		last = page[len(page)-1]
+	}
 }

@@ -29,6 +29,7 @@ type Store struct {
 	hubs       map[string]signet.Hub
 	identities map[[3]string]signet.Identity
 	twins      map[[3]string]signet.Twin
+	activity   map[[3]string]signet.Activity
 	cas        map[[2]string]signet.CACertificate
 	distrusts  map[[2]string]signet.Distrust
 	policies   map[[2]string]signet.RevocationPolicy // by CA
@@ -64,7 +65,8 @@ var ErrFault = errors.New("the disk is on fire")
 // New makes an empty Store.
 func New() *Store {
 	return &Store{hubs: map[string]signet.Hub{}, identities: map[[3]string]signet.Identity{}, twins: map[[3]string]signet.Twin{},
-		cas: map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
+		activity: map[[3]string]signet.Activity{},
+		cas:      map[[2]string]signet.CACertificate{}, distrusts: map[[2]string]signet.Distrust{},
 		policies: map[[2]string]signet.RevocationPolicy{}, crls: map[[2]string]signet.CRL{}, answers: map[[3]string]signet.OCSPAnswer{}, scopes: map[[2]string]*scope{},
 		verdicts:    map[string]signet.Verdict{},
 		enrollments: map[enrollmentKey]enrollment{}, links: map[[2]string]signet.LinkedHub{},
@@ -162,6 +164,7 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 			if k[0] == name {
 				delete(s.identities, k)
 				delete(s.twins, k)
+				delete(s.activity, k)
 			}
 		}
 		for k := range s.branches {
@@ -284,6 +287,7 @@ func (s *Store) DeleteIdentity(_ context.Context, hub, device, module, etag stri
 			if k[0] == hub && k[1] == device && (module == "" || k[2] == module) {
 				delete(s.identities, k)
 				delete(s.twins, k)
+				delete(s.activity, k)
 			}
 		}
 		s.forgetCommands(func(q signet.CommandQueue) bool {
