@@ -162,7 +162,7 @@ var routes = []route{
 	// The service API: svc.json 2021-04-12.
 	{"GET", "/devices", policy(signet.RegistryRead), (*call).listDevices},
 	{"POST", "/devices", policy(signet.RegistryWrite), (*call).bulkDevices},
-	{"POST", "/devices/query", policy(signet.ServiceConnect), (*call).notServed},
+	{"POST", "/devices/query", policy(signet.ServiceConnect), (*call).queryDevices},
 	{"GET", "/devices/{device}", policy(signet.RegistryRead), (*call).getDevice},
 	{"PUT", "/devices/{device}", policy(signet.RegistryWrite), (*call).putDevice},
 	{"DELETE", "/devices/{device}", policy(signet.RegistryWrite), (*call).deleteDevice},

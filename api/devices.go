@@ -49,16 +49,16 @@ type capabilitiesJSON struct {
 	IotEdge bool `json:"iotEdge"`
 }
 
-// deviceJSON writes a device; waiting counts the messages in its queue.
-func (c *call) deviceJSON(i *signet.Identity, waiting int) deviceJSON {
+// deviceJSON writes a device and what is known of its activity; waiting counts the
+// messages in its queue.
+func (c *call) deviceJSON(i *signet.Identity, a signet.Activity, waiting int) deviceJSON {
 	return deviceJSON{
 		DeviceID: i.DeviceID, GenerationID: i.GenerationID, ETag: i.ETag,
 		ConnectionState: c.connectionState(i),
 		Status:          i.Status, StatusReason: orNull(i.StatusReason),
-		// When a device was last seen is not kept yet: never, in Azure's words.
-		ConnectionStateUpdatedTime: azureTime(never),
+		ConnectionStateUpdatedTime: azureTime(a.ConnectionUpdated),
 		StatusUpdatedTime:          azureTime(i.StatusUpdatedTime),
-		LastActivityTime:           azureTime(never),
+		LastActivityTime:           azureTime(a.LastActive),
 		CloudToDeviceMessageCount:  waiting,
 		Authentication:             newAuthenticationJSON(i.Auth),
 		Capabilities:               capabilitiesJSON{IotEdge: i.EdgeDevice},
@@ -71,13 +71,6 @@ func newAuthenticationJSON(a signet.Authentication) authenticationJSON {
 		SymmetricKey:   symmetricKeyJSON{orNull(a.PrimaryKey), orNull(a.SecondaryKey)},
 		X509Thumbprint: x509ThumbprintJSON{orNull(a.PrimaryThumbprint), orNull(a.SecondaryThumbprint)},
 	}
-}
-
-func (c *call) connectionState(i *signet.Identity) string {
-	if c.Hub.Connected(i.Hub, i.DeviceID, i.ModuleID) {
-		return "Connected"
-	}
-	return "Disconnected"
 }
 
 func orNull(s string) *string {
@@ -128,13 +121,19 @@ func (c *call) listDevices() error {
 	}
 	list := make([]deviceJSON, len(identities))
 	var waiting map[string]int
+	var activity map[string]signet.Activity
 	if last := len(identities) - 1; last >= 0 {
-		if waiting, err = c.Commands.Count(c.r.Context(), c.hub.Name, identities[0].DeviceID, identities[last].DeviceID); err != nil {
+		first, last := identities[0].DeviceID, identities[last].DeviceID
+		if waiting, err = c.Commands.Count(c.r.Context(), c.hub.Name, first, last); err != nil {
+			return err
+		}
+		if activity, err = c.Registry.Activity(c.r.Context(), c.hub.Name, first, last); err != nil {
 			return err
 		}
 	}
 	for n := range identities {
-		list[n] = c.deviceJSON(&identities[n], waiting[identities[n].DeviceID])
+		id := identities[n].DeviceID
+		list[n] = c.deviceJSON(&identities[n], activity[id], waiting[id])
 	}
 	return c.answer(http.StatusOK, list)
 }
@@ -181,8 +180,12 @@ func (c *call) answerDevice(i *signet.Identity) error {
 	if err != nil {
 		return err
 	}
+	activity, err := c.activityOf(i)
+	if err != nil {
+		return err
+	}
 	c.w.Header().Set("ETag", `"`+i.ETag+`"`)
-	return c.answer(http.StatusOK, c.deviceJSON(i, waiting[i.DeviceID]))
+	return c.answer(http.StatusOK, c.deviceJSON(i, activity, waiting[i.DeviceID]))
 }
 
 func (c *call) deleteDevice() error {

@@ -34,6 +34,7 @@ var azureErrors = map[signet.Code]azureError{
 	signet.LimitMessageSize:   {http.StatusRequestEntityTooLarge, 413001, "MessageTooLarge"},
 	signet.LimitDistrusts:     {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitScopes:        {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+	signet.LimitQuery:         {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.LimitQueue:         {http.StatusForbidden, 403004, "DeviceMaximumQueueDepthExceeded"},
 	signet.LimitCertificates:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
 	signet.LimitMethods:       {http.StatusForbidden, 403800, "DeviceMaximumInflightMethodExceeded"},
@@ -47,6 +48,7 @@ var azureErrors = map[signet.Code]azureError{
 	"token":             {http.StatusUnauthorized, 401002, "IotHubUnauthorizedAccess"},
 	signet.TokenExpired: {http.StatusUnauthorized, 401003, "IotHubUnauthorized"},
 
+	"query":          {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	"hub":            {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.HubExists: {http.StatusConflict, 409004, "GenericConflict"},
 	// The C# SDK numbers the name 401001; Node looks for it under 404.

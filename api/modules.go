@@ -3,7 +3,6 @@ package api
 import (
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/signet-iot/signet"
 )
@@ -23,17 +22,14 @@ type moduleJSON struct {
 	Authentication             authenticationJSON `json:"authentication"`
 }
 
-func (c *call) moduleJSON(i *signet.Identity) moduleJSON {
+func (c *call) moduleJSON(i *signet.Identity, a signet.Activity) moduleJSON {
 	return moduleJSON{
 		DeviceID: i.DeviceID, ModuleID: i.ModuleID, GenerationID: i.GenerationID, ETag: i.ETag,
 		ConnectionState:            c.connectionState(i),
-		ConnectionStateUpdatedTime: azureTime(never), LastActivityTime: azureTime(never),
+		ConnectionStateUpdatedTime: azureTime(a.ConnectionUpdated), LastActivityTime: azureTime(a.LastActive),
 		Authentication: newAuthenticationJSON(i.Auth),
 	}
 }
-
-// never is when what is not kept yet happened last.
-var never time.Time
 
 // GET /devices/{id}/modules
 func (c *call) listModules() error {
@@ -41,9 +37,13 @@ func (c *call) listModules() error {
 	if err != nil {
 		return err
 	}
+	activity, err := c.Registry.Activity(c.r.Context(), c.hub.Name, c.args["device"], c.args["device"])
+	if err != nil {
+		return err
+	}
 	list := make([]moduleJSON, len(modules))
 	for n := range modules {
-		list[n] = c.moduleJSON(&modules[n])
+		list[n] = c.moduleJSON(&modules[n], activity[modules[n].Name()])
 	}
 	return c.answer(http.StatusOK, list)
 }
@@ -84,8 +84,12 @@ func (c *call) putModule() error {
 }
 
 func (c *call) answerModule(i *signet.Identity) error {
+	activity, err := c.activityOf(i)
+	if err != nil {
+		return err
+	}
 	c.w.Header().Set("ETag", `"`+i.ETag+`"`)
-	return c.answer(http.StatusOK, c.moduleJSON(i))
+	return c.answer(http.StatusOK, c.moduleJSON(i, activity))
 }
 
 func (c *call) deleteModule() error {

@@ -14,23 +14,24 @@ const maxTwin = 1 << 20
 
 // twinJSON is a twin as Azure's service API writes it.
 type twinJSON struct {
-	DeviceID                  string             `json:"deviceId"`
-	ModuleID                  string             `json:"moduleId,omitempty"`
-	ETag                      string             `json:"etag"`
-	DeviceETag                string             `json:"deviceEtag"`
-	Status                    signet.Status      `json:"status"`
-	StatusReason              *string            `json:"statusReason"`
-	StatusUpdateTime          string             `json:"statusUpdateTime"`
-	ConnectionState           string             `json:"connectionState"`
-	LastActivityTime          string             `json:"lastActivityTime"`
-	CloudToDeviceMessageCount int                `json:"cloudToDeviceMessageCount"`
-	AuthenticationType        signet.AuthType    `json:"authenticationType"`
-	X509Thumbprint            x509ThumbprintJSON `json:"x509Thumbprint"`
-	ModelID                   string             `json:"modelId"`
-	Version                   int64              `json:"version"`
-	Tags                      json.RawMessage    `json:"tags"`
-	Properties                twinPropertiesJSON `json:"properties"`
-	Capabilities              capabilitiesJSON   `json:"capabilities"`
+	DeviceID                   string             `json:"deviceId"`
+	ModuleID                   string             `json:"moduleId,omitempty"`
+	ETag                       string             `json:"etag"`
+	DeviceETag                 string             `json:"deviceEtag"`
+	Status                     signet.Status      `json:"status"`
+	StatusReason               *string            `json:"statusReason"`
+	StatusUpdateTime           string             `json:"statusUpdateTime"`
+	ConnectionState            string             `json:"connectionState"`
+	ConnectionStateUpdatedTime string             `json:"connectionStateUpdatedTime,omitempty"` // Azure writes it of the identity only; a query may select it
+	LastActivityTime           string             `json:"lastActivityTime"`
+	CloudToDeviceMessageCount  int                `json:"cloudToDeviceMessageCount"`
+	AuthenticationType         signet.AuthType    `json:"authenticationType"`
+	X509Thumbprint             x509ThumbprintJSON `json:"x509Thumbprint"`
+	ModelID                    string             `json:"modelId"`
+	Version                    int64              `json:"version"`
+	Tags                       json.RawMessage    `json:"tags"`
+	Properties                 twinPropertiesJSON `json:"properties"`
+	Capabilities               capabilitiesJSON   `json:"capabilities"`
 }
 
 type twinPropertiesJSON struct {
@@ -38,32 +39,43 @@ type twinPropertiesJSON struct {
 	Reported json.RawMessage `json:"reported,omitempty"`
 }
 
-// answerTwin answers with a twin and what the registry says of its identity.
+// answerTwin answers with a twin and what is known of its identity.
 func (c *call) answerTwin(t *signet.Twin) error {
-	i, err := c.Registry.Get(c.r.Context(), t.Hub, t.DeviceID, t.ModuleID)
-	if err != nil {
+	r := registry.Record{Twin: *t}
+	var err error
+	if r.Identity, err = c.Registry.Get(c.r.Context(), t.Hub, t.DeviceID, t.ModuleID); err != nil {
 		return err
 	}
-	var waiting map[string]int
+	if r.Activity, err = c.activityOf(&r.Identity); err != nil {
+		return err
+	}
 	if t.ModuleID == "" {
-		if waiting, err = c.Commands.Count(c.r.Context(), t.Hub, t.DeviceID, t.DeviceID); err != nil {
+		waiting, err := c.Commands.Count(c.r.Context(), t.Hub, t.DeviceID, t.DeviceID)
+		if err != nil {
 			return err
 		}
+		r.Waiting = waiting[t.DeviceID]
 	}
 	c.w.Header().Set("ETag", `"`+t.ETag+`"`)
-	return c.answer(http.StatusOK, twinJSON{
+	return c.answer(http.StatusOK, newTwinJSON(&r, c.connectionState(&r.Identity)))
+}
+
+// newTwinJSON writes the twin of a record. Its fixed members are those of
+// [query.Fields].
+func newTwinJSON(r *registry.Record, connectionState string) twinJSON {
+	i, t := &r.Identity, &r.Twin
+	return twinJSON{
 		DeviceID: t.DeviceID, ModuleID: t.ModuleID, ETag: t.ETag, DeviceETag: i.ETag,
 		Status: i.Status, StatusReason: orNull(i.StatusReason), StatusUpdateTime: azureTime(i.StatusUpdatedTime),
-		ConnectionState: c.connectionState(&i),
-		// When a device was last seen is not kept yet: never, in Azure's words.
-		LastActivityTime:          azureTime(never),
-		CloudToDeviceMessageCount: waiting[t.DeviceID],
+		ConnectionState:           connectionState,
+		LastActivityTime:          azureTime(r.Activity.LastActive),
+		CloudToDeviceMessageCount: r.Waiting,
 		AuthenticationType:        i.Auth.Type,
 		X509Thumbprint:            x509ThumbprintJSON{orNull(i.Auth.PrimaryThumbprint), orNull(i.Auth.SecondaryThumbprint)},
 		Version:                   t.Version, Tags: t.Tags,
 		Properties:   twinPropertiesJSON{t.Desired.Document(), t.Reported.Document()},
 		Capabilities: capabilitiesJSON{IotEdge: i.EdgeDevice},
-	})
+	}
 }
 
 // GET /twins/{id}[/modules/{module}]

@@ -79,6 +79,19 @@ type Inventory interface {
 	Refused(v *signet.Verdict)
 }
 
+// Activity is told of what identities do. Its server is package registry. It never
+// waits.
+type Activity interface {
+	Seen(p *signet.Principal, at time.Time)
+	// ConnectionChanged is told after [Hub.Connected] has changed its answer.
+	ConnectionChanged(p *signet.Principal, at time.Time)
+}
+
+type noActivity struct{}
+
+func (noActivity) Seen(*signet.Principal, time.Time)              {}
+func (noActivity) ConnectionChanged(*signet.Principal, time.Time) {}
+
 // Hub is the waist. Safe for concurrent use.
 type Hub struct {
 	node      string
@@ -89,6 +102,7 @@ type Hub struct {
 	messages  Messages
 	commands  Commands
 	issuer    Issuer // nil when nothing is issued here
+	activity  Activity
 	now       func() time.Time
 
 	// changes counts the calls of Apply. A connect that sees it move between
@@ -106,7 +120,7 @@ type Hub struct {
 	presence presence
 }
 
-// Options of a Hub; all but Inventory, Issuer, Now and Node are required.
+// Options of a Hub; all but Inventory, Issuer, Activity, Now and Node are required.
 type Options struct {
 	Authority Authority
 	Registry  Registry
@@ -115,6 +129,7 @@ type Options struct {
 	Messages  Messages
 	Commands  Commands
 	Issuer    Issuer           // nothing is renewed when nil
+	Activity  Activity         // nobody is told when nil
 	Now       func() time.Time // the clock; time.Now when nil
 	Node      string           // names this process in receipts
 }
@@ -125,7 +140,10 @@ func New(o Options) *Hub {
 		o.Now = time.Now
 	}
 	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, inventory: o.Inventory, messages: o.Messages,
-		commands: o.Commands, issuer: o.Issuer, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
+		commands: o.Commands, issuer: o.Issuer, activity: o.Activity, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
+	if h.activity == nil {
+		h.activity = noActivity{}
+	}
 	h.callNumber.Store(rand.Uint64N(1 << 48))
 	h.presence.init(o.Now())
 	return h

@@ -26,6 +26,8 @@ type Session struct {
 	single   bool   // of one request: no change finds it
 	judgedAt uint64 // and the count of changes then
 
+	active atomic.Int64 // when it was last told that it is, in Unix milliseconds
+
 	number   uint64 // grows from one connection to the next; 0 for a single request
 	commands struct {
 		waiting  atomic.Bool // one may have come since the door last asked
@@ -114,7 +116,20 @@ func (s *Session) append(ctx context.Context, m *signet.Message, done func(error
 		m.System = append(m.System, signet.Property{Name: "dt-dataschema", Value: s.model})
 	}
 	m.EnqueuedTime = s.hub.now().UTC().Truncate(time.Millisecond)
+	s.seen(m.EnqueuedTime)
 	s.hub.messages.Append(ctx, m, done)
+}
+
+// seenEvery is how exactly the time of the last activity is known: a device that
+// sends without pause costs one record in that time.
+const seenEvery = 30 * time.Second
+
+// seen tells that the identity is active, if that was not told of late.
+func (s *Session) seen(at time.Time) {
+	last, now := s.active.Load(), at.UnixMilli()
+	if now-last >= seenEvery.Milliseconds() && s.active.CompareAndSwap(last, now) {
+		s.hub.activity.Seen(s.principal, at)
+	}
 }
 
 // Close tells that the connection is closed: the device has gone, or the door
@@ -167,6 +182,9 @@ func (h *Hub) admit(s *Session) error {
 	}
 	h.mu.Unlock()
 	h.noticed(p)
+	at := h.now().UTC().Truncate(time.Millisecond)
+	s.active.Store(at.UnixMilli())
+	h.activity.ConnectionChanged(p, at)
 	if older != nil {
 		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", signet.IdentityName(p.DeviceID, p.ModuleID)))
 	}
@@ -181,6 +199,7 @@ func (s *Session) sameIdentity(other *Session) bool {
 func (h *Hub) dismiss(s *Session) {
 	if h.remove(s) {
 		h.noticed(s.principal)
+		h.activity.ConnectionChanged(s.principal, h.now().UTC().Truncate(time.Millisecond))
 	}
 }
 

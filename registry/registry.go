@@ -38,6 +38,8 @@ type Registry struct {
 
 	event      func(hub string)
 	eventsHeld func(hub string) bool
+
+	activity activity
 }
 
 // Options of a Registry. The zero value works.
@@ -56,6 +58,9 @@ type Options struct {
 	// whether so many wait that no change may add to them. Neither may block.
 	Event      func(hub string)
 	EventsHeld func(hub string) bool
+	// Connected says whether an identity is connected, for [Registry.WriteActivity];
+	// nobody is when it is nil. It must not block.
+	Connected func(hub, device, module string) bool
 }
 
 // tenants is an immutable set of hubs, findable both ways.
@@ -82,6 +87,10 @@ func New(store Store, o Options) *Registry {
 	}
 	if r.eventsHeld == nil {
 		r.eventsHeld = func(string) bool { return false }
+	}
+	r.activity = activity{connected: o.Connected, pending: map[[3]string]signet.Activity{}}
+	if o.Connected == nil {
+		r.activity.connected = func(string, string, string) bool { return false }
 	}
 	r.hubs.Store(&tenants{})
 	for n := range r.twinTurns {

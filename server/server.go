@@ -118,10 +118,11 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	s.registry = registry.New(audit.Registry(s.audit, db), registry.Options{Now: cfg.Now, Changed: s.changed,
-		Desired: func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) },
-		Event:   func(hub string) { s.relay.Nudge(hub) }, EventsHeld: func(hub string) bool { return s.relay.Held(hub) }})
+		Desired:   func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) },
+		Connected: func(hub, device, module string) bool { return s.hub.Connected(hub, device, module) },
+		Event:     func(hub string) { s.relay.Nudge(hub) }, EventsHeld: func(hub string) bool { return s.relay.Held(hub) }})
 	s.authority = authority.New(audit.Authority(s.audit, db), authority.Options{Now: cfg.Now, Changed: s.changed, Stale: s.stale, Logger: s.log})
-	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx)); err != nil {
+	if err := errors.Join(s.registry.Load(ctx), s.authority.Load(ctx), s.registry.BeginActivity(ctx)); err != nil {
 		return nil, err
 	}
 	s.commands = commands.New(db, commands.Options{Now: cfg.Now, Logger: s.log,
@@ -142,7 +143,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	// The waist.
 	node, _ := os.Hostname() // for people: receipts say where sessions were
 	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages,
-		Commands: s.commands, Inventory: s.inventory, Issuer: s.issuance, Now: cfg.Now, Node: node})
+		Commands: s.commands, Inventory: s.inventory, Issuer: s.issuance, Activity: s.registry, Now: cfg.Now, Node: node})
 	s.relay = hub.NewRelay(s.hub, db, s.log)
 	if err := errors.Join(s.firstHub(ctx), s.firstService(ctx)); err != nil {
 		return nil, err
@@ -154,6 +155,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.background(s.hub.TellConnections)
 	s.background(s.issuance.Run)
 	s.background(s.provisioning.Run)
+	s.background(s.registry.RunActivity)
 
 	// The doors.
 	metrics := prometheus.NewRegistry()

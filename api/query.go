@@ -1,0 +1,203 @@
+package api
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/query"
+	"github.com/signet-iot/signet/registry"
+)
+
+const (
+	// defaultPage is how many twins a page has when it is not said: as in Azure.
+	defaultPage = 100
+	// maxToken bounds a continuation token: two IDs, a count and a hash.
+	maxToken = 1024
+	// maxQueryBody is for a query of the longest, with escapes.
+	maxQueryBody = 256 << 10
+)
+
+// continuation is what a token holds: where a page begins. It is no secret, and
+// worth nothing beyond what its bearer may ask.
+type continuation struct {
+	DeviceID string `json:"d"`
+	ModuleID string `json:"m,omitempty"`
+	Left     int    `json:"n,omitempty"` // of SELECT TOP
+	Query    string `json:"q"`           // fingerprint of the query
+}
+
+func fingerprint(query string) string {
+	sum := sha256.Sum256([]byte(query))
+	return base64.RawURLEncoding.EncodeToString(sum[:9])
+}
+
+// POST /devices/query finds twins, a page at a time: x-ms-max-item-count says how
+// many, x-ms-continuation goes on behind a page. A page can be shorter than that,
+// and empty, while there is a token for the next.
+func (c *call) queryDevices() error {
+	var body struct {
+		Query string `json:"query"`
+	}
+	if err := c.read(maxQueryBody, &body); err != nil {
+		return err
+	}
+	q, err := query.Parse(body.Query)
+	if err != nil {
+		return err
+	}
+	if q.Aggregates() {
+		return c.answerGroups(q)
+	}
+	limit, err := c.pageSize()
+	if err != nil {
+		return err
+	}
+	from := continuation{Left: q.Top, Query: fingerprint(body.Query)}
+	if token := c.r.Header.Get("X-Ms-Continuation"); token != "" {
+		if from, err = readContinuation(token, body.Query); err != nil {
+			return err
+		}
+		if q.Top > 0 {
+			from.Left = max(1, min(from.Left, q.Top))
+		}
+	}
+	if q.Top > 0 {
+		limit = min(limit, from.Left)
+	}
+	page, err := c.Registry.Find(c.r.Context(), c.hub.Name, q, registry.Key{DeviceID: from.DeviceID, ModuleID: from.ModuleID}, limit)
+	if err != nil {
+		return err
+	}
+	items := make([]json.RawMessage, len(page.Records))
+	for n := range page.Records {
+		if items[n], err = item(q, &page.Records[n]); err != nil {
+			return err
+		}
+	}
+	left := from.Left - len(items)
+	if page.More && (q.Top == 0 || left > 0) {
+		next := continuation{page.Next.DeviceID, page.Next.ModuleID, max(0, left), from.Query}
+		text, err := json.Marshal(next)
+		if err != nil {
+			return err
+		}
+		c.w.Header().Set("X-Ms-Continuation", base64.RawURLEncoding.EncodeToString(text))
+	}
+	kind := "Twin"
+	if len(q.Columns) > 0 {
+		kind = "Raw"
+	}
+	c.w.Header().Set("X-Ms-Item-Type", kind)
+	return c.answer(http.StatusOK, items)
+}
+
+func (c *call) pageSize() (int, error) {
+	text := c.r.Header.Get("X-Ms-Max-Item-Count")
+	if text == "" {
+		return defaultPage, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, signet.Refuse(signet.RequestMalformed, "x-ms-max-item-count should be a whole number from 1, not %q.", signet.Clip(text)).At("x-ms-max-item-count", "1 or more", text)
+	}
+	return min(n, registry.MaxPage), nil
+}
+
+func readContinuation(token, query string) (continuation, error) {
+	var from continuation
+	text, err := base64.RawURLEncoding.DecodeString(token)
+	if len(token) > maxToken || err != nil || json.Unmarshal(text, &from) != nil || from.Query != fingerprint(query) {
+		return from, signet.Refuse(signet.RequestMalformed, "The token in x-ms-continuation is not one that this query was answered with.").
+			FixBy("Send the token back as it came, with the same query; without one, the answer begins anew.")
+	}
+	return from, nil
+}
+
+// item writes what a query selects of one twin.
+func item(q *query.Query, r *registry.Record) (json.RawMessage, error) {
+	state := disconnected
+	if r.Activity.Connected {
+		state = connected
+	}
+	whole := newTwinJSON(r, state)
+	if len(q.Columns) == 0 {
+		return encode(whole)
+	}
+	whole.ConnectionStateUpdatedTime = azureTime(r.Activity.ConnectionUpdated)
+	twin, err := encode(whole)
+	if err != nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(twin))
+	d.UseNumber()
+	var document map[string]any
+	if err := d.Decode(&document); err != nil {
+		return nil, err
+	}
+	selected := map[string]any{}
+	for _, column := range q.Columns {
+		var v any = document
+		there := true
+		for _, name := range column.Path.Names() {
+			o, _ := v.(map[string]any)
+			if v, there = o[name]; !there {
+				break
+			}
+		}
+		if there { // what is undefined is left out
+			selected[column.Name] = v
+		}
+	}
+	return encode(selected)
+}
+
+// answerGroups answers a query with aggregates: all of it at once.
+func (c *call) answerGroups(q *query.Query) error {
+	groups, err := c.Registry.Aggregate(c.r.Context(), c.hub.Name, q)
+	if err != nil {
+		return err
+	}
+	if q.Top > 0 {
+		groups = groups[:min(q.Top, len(groups))]
+	}
+	items := make([]map[string]any, len(groups))
+	for n, g := range groups {
+		items[n] = map[string]any{}
+		values := g.Values
+		for _, column := range q.Columns {
+			v := g.Value
+			if column.Aggregate != "" {
+				v, values = values[0], values[1:]
+			}
+			if v != query.Undefined {
+				items[n][column.Name] = v
+			}
+		}
+	}
+	c.w.Header().Set("X-Ms-Item-Type", "Raw")
+	return c.answer(http.StatusOK, items)
+}
+
+// connectionState of an identity, now.
+func (c *call) connectionState(i *signet.Identity) string {
+	if c.Hub.Connected(i.Hub, i.DeviceID, i.ModuleID) {
+		return connected
+	}
+	return disconnected
+}
+
+const (
+	connected    = "Connected"
+	disconnected = "Disconnected"
+)
+
+// activityOf reads what is known of one identity.
+func (c *call) activityOf(i *signet.Identity) (signet.Activity, error) {
+	of, err := c.Registry.Activity(c.r.Context(), i.Hub, i.DeviceID, i.DeviceID)
+	return of[i.Name()], err
+}

@@ -1,0 +1,150 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/signet-iot/signet"
+)
+
+const (
+	// activityEvery is how often what identities did is written: as late may a
+	// query see that one has connected.
+	activityEvery = 2 * time.Second
+	// activityBatch bounds one transaction, so that others come in between.
+	activityBatch = 500
+	// maxSeen bounds what waits to be written while the store hangs. Beyond it, it
+	// is forgotten that an identity has sent; that it has connected never is.
+	maxSeen = 100_000
+)
+
+// activity is what is not written yet of who connects and sends. Telling of it
+// never waits: a connect costs an entry in a map.
+type activity struct {
+	connected func(hub, device, module string) bool
+
+	mu      sync.Mutex // held with no other lock, never over I/O
+	pending map[[3]string]signet.Activity
+}
+
+// Seen tells that an identity has sent something. It does not wait.
+func (r *Registry) Seen(p *signet.Principal, at time.Time) {
+	r.note(p, signet.Activity{LastActive: at})
+}
+
+// ConnectionChanged tells that an identity has connected, or is gone; which it is
+// is asked when it is written, so that the order of the calls does not matter. It
+// does not wait.
+func (r *Registry) ConnectionChanged(p *signet.Principal, at time.Time) {
+	r.note(p, signet.Activity{LastActive: at, ConnectionUpdated: at})
+}
+
+func (r *Registry) note(p *signet.Principal, a signet.Activity) {
+	l := &r.activity
+	key := [3]string{p.Hub, p.DeviceID, p.ModuleID}
+	a.Hub, a.DeviceID, a.ModuleID, a.GenerationID = p.Hub, p.DeviceID, p.ModuleID, p.GenerationID
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was, there := l.pending[key]
+	if !there && len(l.pending) >= maxSeen && a.ConnectionUpdated.IsZero() {
+		return
+	}
+	l.pending[key] = later(was, a)
+}
+
+// later joins two things that are known of one identity; what is of an earlier
+// identity of the name does not count.
+func later(was, now signet.Activity) signet.Activity {
+	if was.GenerationID == now.GenerationID {
+		if was.ConnectionUpdated.After(now.ConnectionUpdated) {
+			now.ConnectionUpdated = was.ConnectionUpdated
+		}
+		if was.LastActive.After(now.LastActive) {
+			now.LastActive = was.LastActive
+		}
+	}
+	return now
+}
+
+// BeginActivity says of every identity that the store calls connected that it is
+// not, since now: sessions do not outlive a process. It is called before the
+// doors open.
+func (r *Registry) BeginActivity(ctx context.Context) error {
+	return r.store.NobodyConnected(ctx, r.stamp())
+}
+
+// RunActivity writes what identities do, behind them, until ctx ends; then once
+// more.
+func (r *Registry) RunActivity(ctx context.Context) {
+	tick := time.NewTicker(activityEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+		r.WriteActivity(context.WithoutCancel(ctx))
+	}
+}
+
+// WriteActivity writes what has not been written yet. What cannot be is kept for
+// the next time.
+func (r *Registry) WriteActivity(ctx context.Context) {
+	l := &r.activity
+	l.mu.Lock()
+	pending := l.pending
+	l.pending = map[[3]string]signet.Activity{}
+	l.mu.Unlock()
+	all := make([]signet.Activity, 0, len(pending))
+	for _, a := range pending {
+		a.Connected = l.connected(a.Hub, a.DeviceID, a.ModuleID)
+		all = append(all, a)
+	}
+	// In the order of keys, so that two who write do not wait for each other.
+	slices.SortFunc(all, func(a, b signet.Activity) int {
+		return cmp.Or(cmp.Compare(a.Hub, b.Hub), cmp.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.ModuleID, b.ModuleID))
+	})
+	for batch := range slices.Chunk(all, activityBatch) {
+		store, cancel := context.WithTimeout(ctx, twinTime)
+		err := r.store.SaveActivity(store, batch)
+		cancel()
+		if err == nil {
+			continue
+		}
+		l.mu.Lock()
+		for _, a := range batch {
+			key := [3]string{a.Hub, a.DeviceID, a.ModuleID}
+			if now, there := l.pending[key]; there {
+				a = later(a, now)
+			}
+			l.pending[key] = a
+		}
+		l.mu.Unlock()
+	}
+}
+
+// Activity gives what is known of the identities of the devices from one ID to
+// another, by [signet.IdentityName]; of what was never active, nothing.
+func (r *Registry) Activity(ctx context.Context, hub, first, last string) (map[string]signet.Activity, error) {
+	list, err := r.store.Activity(ctx, hub, first, last)
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[string]signet.Activity, len(list))
+	for _, a := range list {
+		of[signet.IdentityName(a.DeviceID, a.ModuleID)] = a
+	}
+	l := &r.activity
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, a := range l.pending {
+		if key[0] == hub && key[1] >= first && key[1] <= last {
+			name := signet.IdentityName(key[1], key[2])
+			of[name] = later(of[name], a)
+		}
+	}
+	return of, nil
+}
