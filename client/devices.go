@@ -18,6 +18,9 @@ type Device struct {
 	Status            signet.Status `json:"status,omitempty"`
 	StatusReason      string        `json:"statusReason,omitempty"`
 	StatusUpdatedTime string        `json:"statusUpdatedTime,omitempty"`
+	// These two are in RFC 3339; the year 1 is never.
+	ConnectionStateUpdatedTime string `json:"connectionStateUpdatedTime,omitempty"`
+	LastActivityTime           string `json:"lastActivityTime,omitempty"`
 	// MessageCount counts what waits for the device in its queue.
 	MessageCount   int            `json:"cloudToDeviceMessageCount,omitempty"`
 	Authentication Authentication `json:"authentication"`

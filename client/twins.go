@@ -12,14 +12,16 @@ import (
 // A Twin is the document that a back end and a device share, as the service API
 // writes it.
 type Twin struct {
-	DeviceID        string          `json:"deviceId"`
-	ModuleID        string          `json:"moduleId,omitempty"`
-	ETag            string          `json:"etag"`
-	Version         int64           `json:"version"`
-	Status          signet.Status   `json:"status"`
-	ConnectionState string          `json:"connectionState"` // Connected or Disconnected
-	Tags            json.RawMessage `json:"tags"`
-	Properties      TwinProperties  `json:"properties"`
+	DeviceID        string        `json:"deviceId"`
+	ModuleID        string        `json:"moduleId,omitempty"`
+	ETag            string        `json:"etag"`
+	Version         int64         `json:"version"`
+	Status          signet.Status `json:"status"`
+	ConnectionState string        `json:"connectionState"` // Connected or Disconnected
+	// LastActivityTime is in RFC 3339; the year 1 is never.
+	LastActivityTime string          `json:"lastActivityTime"`
+	Tags             json.RawMessage `json:"tags"`
+	Properties       TwinProperties  `json:"properties"`
 }
 
 // TwinProperties are the two sides of a twin: JSON objects with the members

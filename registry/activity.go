@@ -81,10 +81,11 @@ func (r *Registry) BeginActivity(ctx context.Context) error {
 func (r *Registry) RunActivity(ctx context.Context) {
 	tick := time.NewTicker(activityEvery)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for over := false; !over; {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			over = true
 		}
 		r.WriteActivity(context.WithoutCancel(ctx))
 	}

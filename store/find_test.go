@@ -130,12 +130,12 @@ func TestFind(t *testing.T) {
 							break
 						}
 					}
-					if a, b := names(got), names(expected.Records); a != b {
+					if a, b := keysOf(got), keysOf(expected.Records); a != b {
 						t.Fatalf("%s:\n%s\nwant\n%s", text, a, b)
 					}
 					same(t, got, expected.Records)
 				}
-				answers[names(expected.Records)] = true
+				answers[keysOf(expected.Records)] = true
 			}
 			ask("SELECT * FROM " + from)
 			for _, question := range questions {
@@ -149,7 +149,7 @@ func TestFind(t *testing.T) {
 	})
 }
 
-func names(records []registry.Record) string {
+func keysOf(records []registry.Record) string {
 	var all []string
 	for _, r := range records {
 		all = append(all, r.Identity.Name())
@@ -227,7 +227,7 @@ func TestFindAsTwinsChange(t *testing.T) {
 			ok(t, err)
 			got, err := s.Find(t.Context(), "east", q, registry.Key{}, 100)
 			ok(t, err)
-			same(t, names(got.Records), names(expected.Records))
+			same(t, keysOf(got.Records), keysOf(expected.Records))
 		}
 	})
 }

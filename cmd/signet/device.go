@@ -16,7 +16,7 @@ func deviceCommand() *cobra.Command {
 	cmd.AddCommand(deviceCreateCommand(), deviceListCommand(), deviceShowCommand(),
 		deviceStatusCommand("enable", signet.Enabled, "Let a device connect again"),
 		deviceStatusCommand("disable", signet.Disabled, "Keep a device out; its session ends at once"),
-		deviceSendCommand(), devicePurgeCommand(),
+		deviceQueryCommand(), deviceSendCommand(), devicePurgeCommand(),
 		deviceDeleteCommand(), deviceTwinCommand(), deviceInvokeCommand())
 	return cmd
 }
@@ -210,6 +210,7 @@ func showDevice(cmd *cobra.Command, c *client.Client, d client.Device, receipts 
 			})
 		}
 		fmt.Fprintf(w, "  connection\t%s\n", d.ConnectionState)
+		fmt.Fprintf(w, "  last active\t%s\n", lastActive(d.LastActivityTime))
 		if d.MessageCount > 0 {
 			fmt.Fprintf(w, "  messages waiting\t%d\n", d.MessageCount)
 		}

@@ -70,6 +70,25 @@ async function main() {
   assert.strictEqual(removed.isSuccessful, true);
   console.log('ok bulk');
 
+  // Queries: pages, twins, what is selected, aggregates, mistakes.
+  for (const id of all) await registry.updateTwin(id, { tags: { kind: id.startsWith('r-thumb') ? 'thumb' : 'other', n: id.length } }, '*');
+  const pages = registry.createQuery('SELECT * FROM devices', 3);
+  const twins = [];
+  let count = 0;
+  for (; pages.hasMoreResults; count++) twins.push(...(await pages.nextAsTwin()).result);
+  assert.deepStrictEqual([twins.map((t) => t.deviceId), count], [all, 2]);
+  const found = (await registry.createQuery(`SELECT * FROM devices WHERE tags.kind = 'thumb' AND tags.n = 10 AND status = 'enabled'`).nextAsTwin()).result;
+  assert.deepStrictEqual(found.map((t) => t.deviceId), ['r-thumb-40', 'r-thumb-64']);
+  await found[0].update({ tags: { kind: "o'clock" } }); // a twin of a query can be changed
+  const selected = registry.createQuery('SELECT deviceId, tags.kind AS kind FROM devices WHERE tags.kind = "o\'clock" OR is_defined(tags.none)', 100);
+  assert.deepStrictEqual((await selected.next()).result, [{ deviceId: 'r-thumb-40', kind: "o'clock" }]);
+  assert.strictEqual(selected.hasMoreResults, false);
+  const groups = (await registry.createQuery('SELECT tags.kind AS kind, COUNT() AS n, AVG(tags.n) AS mean FROM devices GROUP BY tags.kind').next()).result;
+  assert.deepStrictEqual(groups, [{ kind: "o'clock", n: 1, mean: 10 }, { kind: 'other', n: 2, mean: 4.5 }, { kind: 'thumb', n: 1, mean: 10 }]);
+  assert.deepStrictEqual((await registry.createQuery(`SELECT COUNT() AS n FROM devices WHERE authenticationType IN ['sas', 'none']`).next()).result, [{ n: 1 }]);
+  await refused(registry.createQuery('SELECT * FROM devices WHERE tags.kind LIKE "t%"').next(), 'ArgumentError');
+  console.log('ok queries');
+
   const statistics = (await registry.getRegistryStatistics()).responseBody;
   assert.deepStrictEqual([statistics.totalDeviceCount, statistics.enabledDeviceCount, statistics.disabledDeviceCount], [4, 3, 1]);
   for (const id of all) await registry.delete(id);
