@@ -74,5 +74,5 @@ func TestActivity(t *testing.T) {
 	first.Close()
 	known(true, 50, 50)
 	second.Close()
-	known(false, 60, 60)
+	known(false, 60, 50)
 }

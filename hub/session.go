@@ -185,6 +185,7 @@ func (h *Hub) admit(s *Session) error {
 	at := h.now().UTC().Truncate(time.Millisecond)
 	s.active.Store(at.UnixMilli())
 	h.activity.ConnectionChanged(p, at)
+	h.activity.Seen(p, at)
 	if older != nil {
 		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", signet.IdentityName(p.DeviceID, p.ModuleID)))
 	}

@@ -39,7 +39,7 @@ func (r *Registry) Seen(p *signet.Principal, at time.Time) {
 // is asked when it is written, so that the order of the calls does not matter. It
 // does not wait.
 func (r *Registry) ConnectionChanged(p *signet.Principal, at time.Time) {
-	r.note(p, signet.Activity{LastActive: at, ConnectionUpdated: at})
+	r.note(p, signet.Activity{ConnectionUpdated: at})
 }
 
 func (r *Registry) note(p *signet.Principal, a signet.Activity) {

@@ -101,7 +101,7 @@ func TestActivity(t *testing.T) {
 	if err := r.BeginActivity(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, known("a"), signet.Activity{ConnectionUpdated: noon, LastActive: second(9)})
+	equal(t, known("a"), signet.Activity{ConnectionUpdated: noon, LastActive: second(6)})
 
 	// The end of a server writes what is left.
 	r.Seen(a, second(10))
