@@ -153,7 +153,6 @@ type request struct {
 	method, path string // the path is encoded
 	query        url.Values
 	etag         string // If-Match, as the hub gave it
-	header       http.Header
 	as           kind
 	in, out      any
 	body         []byte // sent as it is, in the place of in
@@ -203,9 +202,6 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 	}
 	if r.in != nil {
 		q.Header.Set("Content-Type", "application/json; charset=utf-8")
-	}
-	for name, values := range r.header {
-		q.Header[name] = values
 	}
 	if r.etag != "" {
 		q.Header.Set("If-Match", r.etag)

@@ -20,10 +20,7 @@ type QueryPage struct {
 // most 1000, of the answer from a place that an earlier page has named, or from
 // the beginning with "". A page can be empty and not be the last.
 func (c *Client) Query(ctx context.Context, query, from string, limit int) (QueryPage, error) {
-	header := http.Header{"X-Ms-Max-Item-Count": {strconv.Itoa(limit)}}
-	if from != "" {
-		header.Set("X-Ms-Continuation", from)
-	}
+	header := http.Header{"X-Ms-Max-Item-Count": {strconv.Itoa(limit)}, "X-Ms-Continuation": {from}}
 	var page QueryPage
 	response, err := c.open(ctx, request{method: http.MethodPost, path: "/devices/query", query: version(), header: header,
 		in: map[string]string{"query": query}})
