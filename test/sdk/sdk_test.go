@@ -213,17 +213,26 @@ func TestManagementSDK(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("no openssl: the proof is made with it")
 	}
-	root := hubtest.NewCA(t, "Acme Root")
-	dir := t.TempDir()
-	ca, key := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key")
-	os.WriteFile(ca, []byte(hubtest.PEM(root.Cert.Raw)), 0o600)
-	os.WriteFile(key, []byte(hubtest.KeyPEM(t, root.Key)), 0o600)
-	// A proof by plain openssl, without a single extension.
-	prover := `cd ` + dir + ` && openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout proof.key -subj "/CN=$1" -out proof.csr 2>/dev/null &&
-		openssl x509 -req -in proof.csr -CA ca.pem -CAkey ca.key -set_serial 1 -days 3 -out proof.pem 2>/dev/null && cat proof.pem`
+	ca, prover := provable(t, hubtest.NewCA(t, "Acme Root"))
 	if out, err := node(t, h, "arm.js", "https://"+host, h.Token, h.Config.Hub, ca, prover); err != nil {
 		t.Error(out)
 	}
+}
+
+// provable writes a CA's certificate to a file, and gives a command that prints a
+// proof of possession for the code it is given: by plain openssl, without a single
+// extension.
+func provable(t *testing.T, root *hubtest.CA) (ca, prover string) {
+	t.Helper()
+	dir := t.TempDir()
+	ca = filepath.Join(dir, "ca.pem")
+	for file, text := range map[string]string{ca: hubtest.PEM(root.Cert.Raw), filepath.Join(dir, "ca.key"): hubtest.KeyPEM(t, root.Key)} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ca, `cd ` + dir + ` && openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout proof.key -subj "/CN=$1" -out proof.csr 2>/dev/null &&
+		openssl x509 -req -in proof.csr -CA ca.pem -CAkey ca.key -set_serial 1 -days 3 -out proof.pem 2>/dev/null && cat proof.pem`
 }
 
 // lastVerdict is the code of the newest refusal of a device.
