@@ -211,6 +211,9 @@ var routes = []route{
 	{"PUT", "/enrollmentGroups/{enrollment}", enroller(signet.EnrollmentWrite), (*call).putEnrollment},
 	{"DELETE", "/enrollmentGroups/{enrollment}", enroller(signet.EnrollmentWrite), (*call).deleteEnrollment},
 	{"POST", "/enrollmentGroups/{enrollment}/attestationmechanism", enroller(signet.EnrollmentWrite), (*call).getAttestation},
+	{"GET", "/registrations/{registration}", enroller(signet.RegistrationStatusRead), (*call).getRegistration},
+	{"DELETE", "/registrations/{registration}", enroller(signet.RegistrationStatusWrite), (*call).deleteRegistration},
+	{"POST", "/registrations/{group}/query", enroller(signet.RegistrationStatusRead), (*call).queryRegistrations},
 
 	// Its management API: Microsoft.Devices/provisioningServices, iotdps.json.
 	{"GET", serviceSubscription, serviceOwner, (*call).listServices},

@@ -31,8 +31,13 @@ func (c *call) enrollment(id string) (*signet.Enrollment, error) {
 	return &e, err
 }
 
-func (c *call) answerEnrollment(e *signet.Enrollment) error {
+// answerEnrollment answers an enrollment, and how its device stands, if it has
+// registered.
+func (c *call) answerEnrollment(e *signet.Enrollment, state *provisioning.RegistrationDocument) error {
 	d := provisioning.NewDocument(e)
+	if state != nil {
+		d.RegistrationState = state
+	}
 	c.w.Header().Set("ETag", d.ETag)
 	return c.answer(http.StatusOK, d)
 }
@@ -42,7 +47,17 @@ func (c *call) getEnrollment() error {
 	if err != nil {
 		return err
 	}
-	return c.answerEnrollment(&e)
+	if e.Group {
+		return c.answerEnrollment(&e, nil)
+	}
+	r, err := c.Provisioning.Registration(c.r.Context(), c.hub.Name, e.ID)
+	switch {
+	case signet.CodeOf(err) == signet.RegistrationUnknown || err == nil && r.Group != "": // an earlier one, of a group
+		return c.answerEnrollment(&e, nil)
+	case err != nil:
+		return err
+	}
+	return c.answerEnrollment(&e, provisioning.NewRegistrationDocument(&r))
 }
 
 // PUT creates when there is no If-Match, and only then; with it, it replaces.
@@ -55,7 +70,7 @@ func (c *call) putEnrollment() error {
 	if err != nil {
 		return err
 	}
-	return c.answerEnrollment(&e)
+	return c.answerEnrollment(&e, nil)
 }
 
 // writeEnrollment keeps a document under an ID. What the document leaves out

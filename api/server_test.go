@@ -84,7 +84,8 @@ const adminToken = "the-admin-token-of-this-test"
 //	                        dps.example.test and dps2 at dps2.example.test
 //	dps expired, dps enrollments
 //	                        one that has expired, and one for /enrollments alone
-//	dps scope               its ID scope
+//	dps scope               its ID scope; there, Press-17 has registered by itself, and
+//	                        d-1, D-2 and d-3 by the group acme
 //	pem CERT, base64 pem CERT, base64 der CERT, thumbprint CERT
 //	                        of the certificates root, line (a CA below root),
 //	                        leaf (a device "press-17" below line), expired
@@ -139,6 +140,19 @@ func newServer(t testing.TB) *server {
 		s.names[name+" enrollments"] = sign(t, h.HostName+"/enrollments", owner.Name, owner.PrimaryKey, time.Hour)
 		s.names[name+" scope"] = h.IDScope
 	}
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, r := range []signet.Registration{
+		{RegistrationID: "Press-17", Status: signet.Assigned, Substatus: "initialAssignment", Attestation: signet.AttestSymmetricKey, Hub: "hub.example.test",
+			DeviceID: "press-17", Payload: []byte(`{"a":1}`)},
+		{RegistrationID: "d-1", Group: "acme", Status: signet.Assigned, Attestation: signet.AttestX509, Hub: "hub.example.test", DeviceID: "d-1"},
+		{RegistrationID: "D-2", Group: "Acme", Status: signet.RegFailed, Attestation: signet.AttestX509, ErrorCode: signet.AllocationNoHub, ErrorMessage: "No hub.", TrackingID: "T1"},
+		{RegistrationID: "d-3", Group: "acme", Status: signet.Assigning, Attestation: signet.AttestX509},
+	} {
+		r.Service, r.Created, r.Updated, r.ETag = "dps", at, at, "e1"
+		if err := db.CreateRegistration(ctx, r, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	now := time.Now()
 	root := newCA(t, "Acme Root", nil, nil)
@@ -157,7 +171,7 @@ func newServer(t testing.TB) *server {
 	s.handler = api.New(api.Deps{
 		Draining:  draining,
 		Authority: trust, Registry: s.registry,
-		Provisioning: provisioning.New(provisioning.Deps{Enrollments: db, Authority: trust, Tenants: s.registry}), Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory, Issuance: s.issuance,
+		Provisioning: provisioning.New(provisioning.Deps{Enrollments: db, Registrations: db, Authority: trust, Tenants: s.registry}), Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory, Issuance: s.issuance,
 		AdminToken: func() string { return adminToken },
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),
 	})

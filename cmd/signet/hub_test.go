@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -73,6 +75,13 @@ func TestHubScript(t *testing.T) {
 				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[2]), []byte(chain), 0o600))
 			},
+			// register DEVICE FOLDER: the device asks the provisioning service for its place,
+			// with the chain and key in a folder, and has it.
+			"register": func(ts *testscript.TestScript, neg bool, args []string) {
+				if err := register(ts.Value("hub").(*hubtest.Hub), args[0], ts.MkAbs(args[1])); neg != (err != nil) {
+					ts.Fatalf("the device is answered: %v", err)
+				}
+			},
 			// send DEVICE BODY [NAME=VALUE…]: telemetry of a device, acknowledged.
 			"send": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(send(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2:]))
@@ -132,6 +141,46 @@ func issue(h *hubtest.Hub, device, csr string) (chain string, err error) {
 		chain += hubtest.PEM(c.Raw)
 	}
 	return chain, err
+}
+
+func register(h *hubtest.Hub, device, folder string) error {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(folder, "chain.pem"), filepath.Join(folder, "device.key"))
+	if err != nil {
+		return err
+	}
+	scope, err := os.ReadFile(filepath.Join(h.Config.Data, "id-scope"))
+	if err != nil {
+		return err
+	}
+	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: h.ClientTLS(pair)}}
+	defer c.CloseIdleConnections()
+	path := "/" + strings.TrimSpace(string(scope)) + "/registrations/" + device
+	method, step := http.MethodPut, "/register"
+	for range 100 {
+		q, err := http.NewRequest(method, "https://"+h.HTTPSAddr()+path+step+"?api-version=2021-06-01", strings.NewReader("{}"))
+		if err != nil {
+			return err
+		}
+		r, err := c.Do(q)
+		if err != nil {
+			return err
+		}
+		var operation struct {
+			OperationID string `json:"operationId"`
+			Status      string `json:"status"`
+		}
+		err = json.NewDecoder(r.Body).Decode(&operation)
+		r.Body.Close()
+		if err != nil || r.StatusCode != http.StatusAccepted {
+			if operation.Status != "assigned" {
+				return fmt.Errorf("%s %s %v", r.Status, operation.Status, err)
+			}
+			return nil
+		}
+		method, step = http.MethodGet, "/operations/"+operation.OperationID
+		<-time.After(20 * time.Millisecond)
+	}
+	return errors.New("it has no place after two seconds")
 }
 
 func answer(h *hubtest.Hub, device, status, payload string) (stop func(), err error) {

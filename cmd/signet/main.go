@@ -40,6 +40,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet certificate …  register a CA and prove possession of its key
   signet device …       manage device identities
   signet enrollment …   say which devices a provisioning service lets register themselves
+  signet registration … see which devices have
   signet tree           show the fleet by who signed it
   signet distrust …     cut off a certificate, a key, or all that a CA has signed
   signet revocation …   say how to ask whether certificates are revoked
@@ -70,6 +71,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		certificateCommand(),
 		deviceCommand(),
 		enrollmentCommand(),
+		registrationCommand(),
 		distrustCommand(),
 		treeCommand(),
 		expiringCommand(),

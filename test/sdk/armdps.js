@@ -94,7 +94,10 @@ async function main() {
   console.log('ok unauthorized');
 }
 
-main().catch((err) => {
+process.exitCode = 1; // for a promise that is never settled
+main().then(() => {
+  process.exitCode = 0;
+}, (err) => {
   console.log(err.stack || String(err));
   process.exit(1);
 });

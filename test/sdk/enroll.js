@@ -78,21 +78,28 @@ async function individuals() {
   console.log('ok delete');
 }
 
+// The SDK settles its promise only where there is a callback.
+function runBulk(operation) {
+  return new Promise((resolve, reject) => {
+    client.runBulkEnrollmentOperation(operation, (err, result) => (err ? reject(err) : resolve(result)));
+  });
+}
+
 async function bulk() {
   const of = (...ids) => ids.map((registrationId) => ({ registrationId, attestation: { type: 'symmetricKey' } }));
-  const done = (await client.runBulkEnrollmentOperation({ mode: 'create', enrollments: of('b1', 'b2', 'b3', 'b4', 'b:5') })).responseBody;
+  const done = await runBulk({ mode: 'create', enrollments: of('b1', 'b2', 'b3', 'b4', 'b:5') });
   assert.deepStrictEqual(done, { isSuccessful: true, errors: [] });
-  const partly = (await client.runBulkEnrollmentOperation({ mode: 'create', enrollments: of('b1', 'b6') })).responseBody;
+  const partly = await runBulk({ mode: 'create', enrollments: of('b1', 'b6') });
   assert.strictEqual(partly.isSuccessful, false);
   assert.deepStrictEqual(partly.errors.map((e) => [e.registrationId, e.errorCode]), [['b1', 409201]]);
-  await refused(client.runBulkEnrollmentOperation({ mode: 'create', enrollments: of(...'0123456789a') }), 'ArgumentError', 400004);
+  await refused(runBulk({ mode: 'create', enrollments: of(...'0123456789a') }), 'ArgumentError', 400004);
 
-  // Page by page, as the SDK goes on.
+  // Page by page; without a callback, the SDK wants to be told where to go on.
   const ids = [];
   const query = client.createIndividualEnrollmentQuery({ query: '*' }, 2);
   let pages = 0;
   while (query.hasMoreResults) {
-    const page = (await query.next()).result;
+    const page = (await query.next(query.continuationToken)).responseBody;
     ids.push(...page.map((e) => e.registrationId));
     pages++;
   }
@@ -101,7 +108,7 @@ async function bulk() {
   await refused(client.createIndividualEnrollmentQuery({ query: 'SELECT * WHERE a = 1' }).next(), 'ArgumentError', 400004);
 
   assert.strictEqual((await client.getIndividualEnrollment('b:5')).responseBody.registrationId, 'b:5');
-  const gone = (await client.runBulkEnrollmentOperation({ mode: 'delete', enrollments: of(...ids) })).responseBody;
+  const gone = await runBulk({ mode: 'delete', enrollments: of(...ids) });
   assert.strictEqual(gone.isSuccessful, true);
   console.log('ok bulk, query');
 }
@@ -132,7 +139,7 @@ async function groups() {
   assert.strictEqual(Buffer.from(keys.symmetricKey.secondaryKey, 'base64').length, 64);
   await refused(client.getEnrollmentGroupAttestationMechanism('nobody'), 'Error', 404201);
 
-  const all = (await client.createEnrollmentGroupQuery({ query: 'SELECT * FROM enrollmentGroups' }).next()).result;
+  const all = (await client.createEnrollmentGroupQuery({ query: 'SELECT * FROM enrollmentGroups' }).next()).responseBody;
   assert.deepStrictEqual(all.map((g) => g.enrollmentGroupId), ['acme', 'keys', 'line']);
   await refused(client.deleteEnrollmentGroup('line', 'no'), 'InvalidEtagError', 409203);
   await client.deleteEnrollmentGroup(enabled);
@@ -142,7 +149,26 @@ async function groups() {
   console.log('ok groups');
 }
 
+// The device "press-20" has registered by the group "fleet".
+async function registrations() {
+  const state = (await client.getDeviceRegistrationState('PRESS-20')).responseBody;
+  assert.strictEqual(state.status, 'assigned');
+  assert.strictEqual(state.substatus, 'initialAssignment');
+  assert.strictEqual(state.deviceId, 'press-20');
+  assert.ok(state.assignedHub && state.etag && state.createdDateTimeUtc);
+  const list = (await client.createEnrollmentGroupDeviceRegistrationStateQuery({ query: '*' }, 'fleet').next()).responseBody;
+  assert.deepStrictEqual(list, [state]);
+  assert.deepStrictEqual((await client.createEnrollmentGroupDeviceRegistrationStateQuery({ query: '*' }, 'nobody').next()).responseBody, []);
+  await refused(client.deleteDeviceRegistrationState('press-20', 'no'), 'InvalidEtagError', 409203);
+  await client.deleteDeviceRegistrationState(state);
+  await refused(client.deleteDeviceRegistrationState('press-20'), 'Error', 404202);
+  await refused(client.getDeviceRegistrationState('press-20'), 'Error', 404202);
+  await client.deleteEnrollmentGroup('fleet');
+  console.log('ok registrations');
+}
+
 async function main() {
+  await registrations();
   await individuals();
   await bulk();
   await groups();
@@ -150,7 +176,10 @@ async function main() {
   console.log('ok unauthorized');
 }
 
-main().catch((err) => {
+process.exitCode = 1; // for a promise that is never settled
+main().then(() => {
+  process.exitCode = 0;
+}, (err) => {
   console.log(err.stack || String(err));
   process.exit(1);
 });

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/internal/hubtest"
 )
 
@@ -23,13 +24,18 @@ func provisioningString(t *testing.T, h *hubtest.Hub) string {
 }
 
 // TestProvisioningServiceSDK: every operation of azure-iot-provisioning-service on
-// enrollments, with its refusals.
+// enrollments and registrations, with its refusals.
 func TestProvisioningServiceSDK(t *testing.T) {
 	h := startHub(t)
 	root := hubtest.NewCA(t, "Acme Root")
 	line := root.Intermediate(t, "Line 4")
 	if _, _, err := h.Authority().Register(context.Background(), service, "acme", hubtest.PEM(root.Cert.Raw), true, ""); err != nil {
 		t.Fatal(err)
+	}
+	fleet := hubtest.NewCA(t, "Fleet Root")
+	enroll(t, h, signet.Enrollment{Group: true, ID: "fleet", Attestation: signet.Attestation{Type: signet.AttestX509, PrimaryCA: h.Trust(t, service, fleet).Name}})
+	if got, out := provision(t, h, "http", "press-20", "x509", folder(t, fleet.Device(t, "press-20"))); got == nil {
+		t.Fatal(out)
 	}
 	dir := t.TempDir()
 	for name, der := range map[string][]byte{"leaf.pem": line.Device(t, "press-17").Certificate[0], "line.pem": line.Cert.Raw} {

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func registrationCommand() *cobra.Command {
+	cmd := provisioned(&cobra.Command{Use: "registration", Short: "See which devices have registered themselves"})
+	cmd.AddCommand(registrationListCommand(), registrationShowCommand(), registrationDeleteCommand())
+	return cmd
+}
+
+func registrationListCommand() *cobra.Command {
+	var group string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the devices that a group has let in",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if group == "" {
+				return usageError{fmt.Errorf("%s needs --group; of a device with an enrollment of its own, signet registration show tells", cmd.CommandPath())}
+			}
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			list, err := c.Registrations(cmd.Context(), group)
+			if err != nil {
+				return err
+			}
+			return show(cmd, list, func(w io.Writer) {
+				fmt.Fprintln(w, "ID\tSTATUS\tHUB\tDEVICE\tLAST")
+				for _, r := range list {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.RegistrationID, r.Status, r.AssignedHub, r.DeviceID, r.LastUpdated)
+				}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&group, "group", "", "name of the enrollment group")
+	return cmd
+}
+
+func registrationShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show ID",
+		Short: "Show the registration of one device",
+		Args:  arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			r, err := c.Registration(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return show(cmd, r, func(w io.Writer) {
+				fmt.Fprintf(w, "%s\t%s\n", r.RegistrationID, strings.TrimSpace(string(r.Status)+" "+r.Substatus))
+				for _, line := range [][2]string{{"hub", r.AssignedHub}, {"device", r.DeviceID}, {"error", r.ErrorMessage},
+					{"first", r.Created}, {"last", r.LastUpdated}, {"etag", r.ETag}} {
+					if line[1] != "" {
+						fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])
+					}
+				}
+			})
+		},
+	}
+}
+
+func registrationDeleteCommand() *cobra.Command {
+	var etag string
+	cmd := &cobra.Command{
+		Use:   "delete ID",
+		Short: "Forget a registration: the device may register as a new one; its identity at the hub stays",
+		Args:  arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			if err := c.DeleteRegistration(cmd.Context(), args[0], etag); err != nil {
+				return err
+			}
+			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
+		},
+	}
+	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	return cmd
+}
