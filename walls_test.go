@@ -23,6 +23,7 @@ var walls = []struct{ from, to, because string }{
 	{"trace", "…", "the ground carries, it does not lean"},
 	{"pki", "token", "pki is pure: whoever holds a key gives it a signer"},
 	{"query", "…", "the ground carries, it does not lean"},
+	{"egress", "…", "the ground carries, it does not lean"},
 	{"gateway", "authority", "a protocol speaks to the waist, to nothing behind it"},
 	{"gateway", "registry", "a protocol speaks to the waist, to nothing behind it"},
 	{"gateway", "api", "the service side and the device side meet only in hub"},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/egress"
 	"github.com/signet-iot/signet/pki"
 )
 
@@ -95,7 +96,7 @@ func (r *revocation) resume(q *inquiry) {
 	}
 	q.answer.Store(known.ocspAnswer)
 	if left := known.until.Sub(r.a.now()); left > 0 {
-		q.next = r.a.now().Add(jitter(min(left/2, mostReask)))
+		q.next = r.a.now().Add(egress.Jitter(min(left/2, mostReask)))
 	}
 }
 

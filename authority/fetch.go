@@ -5,15 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/egress"
 	"github.com/signet-iot/signet/pki"
 )
 
@@ -34,23 +31,12 @@ const (
 )
 
 // A fetcher goes to addresses that others have chosen: bounded in what it takes,
-// and, unless it may, not to ours. What decides is the address that is connected
-// to, when it is: a name that leads elsewhere than a moment ago gains nothing.
-// Proxies of the environment are not used, as they would hide that address.
+// and, unless it may, not to ours.
 type fetcher struct{ client *http.Client }
 
 func newFetcher(toPrivate bool) *fetcher {
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
-	if !toPrivate {
-		dialer.Control = PublicOnly
-	}
 	return &fetcher{&http.Client{
-		Transport: &http.Transport{
-			DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
-			TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 32 << 10,
-			DisableCompression: true, // what is unpacked has no bound on the wire
-			MaxConnsPerHost:    16, MaxIdleConns: 32, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
-		},
+		Transport: egress.Transport(toPrivate),
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if len(via) > maxRedirects {
 				return signet.Refuse(signet.SourceUnreachable, "The source redirects more than %d times.", maxRedirects)
@@ -59,19 +45,6 @@ func newFetcher(toPrivate bool) *fetcher {
 			return err
 		},
 	}}
-}
-
-// PublicOnly is the Control of a dialer that goes to no private address, whatever
-// name leads there. It refuses with [signet.SourceForbidden].
-func PublicOnly(_, address string, _ syscall.RawConn) error {
-	at, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	if private(at.Addr()) {
-		return forbidden()
-	}
-	return nil
 }
 
 // get fetches what is at an address.
@@ -128,56 +101,19 @@ func (f *fetcher) do(r *http.Request, most int64) ([]byte, error) {
 	}
 }
 
-// unreachable says why a source could not be reached, without its address, which
-// may hold a secret, and without ours: a hub's owner reads it, who need not know
-// the network of the server.
+// unreachable says why a source could not be reached.
 func unreachable(err error) error {
 	if refused, ok := errors.AsType[*signet.Error](err); ok {
 		return refused // by our own rules
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return signet.Refuse(signet.SourceUnreachable, "The source does not answer in time.")
+	if errors.Is(err, egress.ErrPrivate) {
+		return forbidden()
 	}
-	if wrapped, ok := errors.AsType[*url.Error](err); ok {
-		err = wrapped.Err
-	}
-	if wrapped, ok := errors.AsType[*net.OpError](err); ok { // has our addresses
-		err = wrapped.Err
-	}
-	if lookup, ok := errors.AsType[*net.DNSError](err); ok { // has our resolver's
-		err = errors.New(lookup.Err)
-	}
-	return signet.Refuse(signet.SourceUnreachable, "The source cannot be reached: %s.", signet.Clip(err.Error()))
+	return signet.Refuse(signet.SourceUnreachable, "The source cannot be reached: %s.", signet.Clip(egress.Reason(err)))
 }
 
 func forbidden() error {
 	return signet.Refuse(signet.SourceForbidden, "The source is at a private address.").At("address", "a public one", "a private one")
-}
-
-// special are the networks that are no public host's, besides those that
-// [netip.Addr] tells (RFC 6890 and its successors); and those by which an IPv4
-// address is reached in the guise of another.
-var special = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("192.88.99.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
-	netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("100::/64"), netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("2001:db8::/32"),
-	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
-}
-
-// private says whether an address is anything but a public host's.
-func private(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	if !a.IsGlobalUnicast() || a.IsPrivate() {
-		return true
-	}
-	for _, p := range special {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
 }
 
 // A sourceKey is an address that the policy of a CA sends us to.
@@ -271,11 +207,11 @@ func (r *revocation) fetch(ctx context.Context, s *source) {
 	r.attempted = make(chan struct{})
 	if err == nil {
 		s.answered, s.failures, s.fault = now, 0, nil
-		s.next = now.Add(jitter(min(max(c.NextUpdate.Sub(now)/2, minRefresh), maxRefresh)))
+		s.next = now.Add(egress.Jitter(min(max(c.NextUpdate.Sub(now)/2, minRefresh), maxRefresh)))
 	} else {
 		s.failures++
 		s.fault = signet.AsError(err)
-		s.next = now.Add(backOff(s.failures, leastRetry, mostRetry))
+		s.next = now.Add(egress.BackOff(s.failures, leastRetry, mostRetry))
 		if ctx.Err() == nil {
 			r.log.Warn("a CRL could not be fetched", "hub", s.key.hub, "ca", s.key.ca, "source", shown(s.key.url),
 				"failures", s.failures, "code", s.fault.Code, "message", s.fault.Message, "cause", s.fault.Cause)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/egress"
 	"github.com/signet-iot/signet/pki"
 )
 
@@ -243,18 +244,18 @@ func (r *revocation) ask(ctx context.Context, q *inquiry) {
 		}
 		q.answer.Store(known)
 		r.kept.said(q, known)
-		q.next = now.Add(jitter(min(max(known.until.Sub(now)/2, leastReask), mostReask)))
+		q.next = now.Add(egress.Jitter(min(max(known.until.Sub(now)/2, leastReask), mostReask)))
 		if a.Status == signet.OCSPRevoked && (before == nil || before.Status != signet.OCSPRevoked) {
 			r.concerned[q.key.hub] = true
 		}
 	} else {
 		q.failures++
-		q.next = now.Add(backOff(q.failures, responderRetry, mostReask))
+		q.next = now.Add(egress.BackOff(q.failures, responderRetry, mostReask))
 		d.fault = signet.AsError(err)
 		d.failures++
 		// One that answers, if wrongly, may answer better after another certificate.
 		if d.fault.Code == signet.SourceUnreachable || d.fault.Code == signet.SourceForbidden {
-			d.paused = now.Add(backOff(d.failures, responderRetry, responderPause))
+			d.paused = now.Add(egress.BackOff(d.failures, responderRetry, responderPause))
 		}
 		if ctx.Err() == nil && d.failures&(d.failures-1) == 0 { // the 1st, 2nd, 4th, 8th …
 			r.log.Warn("an OCSP responder does not answer as it should", "hub", d.key.hub, "ca", d.key.ca, "responder", shown(d.key.url),

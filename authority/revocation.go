@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/egress"
 	"github.com/signet-iot/signet/pki"
 )
 
@@ -143,7 +143,7 @@ func checkPolicy(p *signet.RevocationPolicy) error {
 		if err != nil {
 			return err
 		}
-		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !p.AllowPrivate && private(ip) {
+		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && !p.AllowPrivate && egress.Private(ip) {
 			return forbidden()
 		}
 	}
@@ -484,17 +484,6 @@ func (a *Authority) RevocationSources(hub string) []signet.RevocationSource {
 		return cmp.Or(strings.Compare(a.CA, b.CA), strings.Compare(a.Kind, b.Kind), strings.Compare(a.URL, b.URL))
 	})
 	return list
-}
-
-// jitter is a tenth of d more or less, so that what begins together does not stay
-// together.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
-}
-
-// backOff is how long to wait after so many failures.
-func backOff(failures int, least, most time.Duration) time.Duration {
-	return jitter(min(least<<min(failures-1, 20), most))
 }
 
 var (

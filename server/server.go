@@ -28,6 +28,7 @@ import (
 	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
+	"github.com/signet-iot/signet/egress"
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
@@ -228,7 +229,7 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 func (s *Server) webhooks() http.RoundTripper {
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	if !s.cfg.PrivateWebhooks {
-		dialer.Control = authority.PublicOnly
+		dialer.Control = egress.PublicOnly
 	}
 	return &http.Transport{
 		DialContext: dialer.DialContext, ForceAttemptHTTP2: true, DisableCompression: true, // what is unpacked has no bound on the wire
