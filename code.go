@@ -154,6 +154,9 @@ const (
 	BranchUnknown       Code = "branch.unknown"
 	BranchAmbiguous     Code = "branch.ambiguous"
 	SightingUnknown     Code = "sighting.unknown"
+	RouteUnknown        Code = "route.unknown"
+	RouteMalformed      Code = "route.malformed"
+	RouteForbidden      Code = "route.forbidden"
 
 	LimitChainBytes    Code = "limit.chain-bytes"
 	LimitConnections   Code = "limit.connections"
@@ -170,6 +173,8 @@ const (
 	LimitMethods       Code = "limit.methods"
 	LimitModules       Code = "limit.modules"
 	LimitQueue         Code = "limit.queue"
+	LimitRoutes        Code = "limit.routes"
+	LimitRate          Code = "limit.rate"
 	LimitEnrollments   Code = "limit.enrollments"
 	LimitLinks         Code = "limit.linked-hubs"
 	LimitIssuance      Code = "limit.issuance"
@@ -219,6 +224,8 @@ var Codes = []CodeInfo{
 	{LimitMethods, StepLimit, "Too many method calls are under way to one device.", "Wait for the answers before calling again."},
 	{LimitModules, StepLimit, "The device already has as many modules as it may.", "Delete a module that is no longer needed."},
 	{LimitQueue, StepLimit, "As many cloud-to-device messages wait for the device as may.", "Send again when the device has fetched some; let messages expire sooner, or purge the queue."},
+	{LimitRoutes, StepLimit, "A hub can have no more routes.", "Delete one that is not needed, or have a sink take more sources."},
+	{LimitRate, StepLimit, "The device, or the hub, does this more often than its operator lets it.", "Try again with back-off; the operator finds the limits by: signet hub limits"},
 	{LimitEnrollments, StepLimit, "The provisioning service already holds as many enrollments of the kind as it may.", "Delete enrollments that are no longer needed, or enrol devices by a group."},
 	{LimitLinks, StepLimit, "As many hubs are linked to the provisioning service as may be.", "Unlink a hub that is no longer given to devices."},
 	{LimitRegistrations, StepLimit, "The device registers again too soon, or too many registrations are being worked on.", "Wait as long as the answer says, with jitter, and register again."},
@@ -235,6 +242,8 @@ var Codes = []CodeInfo{
 	{QueryMalformed, StepRequest, "The query is not of the query language of IoT Hub, as far as it is served.", "Mend it at the character named in the message; docs/compatibility.md has the language."},
 	{MessageMalformed, StepRecord, "The cloud-to-device message is not well formed.", "Mend the field named in the message."},
 	{MessageExpiry, StepRecord, "The expiry of a cloud-to-device message is past, or more than two days ahead.", "Set an expiry within two days, or none: then it is an hour."},
+	{RouteMalformed, StepRequest, "The route is not well formed.", "Mend the field that is named: signet help route add"},
+	{RouteForbidden, StepRequest, "Messages are not sent to that address: it is private, or of http.", "Name an address of https in public, or have the server's admin make the route with private addresses allowed."},
 	{FilesNoStorage, StepRequest, "No storage for file upload is configured; this hub has none.", "Send data as messages, or upload to a storage of your own."},
 
 	{HubUnknown, StepHub, "No hub of this server has that name.", "Use the host name that the hub was created with."},
@@ -354,6 +363,7 @@ var Codes = []CodeInfo{
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
 	{ETagStale, StepRecord, "The record has changed since it was read.", "Read it again and repeat with the new etag."},
 	{MessageLockLost, StepRecord, "The message is not locked by that token, or not any more.", "Receive it again, and settle it within its lock time."},
+	{RouteUnknown, StepRecord, "The hub has no route of that name, or the route no such dead letter.", "List the routes of the hub: signet route list"},
 	{BulkFailed, StepRecord, "Some items of a bulk operation failed.", "Look at the error of each item."},
 
 	{TwinMalformed, StepRecord, "The change of a twin is not well formed.", "Mend the field named in the message: JSON objects, keys without dots, dollar signs and spaces."},

@@ -52,6 +52,15 @@ func (s MessageSources) String() string {
 	return strings.Join(names, ",")
 }
 
+// MarshalText is for encoding/json.
+func (s MessageSources) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText is for encoding/json.
+func (s *MessageSources) UnmarshalText(text []byte) (err error) {
+	*s, err = ParseSources(string(text))
+	return err
+}
+
 // ParseSources reads what [MessageSources.String] writes; no text is all of them.
 // It refuses with [RequestMalformed].
 func ParseSources(text string) (s MessageSources, err error) {

@@ -61,6 +61,20 @@ type Position struct {
 // String writes a position as "sequence.index".
 func (p Position) String() string { return fmt.Sprintf("%d.%d", p.Sequence, p.Index) }
 
+// MarshalText is for encoding/json.
+func (p Position) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText is for encoding/json.
+func (p *Position) UnmarshalText(text []byte) (err error) {
+	*p, err = ParsePosition(string(text))
+	return err
+}
+
+// Before says whether p comes before other.
+func (p Position) Before(other Position) bool {
+	return p.Sequence < other.Sequence || p.Sequence == other.Sequence && p.Index < other.Index
+}
+
 // ParsePosition reads what [Position.String] writes.
 func ParsePosition(s string) (Position, error) {
 	sequence, index, ok := strings.Cut(s, ".")

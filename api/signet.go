@@ -5,86 +5,19 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
-	"mime"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/hub"
 )
 
-// messageJSON is one line of GET /signet/messages.
-type messageJSON struct {
-	Position     string    `json:"position"`
-	EnqueuedTime time.Time `json:"enqueuedTime"`
-	DeviceID     string    `json:"deviceId"`
-	ModuleID     string    `json:"moduleId,omitempty"`
-	// SystemProperties are those that the device set (message-id, content-type …)
-	// and those that the hub stamped (iothub-connection-…).
-	SystemProperties map[string]*string `json:"systemProperties"`
-	// Properties has null for a property that came without a value.
-	Properties map[string]*string `json:"properties"`
-	// Body is as BodyEncoding says: "json", the value itself, when the content
-	// type is application/json and the body is; "utf-8", text; or "base64".
-	Body         any    `json:"body"`
-	BodyEncoding string `json:"bodyEncoding"`
-}
-
-func newMessageJSON(at signet.Position, m *signet.Message) messageJSON {
-	j := messageJSON{
-		Position: at.String(), EnqueuedTime: m.EnqueuedTime.UTC(), DeviceID: m.DeviceID, ModuleID: m.ModuleID,
-		SystemProperties: properties(m.System), Properties: properties(m.Properties),
-	}
-	enqueued := azureTime(m.EnqueuedTime)
-	for name, value := range map[string]*string{
-		"iothub-connection-device-id":          &m.DeviceID,
-		"iothub-connection-auth-method":        &m.AuthMethod,
-		"iothub-connection-auth-generation-id": &m.GenerationID,
-		"iothub-enqueuedtime":                  &enqueued,
-		"iothub-message-source":                &m.Source,
-	} {
-		if *value != "" { // the hub's own messages are of no device
-			j.SystemProperties[name] = value
-		}
-	}
-	if m.ModuleID != "" {
-		j.SystemProperties["iothub-connection-module-id"] = &m.ModuleID
-	}
-
-	kind, _, _ := mime.ParseMediaType(orEmpty(j.SystemProperties["content-type"]))
-	encoding := orEmpty(j.SystemProperties["content-encoding"])
-	switch text := utf8.Valid(m.Body) && (encoding == "" || strings.EqualFold(encoding, "utf-8")); {
-	case text && kind == "application/json" && json.Valid(m.Body):
-		j.Body, j.BodyEncoding = json.RawMessage(m.Body), "json"
-	case text:
-		j.Body, j.BodyEncoding = string(m.Body), "utf-8"
-	default:
-		j.Body, j.BodyEncoding = base64.StdEncoding.EncodeToString(m.Body), "base64"
-	}
-	return j
-}
-
-func properties(list []signet.Property) map[string]*string {
-	m := make(map[string]*string, len(list)+6)
-	for _, p := range list {
-		if p.Null {
-			m[p.Name] = nil
-		} else {
-			m[p.Name] = &p.Value
-		}
-	}
-	return m
-}
-
 // GET /signet/messages?device=ID&source=telemetry,twin&from=POSITION|TIME|now&follow=true
-// streams telemetry and events, one messageJSON a line, oldest first: all that is
+// streams telemetry and events, one [signet.Message.JSON] a line, oldest first: all that is
 // kept, or what comes after a position, or at a time (RFC 3339) and later; of the
 // sources that are named, if any is. With follow it goes on until the
 // caller leaves, the caller's token ends, the hub is deleted or the server drains.
@@ -117,7 +50,7 @@ func (c *call) readMessages() error {
 		if device != "" && m.DeviceID != device || !sources.Has(signet.SourceOf(m)) {
 			return c.sameHub()
 		}
-		line, err := encode(newMessageJSON(at, m))
+		line, err := m.JSON(at)
 		if err != nil {
 			c.Logger.Error("a message cannot be shown", "hub", c.hub.Name, "position", at, "error", err)
 			return true

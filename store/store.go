@@ -1,9 +1,10 @@
 // Package store keeps hubs, identities, CA certificates, verdicts, commands,
-// enrollments, registrations, what was issued and the audit log in SQLite or
-// PostgreSQL. It serves [registry.Store], [authority.Store],
-// [authority.VerdictStore], [commands.Store], [provisioning.EnrollmentStore],
-// [provisioning.RegistrationStore], [issuance.Store] and [audit.Store]; it keeps
-// their promises and knows none of their rules. All SQL of the house is here.
+// events that wait, routes, enrollments, registrations, what was issued and the
+// audit log in SQLite or PostgreSQL. It serves [registry.Store], [authority.Store],
+// [authority.VerdictStore], [commands.Store], [hub.Outbox], [routes.Store],
+// [provisioning.EnrollmentStore], [provisioning.RegistrationStore],
+// [issuance.Store] and [audit.Store]; it keeps their promises and knows none of
+// their rules. All SQL of the house is here.
 //
 // There is one body of SQL, a file for each kind of record, and one schema, in
 // schema/. What SQLite and PostgreSQL do not share is small: three
@@ -71,10 +72,12 @@ import (
 	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/commands"
+	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/routes"
 )
 
 var (
@@ -84,6 +87,8 @@ var (
 	_ commands.Store         = (*Store)(nil)
 	_ inventory.Store        = (*Store)(nil)
 	_ audit.Store            = (*Store)(nil)
+	_ hub.Outbox             = (*Store)(nil)
+	_ routes.Store           = (*Store)(nil)
 
 	_ provisioning.EnrollmentStore   = (*Store)(nil)
 	_ issuance.Store                 = (*Store)(nil)

@@ -41,6 +41,7 @@ type Store struct {
 	feedback   []signet.Feedback
 	events     []signet.Event
 	sequence   int64 // of the last event
+	routes     map[routeKey]*route
 
 	enrollments map[enrollmentKey]enrollment
 	links       map[[2]string]signet.LinkedHub
@@ -160,6 +161,11 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 		s.forgetCommands(func(q signet.CommandQueue) bool { return q.Hub == name })
 		s.feedback = slices.DeleteFunc(s.feedback, func(f signet.Feedback) bool { return f.Hub == name })
 		s.events = slices.DeleteFunc(s.events, func(e signet.Event) bool { return e.Hub == name })
+		for k := range s.routes {
+			if k[0] == name {
+				delete(s.routes, k)
+			}
+		}
 		for k := range s.identities {
 			if k[0] == name {
 				delete(s.identities, k)

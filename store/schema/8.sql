@@ -28,10 +28,13 @@ CREATE TABLE route (
 
 -- What a route could not deliver: places in the message log.
 CREATE TABLE dead_letter (
-	hub      {text} NOT NULL,
-	route    {text} NOT NULL,
-	id       {text} NOT NULL,
-	document {text} NOT NULL, -- signet.DeadLetter as JSON
+	hub      {text}    NOT NULL,
+	route    {text}    NOT NULL,
+	id       {text}    NOT NULL,
+	first_sequence {integer} NOT NULL,
+	first_record   {integer} NOT NULL,
+	replay   {integer} NOT NULL, -- it waits to be sent again
+	document {text}    NOT NULL, -- signet.DeadLetter as JSON
 	PRIMARY KEY (hub, route, id),
 	FOREIGN KEY (hub, route) REFERENCES route (hub, name) ON DELETE CASCADE
 ) {table};
