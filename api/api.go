@@ -10,7 +10,7 @@
 //     management API beside that of hubs;
 //   - Signet's own under /signet/: telemetry, verdicts, explanations, distrust, hubs.
 //
-// The table routes lists all that is served. A refusal has the form that the
+// The table operations lists all that is served. A refusal has the form that the
 // clients of each API understand, and in all of them a member "signet" that holds
 // the whole [signet.Error]: code, sentence, fix and tracking ID.
 //
@@ -48,6 +48,7 @@ import (
 	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/routes"
 	"github.com/signet-iot/signet/trace"
 )
 
@@ -67,14 +68,15 @@ type Hub interface {
 	Explain(ctx context.Context, c hub.Credentials, at time.Time, under hub.Trust) ([]*x509.Certificate, error)
 }
 
-// Deps are what an API stands on. Authority, Registry, Provisioning, Commands, Hub,
-// Verdicts, Inventory, Audit and AdminToken are required.
+// Deps are what an API stands on. Authority, Registry, Provisioning, Commands, Routes,
+// Hub, Verdicts, Inventory, Audit and AdminToken are required.
 type Deps struct {
 	Authority    *authority.Authority
 	Registry     *registry.Registry
 	Provisioning *provisioning.Provisioning
 	Issuance     *issuance.Issuance
 	Commands     *commands.Commands
+	Routes       *routes.Routes
 	Hub          Hub
 	Verdicts     *authority.VerdictLog
 	Inventory    *inventory.Inventory
@@ -157,8 +159,8 @@ const (
 	serviceCertificate  = oneService + "/certificates/{certificate}"
 )
 
-// routes is everything that is served; the first that fits is taken.
-var routes = []route{
+// operations is everything that is served; the first that fits is taken.
+var operations = []route{
 	// The service API: svc.json 2021-04-12.
 	{"GET", "/devices", policy(signet.RegistryRead), (*call).listDevices},
 	{"POST", "/devices", policy(signet.RegistryWrite), (*call).bulkDevices},
@@ -261,6 +263,11 @@ var routes = []route{
 	{"GET", "/signet/audit/log/tile/{level}/{n}/{n}/{n}", admin, (*call).getAuditTile}, // to 16 million entries in parts, 256 million whole
 	{"GET", "/signet/issuance/policies", issuer, (*call).listIssuancePolicies},
 	{"GET", "/signet/issued", issuedTo, (*call).listIssued},
+	{"GET", "/signet/routes", operator(ownerRights), (*call).listRoutes},
+	{"GET", "/signet/routes/{route}", operator(ownerRights), (*call).getRoute},
+	{"PUT", "/signet/routes/{route}", operator(ownerRights), (*call).putRoute},
+	{"DELETE", "/signet/routes/{route}", operator(ownerRights), (*call).deleteRoute},
+	{"POST", "/signet/routes/{route}/replay", operator(ownerRights), (*call).replayRoute},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},
@@ -372,8 +379,8 @@ func (c *call) dispatch() error {
 
 // find gives the route of the request, or the methods that its path takes.
 func (c *call) find() (found *route, allowed []string) {
-	for i := range routes {
-		rt := &routes[i]
+	for i := range operations {
+		rt := &operations[i]
 		args, ok := match(rt.path, c.path)
 		switch {
 		case !ok:

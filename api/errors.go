@@ -110,6 +110,10 @@ var azureErrors = map[signet.Code]azureError{
 	signet.MessageLockLost: {http.StatusPreconditionFailed, 412002, "DeviceMessageLockLost"},
 	signet.FilesNoStorage:  {http.StatusBadRequest, 400014, "DefaultStorageEndpointNotConfigured"},
 
+	"route":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	signet.RouteUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
+	signet.LimitRoutes:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},
+
 	"twin":                 {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.MethodOffline:   {http.StatusNotFound, 404103, "DeviceNotOnline"},
 	signet.MethodTimeout:   {http.StatusGatewayTimeout, 504101, "GatewayTimeout"},

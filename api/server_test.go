@@ -31,6 +31,7 @@ import (
 	"github.com/signet-iot/signet/pki"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/routes"
 	"github.com/signet-iot/signet/store"
 	"github.com/signet-iot/signet/trace"
 )
@@ -173,6 +174,7 @@ func newServer(t testing.TB) *server {
 		Authority: trust, Registry: s.registry,
 		Provisioning: provisioning.New(provisioning.Deps{Enrollments: db, Registrations: db, Authority: trust, Tenants: s.registry}), Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory, Issuance: s.issuance,
 		AdminToken: func() string { return adminToken },
+		Routes:     routes.New(routes.Options{Store: db, Log: s.waist.Hub}),
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),
 	})
 	return s

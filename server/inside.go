@@ -8,13 +8,15 @@ import (
 	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/routes"
 )
 
-// Authority, Registry, Commands, Issuance, Hub, Verdicts and Inventory are the running server's own, for tests
+// Authority, Registry, Commands, Routes, Issuance, Hub, Verdicts and Inventory are the running server's own, for tests
 // and programs that embed it.
 func (s *Server) Authority() *authority.Authority { return s.authority }
 func (s *Server) Registry() *registry.Registry    { return s.registry }
 func (s *Server) Hub() *hub.Hub                   { return s.hub }
+func (s *Server) Routes() *routes.Routes          { return s.routes }
 func (s *Server) Commands() *commands.Commands    { return s.commands }
 func (s *Server) Issuance() *issuance.Issuance    { return s.issuance }
 func (s *Server) Verdicts() *authority.VerdictLog { return s.verdicts }

@@ -36,6 +36,7 @@ import (
 	"github.com/signet-iot/signet/messaging"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/routes"
 	"github.com/signet-iot/signet/store"
 	"github.com/signet-iot/signet/trace"
 )
@@ -55,6 +56,7 @@ type Server struct {
 	provisioning *provisioning.Provisioning
 	hub          *hub.Hub
 	relay        *hub.Relay
+	routes       *routes.Routes
 	certs        *certificates // nil until the doors are set up
 
 	mqtt          *gateway.MQTT
@@ -162,6 +164,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics.MustRegister(s.authority, s.inventory)
+	s.routes = routes.New(routes.Options{Store: db, Log: s.hub, Now: cfg.Now, Logger: s.log, Registerer: metrics})
+	s.background(s.routes.Run)
 	traces := trace.New()
 	if err := s.loadCertificate(); err != nil {
 		return nil, err
@@ -181,7 +185,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.https = &http.Server{
 		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
 			Authority: s.authority, Registry: s.registry, Provisioning: s.provisioning, Hub: s.hub, Verdicts: s.verdicts, Audit: s.audit,
-			Commands: s.commands, Issuance: s.issuance, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
+			Commands: s.commands, Issuance: s.issuance, Routes: s.routes, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -295,6 +299,7 @@ func (s *Server) changed(ctx context.Context, c signet.Change) {
 			s.log.Error("messages of a deleted hub could not be removed", "hub", c.Hub, "error", err)
 		}
 		s.verdicts.Forget(c.Hub)
+		s.routes.Forget(c.Hub)
 	}
 	if c.HubCreated && s.certs != nil {
 		if err := s.loadCertificate(); err != nil {

@@ -7,7 +7,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -82,12 +84,38 @@ func TestHubScript(t *testing.T) {
 					ts.Fatalf("the device is answered: %v", err)
 				}
 			},
+			// sink: a webhook at $SINK, which answers with the status in the file status, and
+			// writes what it takes into the file sunk, a batch a line.
+			"sink": func(ts *testscript.TestScript, _ bool, _ []string) {
+				s := httptest.NewServer(sink(ts.MkAbs("status"), ts.MkAbs("sunk")))
+				ts.Setenv("SINK", s.URL)
+				ts.Defer(s.Close)
+			},
 			// send DEVICE BODY [NAME=VALUE…]: telemetry of a device, acknowledged.
 			"send": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(send(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2:]))
 			},
 		},
 	})
+}
+
+func sink(status, sunk string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if text, err := os.ReadFile(status); err == nil {
+			if n, _ := strconv.Atoi(strings.TrimSpace(string(text))); n != 200 {
+				w.WriteHeader(n)
+				return
+			}
+		}
+		f, err := os.OpenFile(sunk, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		defer f.Close()
+		fmt.Fprintf(f, "%s\n", body)
+	}
 }
 
 // connectDevice begins a session of a device that has symmetric keys.

@@ -46,7 +46,8 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet revocation …   say how to ask whether certificates are revoked
   signet crl …          give the hub CRLs, and see which are in force
   signet expiring       say which certificates expire soon
-  signet monitor        read telemetry
+  signet monitor        read telemetry and events
+  signet route …        send them on to webhooks
   signet explain        say why a chain would be accepted or refused
   signet verdicts       say why devices were refused
   signet bench          measure a hub under a load of devices
@@ -79,6 +80,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		crlCommand(),
 		hubCommand(),
 		issuanceCommand(),
+		routeCommand(),
 		monitorCommand(),
 		explainCommand(),
 		verdictsCommand(),

@@ -14,6 +14,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,7 +85,10 @@ func settle(ctx context.Context, s *server.Server, caFile string) error {
 			return err
 		}
 	}
-	_, err = s.Registry().SetEvents(ctx, "hub", signet.LifeCycleEvents|signet.TwinEvents)
+	if _, err = s.Registry().SetEvents(ctx, "hub", signet.LifeCycleEvents|signet.TwinEvents); err != nil {
+		return err
+	}
+	_, _, err = s.Routes().Put(ctx, signet.Route{Hub: "hub", Name: "all", Sources: signet.FromAll, URL: os.Getenv("SIGNET_CRASH_SINK"), AllowPrivate: true})
 	return err
 }
 
@@ -120,6 +124,7 @@ func TestKill(t *testing.T) {
 		pairs[n] = root.Device(t, name(n))
 	}
 
+	hook := newSink(t)
 	word := &acknowledged{messages: map[string]bool{}, identities: map[string]bool{}, commands: map[string]bool{}, delivered: map[string]bool{}}
 	for round := range rounds {
 		self, err := os.Executable()
@@ -127,7 +132,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), "SIGNET_CRASH_DATA="+data, "SIGNET_CRASH_CA="+caFile)
+		cmd.Env = append(os.Environ(), "SIGNET_CRASH_DATA="+data, "SIGNET_CRASH_CA="+caFile, "SIGNET_CRASH_SINK="+hook.URL)
 		var log bytes.Buffer
 		cmd.Stderr = &log
 		stdout, err := cmd.StdoutPipe()
@@ -231,6 +236,7 @@ func TestKill(t *testing.T) {
 	}
 	checkCommands(t, s, word)
 	checkEvents(t, s, word)
+	hook.check(t, word)
 	t.Logf("%d kills: %d commands acknowledged, %d delivered", rounds, len(word.commands), len(word.delivered))
 	t.Logf("%d kills: %d messages, %d identities, %d reported and %d desired properties acknowledged, %d messages kept, %d lost",
 		rounds, len(word.messages), len(word.identities), word.reported, word.desired, len(kept), lost)
@@ -509,5 +515,69 @@ func checkEvents(t *testing.T, s *server.Server, word *acknowledged) {
 	t.Logf("%d kills: %d changes that are told of, by %d events, %d of them again", rounds, all, events, again)
 	if err != nil || len(owed) > 0 || all == 0 {
 		t.Errorf("%d of %d changes that were acknowledged are not told of: %v", len(owed), all, err)
+	}
+}
+
+// A sink is a webhook that keeps what it has taken, while servers come and go.
+type sink struct {
+	*httptest.Server
+	mu       sync.Mutex
+	messages map[string]int // by body, how often
+	events   map[string]bool
+	again    int
+}
+
+func newSink(t *testing.T) *sink {
+	k := &sink{messages: map[string]int{}, events: map[string]bool{}}
+	k.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var batch struct {
+			Messages []struct {
+				DeviceID   string
+				Properties map[string]*string
+				Body       any
+			}
+		}
+		if err := json.NewDecoder(r.Body).Decode(&batch); err != nil {
+			return // the server was killed on the way, and will not believe that we took it
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for _, m := range batch.Messages {
+			if operation := m.Properties["opType"]; operation != nil {
+				k.events[*operation+" "+m.DeviceID] = true
+			} else if body, ok := m.Body.(string); ok {
+				if k.messages[body]++; k.messages[body] > 1 {
+					k.again++
+				}
+			}
+		}
+	}))
+	t.Cleanup(k.Close)
+	return k
+}
+
+// check waits until the webhook has had everything that was acknowledged.
+func (k *sink) check(t *testing.T, word *acknowledged) {
+	missing := func() (n int) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for id := range word.messages {
+			if k.messages[id] == 0 {
+				n++
+			}
+		}
+		for id := range word.identities {
+			if !k.events["createDeviceIdentity "+id] {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(time.Minute); missing() > 0 && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Logf("%d kills: the webhook has had %d messages, %d of them again", rounds, len(k.messages), k.again)
+	if n := missing(); n > 0 {
+		t.Errorf("%d of what was acknowledged never came to the webhook", n)
 	}
 }
