@@ -11,6 +11,7 @@ import (
 	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
+	"github.com/signet-iot/signet/routes"
 )
 
 // around records an act, then does it. One that fails is recorded to have failed.
@@ -218,4 +219,24 @@ func (s issuanceStore) AddIssued(ctx context.Context, i signet.Issued, most int,
 	return s.log.around(ctx, Entry{Hub: i.Service, Act: "certificate.issue", Of: i.DeviceID}, map[string]any{"policy": i.Policy, "hub": i.HostName,
 		"serial": i.Serial, "sha256": i.Thumbprint, "issuer": i.Issuer, "notAfter": i.NotAfter},
 		func() error { return s.Store.AddIssued(ctx, i, most, since, keep) })
+}
+
+// Routes records where the messages of hubs are sent on to. How far a route has
+// come, and its dead letters, are no acts.
+func Routes(l *Log, store routes.Store) routes.Store { return routeStore{store, l} }
+
+type routeStore struct {
+	routes.Store
+	log *Log
+}
+
+func (s routeStore) SaveRoute(ctx context.Context, r signet.Route, most int) error {
+	return s.log.around(ctx, Entry{Hub: r.Hub, Act: "route.save", Of: r.Name}, map[string]any{"url": bare(r.URL), "sources": r.Sources,
+		"deviceId": r.DeviceID, "properties": r.Properties, "allowPrivate": r.AllowPrivate, "retrySeconds": r.RetrySeconds},
+		func() error { return s.Store.SaveRoute(ctx, r, most) })
+}
+
+func (s routeStore) DeleteRoute(ctx context.Context, hub, name string) error {
+	return s.log.around(ctx, Entry{Hub: hub, Act: "route.delete", Of: name}, nil,
+		func() error { return s.Store.DeleteRoute(ctx, hub, name) })
 }

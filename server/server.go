@@ -164,7 +164,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics.MustRegister(s.authority, s.inventory)
-	s.routes = routes.New(routes.Options{Store: db, Log: s.hub, Now: cfg.Now, Logger: s.log, Registerer: metrics})
+	s.routes = routes.New(routes.Options{Store: audit.Routes(s.audit, db), Log: s.hub, Now: cfg.Now, Logger: s.log, Registerer: metrics})
 	s.background(s.routes.Run)
 	traces := trace.New()
 	if err := s.loadCertificate(); err != nil {
