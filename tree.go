@@ -50,8 +50,8 @@ type Sighting struct {
 	// Branch is that of the CA that has signed the certificate, or, where the tree
 	// has no room for that CA, of the nearest above it. It is empty for a certificate
 	// that is known by thumbprint.
-	Branch    string `json:"branch,omitempty"`
-	IssuerKey string `json:"-"` // SHA-256 of the signing CA's key, lower-case hex; or ""
+	Branch string `json:"branch,omitempty"`
+	Issued string `json:"-"` // 32 hex digits made of the signing CA's key and the serial number; or ""
 	SeenCertificate
 	DER []byte `json:"-"`
 	// Sent is [Principal.Sent]; 0 when it is not known.

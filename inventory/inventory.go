@@ -22,6 +22,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -395,7 +396,8 @@ func newSighting(s *seen, branch string) signet.Sighting {
 	w := signet.Sighting{Hub: p.Hub, DeviceID: p.DeviceID, ModuleID: p.ModuleID, GenerationID: p.GenerationID, Branch: branch,
 		SeenCertificate: certificate(leaf, p.Path[0]), DER: leaf.Raw, Sent: p.Sent, TLS: s.tls, FirstSeen: s.at.UTC(), LastSeen: s.at.UTC()}
 	if len(p.Path) > 1 {
-		w.IssuerKey = hex.EncodeToString(p.Path[1].Key[:])
+		sum := sha256.Sum256(append(p.Path[1].Key[:], p.Path[0].Serial...))
+		w.Issued = hex.EncodeToString(sum[:16])
 	}
 	if s.remote.IsValid() {
 		w.Remote = s.remote.Unmap().String()

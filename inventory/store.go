@@ -46,7 +46,7 @@ type Store interface {
 // News is what is written at a time.
 type News struct {
 	Branches  []signet.Branch   // to be added unless they are there, parents first
-	Sightings []signet.Sighting // over earlier ones of the same identity, whose FirstSeen stays
+	Sightings []signet.Sighting // over earlier ones of the same identity, whose FirstSeen stays; none twice
 	Left      []Left            // after the sightings
 	Refusals  []Refusals
 }
@@ -70,12 +70,13 @@ type Population struct{ Devices, Expiring int64 }
 // MaxAlike bounds what is compared of each kind.
 const MaxAlike = 10
 
-// Alike is what a sighting is compared with, without DER; the lists hold up to
-// [MaxAlike].
+// Alike is what a sighting is compared with. The lists hold up to [MaxAlike],
+// with what names the identity and the certificate; Before has what follows from
+// one certificate to the next.
 type Alike struct {
 	Before     *signet.Sighting  // the same identity; nil when it was not seen yet
 	SameKey    []signet.Sighting // other devices with the same key
-	SameSerial []signet.Sighting // other identities with the same issuer's key and serial number, and another certificate
+	SameIssued []signet.Sighting // other devices with the same issuer's key and serial number
 }
 
 // A Filter chooses sightings; what is zero does not count.

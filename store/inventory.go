@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -36,14 +38,13 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 				return err
 			}
 		}
-		for _, w := range news.Sightings {
-			if err := saveSighting(ctx, q, w); err != nil {
+		for _, some := range pieces(news.Sightings) {
+			if err := saveSightings(ctx, q, some); err != nil {
 				return err
 			}
 		}
-		for _, l := range news.Left {
-			if _, err := q.ExecContext(ctx, `UPDATE sighting SET last_seen = $4`+whereIdentity+` AND last_seen < $4`,
-				l.Hub, l.DeviceID, l.ModuleID, micros(l.At)); err != nil {
+		for _, some := range pieces(news.Left) {
+			if err := saveLeft(ctx, q, some); err != nil {
 				return err
 			}
 		}
@@ -79,52 +80,148 @@ func (s *Store) saveBranch(ctx context.Context, q queryer, b signet.Branch, docu
 	return err
 }
 
-func saveSighting(ctx context.Context, q queryer, w signet.Sighting) error {
-	_, err := q.ExecContext(ctx, `INSERT INTO sighting (hub, device_id, module_id, branch, thumbprint, key, issuer_key, serial, key_type,
-		not_before, not_after, first_seen, last_seen, since, previous, early, subject, signature, tls, remote, sent, der)
-		SELECT hub, device_id, module_id, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23
-		FROM identity`+whereIdentity+` AND generation_id = $4
-		ON CONFLICT (hub, device_id, module_id) DO UPDATE SET branch = excluded.branch, thumbprint = excluded.thumbprint,
-		key = excluded.key, issuer_key = excluded.issuer_key, serial = excluded.serial, key_type = excluded.key_type,
-		not_before = excluded.not_before, not_after = excluded.not_after, last_seen = excluded.last_seen, since = excluded.since,
-		previous = excluded.previous, early = excluded.early,
-		subject = excluded.subject, signature = excluded.signature, tls = excluded.tls, remote = excluded.remote, sent = excluded.sent, der = excluded.der`,
-		w.Hub, w.DeviceID, w.ModuleID, w.GenerationID, nullable(w.Branch), w.Thumbprint, w.Key, w.IssuerKey, w.Serial, w.KeyType,
-		micros(w.NotBefore), micros(w.NotAfter), micros(w.FirstSeen), micros(w.LastSeen), micros(w.Since), w.Previous, w.Early,
-		w.Subject, w.Signature, w.TLS, w.Remote, int64(w.Sent), w.DER)
+// maxPiece is how many rows one statement takes: a server across a network is
+// asked once for all of them.
+const maxPiece = 64
+
+// pieces cuts a list into pieces of a few sizes, so that there are few statements
+// to keep prepared.
+func pieces[T any](list []T) (all [][]T) {
+	for size := maxPiece; len(list) > 0; {
+		for size > len(list) {
+			size /= 2
+		}
+		all, list = append(all, list[:size]), list[size:]
+	}
+	return all
+}
+
+// values writes n rows of parameters, from $first on, with the given casts ("" is
+// none) for their columns.
+func values(first, n int, casts ...string) string {
+	var text strings.Builder
+	for row := range n {
+		text.WriteString([]string{", (", "("}[flag(row == 0)])
+		for column, cast := range casts {
+			parameter := fmt.Sprintf("$%d", first+row*len(casts)+column)
+			if cast != "" {
+				parameter = "CAST(" + parameter + " AS " + cast + ")"
+			}
+			text.WriteString([]string{", ", ""}[flag(column == 0)] + parameter)
+		}
+		text.WriteString(")")
+	}
+	return text.String()
+}
+
+// saveSightings writes the sightings of identities that are there as they were.
+// One that goes in this moment fails the foreign key.
+func saveSightings(ctx context.Context, q queryer, some []signet.Sighting) error {
+	args := []any{}
+	for _, w := range some {
+		args = append(args, w.Hub, w.DeviceID, w.ModuleID, w.GenerationID)
+	}
+	there := map[[3]string]bool{}
+	err := each(ctx, q, func(rows *sql.Rows) error {
+		var key [3]string
+		err := rows.Scan(&key[0], &key[1], &key[2])
+		there[key] = true
+		return err
+	}, `SELECT i.hub, i.device_id, i.module_id FROM (VALUES `+values(1, len(some), "", "", "", "")+`) AS v
+		JOIN identity i ON i.hub = v.column1 AND i.device_id = v.column2 AND i.module_id = v.column3 AND i.generation_id = v.column4`, args...)
+	if err != nil {
+		return err
+	}
+	some = slices.DeleteFunc(slices.Clone(some), func(w signet.Sighting) bool { return !there[[3]string{w.Hub, w.DeviceID, w.ModuleID}] })
+	for _, some := range pieces(some) {
+		args = args[:0]
+		for _, w := range some {
+			args = append(args, w.Hub, w.DeviceID, w.ModuleID, nullable(w.Branch), w.Thumbprint, w.Key, w.Issued, w.Serial, w.KeyType,
+				micros(w.NotBefore), micros(w.NotAfter), micros(w.FirstSeen), micros(w.LastSeen), micros(w.Since), w.Previous, w.Early,
+				w.Subject, w.Signature, w.TLS, w.Remote, int64(w.Sent), w.DER)
+		}
+		if _, err := q.ExecContext(ctx, `INSERT INTO sighting (hub, device_id, module_id, branch, thumbprint, key, issued, serial, key_type,
+			not_before, not_after, first_seen, last_seen, since, previous, early, subject, signature, tls, remote, sent, der)
+			VALUES `+values(1, len(some), make([]string, 22)...)+`
+			ON CONFLICT (hub, device_id, module_id) DO UPDATE SET branch = excluded.branch, thumbprint = excluded.thumbprint,
+			key = excluded.key, issued = excluded.issued, serial = excluded.serial, key_type = excluded.key_type,
+			not_before = excluded.not_before, not_after = excluded.not_after, last_seen = excluded.last_seen, since = excluded.since,
+			previous = excluded.previous, early = excluded.early,
+			subject = excluded.subject, signature = excluded.signature, tls = excluded.tls, remote = excluded.remote, sent = excluded.sent, der = excluded.der`, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func saveLeft(ctx context.Context, q queryer, some []inventory.Left) error {
+	args := []any{}
+	for _, l := range some {
+		args = append(args, l.Hub, l.DeviceID, l.ModuleID, micros(l.At))
+	}
+	_, err := q.ExecContext(ctx, `UPDATE sighting SET last_seen = v.column4 FROM (VALUES `+values(1, len(some), "", "", "", "BIGINT")+`) AS v
+		WHERE hub = v.column1 AND device_id = v.column2 AND module_id = v.column3 AND last_seen < v.column4`, args...)
 	return err
 }
 
 func nullable(text string) sql.NullString { return sql.NullString{String: text, Valid: text != ""} }
 
-// Alike reads what sightings are to be compared with: each with one statement.
+// Alike reads what sightings are to be compared with. That another device has a
+// key is seen by the first and the last that have it, so that it costs the same
+// for a key of two and for one of a million; only then they are read.
 func (s *Store) Alike(ctx context.Context, sightings []signet.Sighting) ([]inventory.Alike, error) {
 	all := make([]inventory.Alike, len(sightings))
-	for n, w := range sightings {
-		if !findable(w.Hub, w.DeviceID, w.ModuleID) {
-			continue
+	at := 0
+	for _, some := range pieces(sightings) {
+		args := []any{}
+		for n, w := range some {
+			if err := writable(w.Hub, w.DeviceID, w.ModuleID); err != nil {
+				return nil, err
+			}
+			args = append(args, int64(at+n), w.Hub, w.DeviceID, w.ModuleID, w.Key, w.Issued)
 		}
+		at += len(some)
+		var sameKey, sameIssued []int // of those that have some
 		err := each(ctx, s.engine.reader(), func(rows *sql.Rows) error {
-			var kind, notBefore, notAfter, since int64
-			o := signet.Sighting{Hub: w.Hub}
-			if err := rows.Scan(&kind, &o.DeviceID, &o.ModuleID, &o.Thumbprint, &o.Key, &o.Serial, &o.Subject, &notBefore, &notAfter, &since, &o.Previous, &o.Early); err != nil {
+			var n int64
+			var keyFirst, keyLast, issuedFirst, issuedLast, thumbprint, key, issued, previous sql.NullString
+			var notBefore, notAfter, since, early sql.NullInt64
+			err := rows.Scan(&n, &keyFirst, &keyLast, &issuedFirst, &issuedLast, &thumbprint, &key, &issued, &notBefore, &notAfter, &since, &previous, &early)
+			if err != nil {
 				return err
 			}
-			o.NotBefore, o.NotAfter, o.Since = moment(notBefore), moment(notAfter), moment(since)
-			switch kind {
-			case 0:
-				all[n].Before = &o
-			case 1:
-				all[n].SameKey = append(all[n].SameKey, o)
-			default:
-				all[n].SameSerial = append(all[n].SameSerial, o)
+			w := sightings[n]
+			other := func(device sql.NullString) bool { return device.Valid && device.String != w.DeviceID }
+			if other(keyFirst) || other(keyLast) {
+				sameKey = append(sameKey, int(n))
+			}
+			if w.Issued != "" && (other(issuedFirst) || other(issuedLast)) {
+				sameIssued = append(sameIssued, int(n))
+			}
+			if thumbprint.Valid {
+				all[n].Before = &signet.Sighting{Hub: w.Hub, DeviceID: w.DeviceID, ModuleID: w.ModuleID, Issued: issued.String,
+					SeenCertificate: signet.SeenCertificate{Thumbprint: thumbprint.String, Key: key.String, NotBefore: moment(notBefore.Int64), NotAfter: moment(notAfter.Int64)},
+					Since:           moment(since.Int64), Previous: previous.String, Early: early.Int64}
 			}
 			return nil
-		}, `SELECT 0, `+alikeColumns+` FROM sighting`+whereIdentity+`
-			UNION ALL SELECT * FROM (SELECT 1, `+alikeColumns+` FROM sighting WHERE hub = $1 AND key = $4 AND device_id <> $2 LIMIT $8) AS k
-			UNION ALL SELECT * FROM (SELECT 2, `+alikeColumns+` FROM sighting WHERE hub = $1 AND issuer_key = $5 AND $5 <> '' AND serial = $6
-				AND thumbprint <> $7 AND NOT (device_id = $2 AND module_id = $3) LIMIT $8) AS s`,
-			w.Hub, w.DeviceID, w.ModuleID, w.Key, w.IssuerKey, w.Serial, w.Thumbprint, int64(inventory.MaxAlike))
+		}, `SELECT v.column1,
+			(SELECT min(device_id) FROM sighting`+s.engine.by("sighting_key")+` WHERE hub = v.column2 AND key = v.column5),
+			(SELECT max(device_id) FROM sighting`+s.engine.by("sighting_key")+` WHERE hub = v.column2 AND key = v.column5),
+			(SELECT min(device_id) FROM sighting`+s.engine.by("sighting_issued")+` WHERE hub = v.column2 AND issued = v.column6),
+			(SELECT max(device_id) FROM sighting`+s.engine.by("sighting_issued")+` WHERE hub = v.column2 AND issued = v.column6),
+			s.thumbprint, s.key, s.issued, s.not_before, s.not_after, s.since, s.previous, s.early
+			FROM (VALUES `+values(1, len(some), "BIGINT", "", "", "", "", "")+`) AS v
+			LEFT JOIN sighting s ON s.hub = v.column2 AND s.device_id = v.column3 AND s.module_id = v.column4`, args...)
+		for _, n := range sameKey {
+			if err == nil {
+				all[n].SameKey, err = s.alike(ctx, "key", sightings[n].Key, &sightings[n])
+			}
+		}
+		for _, n := range sameIssued {
+			if err == nil {
+				all[n].SameIssued, err = s.alike(ctx, "issued", sightings[n].Issued, &sightings[n])
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -132,7 +229,15 @@ func (s *Store) Alike(ctx context.Context, sightings []signet.Sighting) ([]inven
 	return all, nil
 }
 
-const alikeColumns = `device_id, module_id, thumbprint, key, serial, subject, not_before, not_after, since, previous, early`
+// alike reads some of other devices that have the same in a column.
+func (s *Store) alike(ctx context.Context, column, value string, w *signet.Sighting) ([]signet.Sighting, error) {
+	return list(ctx, s.engine.reader(), func(rows *sql.Rows, o *signet.Sighting) error {
+		o.Hub = w.Hub
+		return rows.Scan(&o.DeviceID, &o.ModuleID, &o.Thumbprint, &o.Key, &o.Issued, &o.Serial, &o.Subject)
+	}, `SELECT device_id, module_id, thumbprint, key, issued, serial, subject FROM sighting`+s.engine.by("sighting_"+column)+`
+		WHERE hub = $1 AND `+column+` = $2 AND device_id <> $3 ORDER BY device_id LIMIT $4`,
+		w.Hub, value, w.DeviceID, int64(inventory.MaxAlike))
+}
 
 // Prune removes branches that have nothing under them.
 func (s *Store) Prune(ctx context.Context, hub string) (n int64, err error) {
@@ -158,31 +263,21 @@ func (s *Store) Branches(ctx context.Context, hub string) ([]signet.Branch, erro
 	}, `SELECT id, parent, first_seen, refused, document FROM branch WHERE hub = $1 ORDER BY id`, hub)
 }
 
-// Populations counts what is directly under each branch of a hub. What ends soon
-// is few of many, and has an index of its own.
+// Populations counts what is directly under each branch of a hub, by an index that
+// holds all that is asked for.
 func (s *Store) Populations(ctx context.Context, hub string, endsBefore time.Time) (map[string]inventory.Population, error) {
 	if !findable(hub) {
 		return nil, nil
 	}
 	all := map[string]inventory.Population{}
-	count := func(add func(*inventory.Population, int64), query string, args ...any) error {
-		return each(ctx, s.engine.reader(), func(rows *sql.Rows) error {
-			var branch sql.NullString
-			var n int64
-			err := rows.Scan(&branch, &n)
-			p := all[branch.String]
-			add(&p, n)
-			all[branch.String] = p
-			return err
-		}, query, args...)
-	}
-	err := count(func(p *inventory.Population, n int64) { p.Devices = n },
-		`SELECT branch, count(*) FROM sighting WHERE hub = $1 GROUP BY branch`, hub)
-	if err == nil {
-		err = count(func(p *inventory.Population, n int64) { p.Expiring = n },
-			`SELECT branch, count(*) FROM sighting WHERE hub = $1 AND not_after < $2 GROUP BY branch`, hub, micros(endsBefore))
-	}
-	return all, err
+	return all, each(ctx, s.engine.reader(), func(rows *sql.Rows) error {
+		var branch sql.NullString
+		var p inventory.Population
+		err := rows.Scan(&branch, &p.Devices, &p.Expiring)
+		all[branch.String] = p
+		return err
+	}, `SELECT branch, count(*), count(CASE WHEN not_after < $2 THEN 1 END) FROM sighting`+s.engine.by("sighting_branch")+`
+		WHERE hub = $1 GROUP BY branch`, hub, micros(endsBefore))
 }
 
 func scanBranch(rows *sql.Rows, hub string, more ...any) (signet.Branch, error) {
@@ -223,14 +318,14 @@ func (s *Store) Path(ctx context.Context, hub, branch string) ([]signet.Branch, 
 	return path, err
 }
 
-const sightingColumns = `s.device_id, s.module_id, s.branch, s.thumbprint, s.key, s.issuer_key, s.serial, s.key_type,
+const sightingColumns = `s.device_id, s.module_id, s.branch, s.thumbprint, s.key, s.issued, s.serial, s.key_type,
 	s.not_before, s.not_after, s.first_seen, s.last_seen, s.since, s.previous, s.early, s.subject, s.signature, s.tls, s.remote, s.sent`
 
 func scanSighting(rows *sql.Rows, hub string, w *signet.Sighting, more ...any) error {
 	var notBefore, notAfter, first, last, since int64
 	var branch sql.NullString
 	w.Hub = hub
-	err := rows.Scan(append([]any{&w.DeviceID, &w.ModuleID, &branch, &w.Thumbprint, &w.Key, &w.IssuerKey, &w.Serial, &w.KeyType,
+	err := rows.Scan(append([]any{&w.DeviceID, &w.ModuleID, &branch, &w.Thumbprint, &w.Key, &w.Issued, &w.Serial, &w.KeyType,
 		&notBefore, &notAfter, &first, &last, &since, &w.Previous, &w.Early, &w.Subject, &w.Signature, &w.TLS, &w.Remote, &w.Sent}, more...)...)
 	w.Branch = branch.String
 	w.NotBefore, w.NotAfter, w.FirstSeen, w.LastSeen, w.Since = moment(notBefore), moment(notAfter), moment(first), moment(last), moment(since)
@@ -306,6 +401,7 @@ func (s *Store) Sightings(ctx context.Context, hub string, f inventory.Filter, a
 		c.text += fmt.Sprintf(` AND (s.device_id, s.module_id) > ($%d, $%d)`, len(c.args)-1, len(c.args))
 		return c
 	}
+	byBranch := s.engine.by("sighting_branch")
 	const byIdentity = `s.device_id, s.module_id`
 	switch f.Branch {
 	case "":
@@ -313,14 +409,14 @@ func (s *Store) Sightings(ctx context.Context, hub string, f inventory.Filter, a
 	case inventory.Thumbprinted:
 		c := rest(where(hub, &f))
 		c.text += ` AND s.branch IS NULL`
-		return read(` FROM sighting s`, c, byIdentity, limit)
+		return read(` FROM sighting s`+byBranch, c, byIdentity, limit)
 	}
 	var page []signet.Sighting
 	if after.Branch != "" {
 		c := rest(where(hub, &f))
 		c.and(`s.branch = %s`, after.Branch)
 		var err error
-		if page, err = read(` FROM sighting s`, c, byIdentity, limit); err != nil {
+		if page, err = read(` FROM sighting s`+byBranch, c, byIdentity, limit); err != nil {
 			return nil, err
 		}
 	}
@@ -329,7 +425,7 @@ func (s *Store) Sightings(ctx context.Context, hub string, f inventory.Filter, a
 		c.text += ` AND b.hub = $1 AND s.branch = b.id`
 		c.and(`b.above = %s`, f.Branch)
 		c.and(`b.id > %s`, after.Branch)
-		more, err := read(` FROM branch_above b CROSS JOIN sighting s`, c, `b.id, `+byIdentity, limit-len(page))
+		more, err := read(` FROM branch_above b CROSS JOIN sighting s`+byBranch, c, `b.id, `+byIdentity, limit-len(page))
 		if err != nil {
 			return nil, err
 		}
@@ -343,13 +439,14 @@ func (s *Store) CountSightings(ctx context.Context, hub string, f inventory.Filt
 	if !findable(hub, f.Branch, f.KeyType) {
 		return 0, nil
 	}
-	c, from := where(hub, &f), ` FROM sighting s`
+	c, from, byBranch := where(hub, &f), ` FROM sighting s`, s.engine.by("sighting_branch")
 	switch f.Branch {
 	case "":
 	case inventory.Thumbprinted:
+		from += byBranch
 		c.text += ` AND s.branch IS NULL`
 	default:
-		from = ` FROM branch_above b CROSS JOIN sighting s`
+		from = ` FROM branch_above b CROSS JOIN sighting s` + byBranch
 		c.text += ` AND b.hub = $1 AND s.branch = b.id`
 		c.and(`b.above = %s`, f.Branch)
 	}

@@ -170,10 +170,10 @@ func init() {
 			stored := sighting("east", "d1", "line")
 			own, key, serial, none := stored, sighting("east", "x", "line"), sighting("east", "y", "line"), sighting("west", "d1", "line")
 			key.Key = stored.Key
-			serial.IssuerKey, serial.Serial = stored.IssuerKey, stored.Serial
-			none.Key, none.IssuerKey, none.Serial = stored.Key, stored.IssuerKey, stored.Serial
+			serial.Issued = stored.Issued
+			none.Key, none.Issued = stored.Key, stored.Issued
 			unnamed := serial
-			unnamed.IssuerKey = ""
+			unnamed.Issued = ""
 			module := key // of the device that has the key already
 			module.DeviceID, module.ModuleID = "d1", "m"
 			all, err := s.Alike(t.Context(), []signet.Sighting{own, key, serial, none, unnamed, module})
@@ -186,13 +186,14 @@ func init() {
 				for _, o := range a.SameKey {
 					text[n] += "key " + o.DeviceID
 				}
-				for _, o := range a.SameSerial {
+				for _, o := range a.SameIssued {
 					text[n] += "serial " + o.DeviceID
 				}
 			}
 			same(t, text, []string{"before d1 thumbprint of d1", "key d1", "serial d1", "", "", ""})
 			same(t, all[0].Before.Since, stored.Since)
 			same(t, all[0].Before.NotAfter, stored.NotAfter)
+			same(t, all[0].Before.Key+all[0].Before.Issued, stored.Key+stored.Issued)
 			same(t, all[0].Before.Previous, stored.Previous)
 		}},
 		{"of many with one key some are compared", func(t *testing.T, s *store.Store) {
@@ -200,7 +201,7 @@ func init() {
 			var many []signet.Sighting
 			for n := range 2 * inventory.MaxAlike {
 				w := sighting("east", fmt.Sprintf("same-%02d", n), "line")
-				w.Key, w.Serial = "the same", "the same"
+				w.Key, w.Issued = "the same", "the same"
 				ok(t, s.CreateIdentity(t.Context(), device("east", w.DeviceID)))
 				many = append(many, w)
 			}
@@ -208,7 +209,7 @@ func init() {
 			all, err := s.Alike(t.Context(), many[:1])
 			ok(t, err)
 			same(t, len(all[0].SameKey), inventory.MaxAlike)
-			same(t, len(all[0].SameSerial), inventory.MaxAlike)
+			same(t, len(all[0].SameIssued), inventory.MaxAlike)
 		}},
 		{"branches with nobody under them make room", func(t *testing.T, s *store.Store) {
 			plant(t, s)
@@ -262,7 +263,7 @@ func branch(hub, id, parent string) signet.Branch {
 }
 
 func sighting(hub, id, branch string) signet.Sighting {
-	return signet.Sighting{Hub: hub, DeviceID: id, GenerationID: device(hub, id).GenerationID, Branch: branch, IssuerKey: "key of " + branch,
+	return signet.Sighting{Hub: hub, DeviceID: id, GenerationID: device(hub, id).GenerationID, Branch: branch, Issued: "issued " + id,
 		SeenCertificate: seen(id), DER: []byte("der of " + id), TLS: "TLS 1.3", Remote: "192.0.2.1", FirstSeen: at(1), LastSeen: at(2),
 		Since: at(1), Previous: "thumbprint of another", Early: 1, Sent: 0b11}
 }

@@ -81,6 +81,8 @@ func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error 
 func (e *postgresEngine) shared() string    { return " FOR KEY SHARE" }
 func (e *postgresEngine) exclusive() string { return " FOR NO KEY UPDATE" }
 
+func (e *postgresEngine) by(string) string { return "" }
+
 func (e *postgresEngine) write(ctx context.Context, c change) (err error) {
 	defer func() { err = unavailable(err) }()
 	if err := ctx.Err(); err != nil {

@@ -165,6 +165,8 @@ func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
 func (e *sqliteEngine) shared() string    { return "" }
 func (e *sqliteEngine) exclusive() string { return "" }
 
+func (e *sqliteEngine) by(index string) string { return " INDEXED BY " + index }
+
 // write queues c and waits until it is on disk.
 func (e *sqliteEngine) write(ctx context.Context, c change) (err error) {
 	defer func() { err = unavailable(err) }()

@@ -160,6 +160,10 @@ type engine interface {
 	// exclusive ends a SELECT whose rows other such SELECTs wait for until the
 	// transaction ends.
 	exclusive() string
+	// by follows the name of a table in a SELECT that shall go by an index. SQLite,
+	// which keeps no statistics, takes the primary key's first column, the hub, for
+	// telling more than it does, and would read the whole hub.
+	by(index string) string
 	close() error
 }
 

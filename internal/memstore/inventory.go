@@ -60,15 +60,17 @@ func (s *Store) Alike(_ context.Context, sightings []signet.Sighting) (all []inv
 		for _, w := range sightings {
 			var a inventory.Alike
 			for _, o := range s.sorted(w.Hub) {
-				same := o.DeviceID == w.DeviceID && o.ModuleID == w.ModuleID
 				switch {
-				case same:
+				case o.DeviceID == w.DeviceID && o.ModuleID == w.ModuleID:
 					a.Before = &o
-				case o.Key == w.Key && o.DeviceID != w.DeviceID && len(a.SameKey) < inventory.MaxAlike:
-					a.SameKey = append(a.SameKey, o)
-				}
-				if !same && w.IssuerKey != "" && o.IssuerKey == w.IssuerKey && o.Serial == w.Serial && o.Thumbprint != w.Thumbprint && len(a.SameSerial) < inventory.MaxAlike {
-					a.SameSerial = append(a.SameSerial, o)
+				case o.DeviceID == w.DeviceID:
+				default:
+					if o.Key == w.Key && len(a.SameKey) < inventory.MaxAlike {
+						a.SameKey = append(a.SameKey, o)
+					}
+					if w.Issued != "" && o.Issued == w.Issued && len(a.SameIssued) < inventory.MaxAlike {
+						a.SameIssued = append(a.SameIssued, o)
+					}
 				}
 			}
 			all = append(all, a)

@@ -30,7 +30,7 @@ CREATE TABLE sighting (
 	branch     {text},             -- NULL for a certificate known by thumbprint
 	thumbprint {text}    NOT NULL,
 	key        {text}    NOT NULL,
-	issuer_key {text}    NOT NULL,
+	issued     {text}    NOT NULL, -- hash of the issuer's key and the serial number, or ''
 	serial     {text}    NOT NULL,
 	key_type   {text}    NOT NULL,
 	not_before {integer} NOT NULL,
@@ -50,7 +50,6 @@ CREATE TABLE sighting (
 	FOREIGN KEY (hub, branch) REFERENCES branch (hub, id)
 ) {table};
 
-CREATE INDEX sighting_branch ON sighting (hub, branch, device_id, module_id);
-CREATE INDEX sighting_expiry ON sighting (hub, not_after, branch);
-CREATE INDEX sighting_key ON sighting (hub, key);
-CREATE INDEX sighting_serial ON sighting (hub, issuer_key, serial);
+CREATE INDEX sighting_branch ON sighting (hub, branch, device_id, module_id, not_after);
+CREATE INDEX sighting_key ON sighting (hub, key, device_id);
+CREATE INDEX sighting_issued ON sighting (hub, issued, device_id);
