@@ -155,7 +155,7 @@ func (c *call) isPolicy(rule keyJSON) bool {
 	}
 	for _, p := range c.hub.Policies {
 		if p.Name == rule.KeyName {
-			return same(rule.PrimaryKey, p.PrimaryKey) && same(rule.SecondaryKey, p.SecondaryKey)
+			return same(rule.Rights, p.Rights.String()) && same(rule.PrimaryKey, p.PrimaryKey) && same(rule.SecondaryKey, p.SecondaryKey)
 		}
 	}
 	return false

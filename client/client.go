@@ -301,10 +301,11 @@ func segment(id string) string {
 }
 
 // ofHub names the hub to Signet's own API. A connection string says it by its
-// host name; the admin token is good for any hub.
+// host name, unless it is that of a provisioning service, which is called by any;
+// the admin token is good for any hub.
 func (c *Client) ofHub(ctx context.Context) (url.Values, error) {
 	q := url.Values{}
-	if c.host == "" || !c.shared() {
+	if c.host == "" || !c.shared() || c.service {
 		name, err := c.HubName(ctx)
 		if err != nil {
 			return nil, err

@@ -20,7 +20,7 @@ import (
 )
 
 func auditCommand() *cobra.Command {
-	cmd := connected(&cobra.Command{Use: "audit", Short: "Say who did what, from a log that cannot be changed unseen"})
+	cmd := connectedEither(&cobra.Command{Use: "audit", Short: "Say who did what, from a log that cannot be changed unseen"})
 	cmd.AddCommand(auditListCommand(), auditCheckpointCommand(), auditExportCommand(), auditVerifyCommand())
 	return cmd
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func certificateCommand() *cobra.Command {
-	cmd := connected(&cobra.Command{
+	cmd := connectedEither(&cobra.Command{
 		Use:   "certificate",
 		Short: "Register CA certificates at a hub and prove possession of their keys",
 		Long: `Register the CA that signs your devices, root or intermediate, and prove that you hold its key.
@@ -27,12 +27,10 @@ The key itself stays where it is:
   signet ca prove --ca root --code CODE --out proof.pem
   signet certificate verify acme proof.pem
 
-A provisioning service has CA certificates of its own: --service, with its connection string, acts on
-those.
+A provisioning service has CA certificates of its own: --service is for those.
 
 Each change is made to the record as it was just read; --etag makes it to that version and no other.`,
 	})
-	cmd.PersistentFlags().String("service", "", "act on the provisioning service of this connection string, or of a file with it, instead of the hub")
 	cmd.AddCommand(certificateUploadCommand(), certificateListCommand(), certificateShowCommand(),
 		certificateCodeCommand(), certificateVerifyCommand(), certificateDeleteCommand(), certificateScopeCommand())
 	return cmd

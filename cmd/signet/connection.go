@@ -61,6 +61,14 @@ func connected(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// connectedEither makes a command one that asks a running hub, or a provisioning
+// service, which has trust and verdicts of its own as a hub has.
+func connectedEither(cmd *cobra.Command) *cobra.Command {
+	cmd = connected(cmd)
+	cmd.PersistentFlags().String("service", "", "connection string of a provisioning service, or a file with it: of that, instead of the hub")
+	return cmd
+}
+
 // setting is what a flag, or a variable of the environment, says.
 func setting(cmd *cobra.Command, flag, variable string) string {
 	if f := cmd.Flags().Lookup(flag); f != nil && f.Value.String() != "" {

@@ -14,7 +14,7 @@ import (
 )
 
 func distrustCommand() *cobra.Command {
-	cmd := connected(&cobra.Command{Use: "distrust", Short: "Cut off a certificate, a key, or all that a CA has signed"})
+	cmd := connectedEither(&cobra.Command{Use: "distrust", Short: "Cut off a certificate, a key, or all that a CA has signed"})
 	cmd.AddCommand(distrustAddCommand(), distrustListCommand(), distrustLiftCommand())
 	return cmd
 }

@@ -12,7 +12,7 @@ import (
 
 func expiringCommand() *cobra.Command {
 	var within string
-	cmd := connected(&cobra.Command{
+	cmd := connectedEither(&cobra.Command{
 		Use:   "expiring [--within 30d]",
 		Short: "Say which certificates expire soon, or have",
 		Long: `Say which certificates expire soon, or have: registered CAs, intermediates, and those of devices by their

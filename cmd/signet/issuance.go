@@ -12,7 +12,7 @@ import (
 )
 
 func issuanceCommand() *cobra.Command {
-	cmd := connected(&cobra.Command{
+	cmd := connectedEither(&cobra.Command{
 		Use:   "issuance",
 		Short: "Say by which policies certificates are issued to devices, and which were",
 		Long: `Say by which policies certificates are issued to devices, and which were. Policies are written into the file

@@ -15,7 +15,7 @@ import (
 )
 
 func revocationCommand() *cobra.Command {
-	cmd := connected(&cobra.Command{
+	cmd := connectedEither(&cobra.Command{
 		Use:   "revocation",
 		Short: "Say how the hub asks whether the certificates below a CA have been revoked",
 		Long: `Say how the hub asks whether the certificates below a registered CA have been revoked by their
@@ -108,7 +108,7 @@ func printPolicy(w io.Writer, p signet.RevocationPolicy) {
 }
 
 func crlCommand() *cobra.Command {
-	cmd := connected(&cobra.Command{
+	cmd := connectedEither(&cobra.Command{
 		Use:   "crl",
 		Short: "Give the hub CRLs, and see which are in force",
 		Long: `Give the hub certificate revocation lists, and see which are in force. They count for CAs whose

@@ -17,7 +17,7 @@ func verdictsCommand() *cobra.Command {
 	var q client.VerdictQuery
 	var follow bool
 	var since string
-	cmd := connected(&cobra.Command{
+	cmd := connectedEither(&cobra.Command{
 		Use:   "verdicts",
 		Short: "Say why devices, uploads and proofs were refused",
 		Long: `Say why devices, uploads and proofs were refused, oldest first: what was looked at, what was expected,
