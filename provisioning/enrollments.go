@@ -185,8 +185,8 @@ func (p *Provisioning) settle(ctx context.Context, e, old *signet.Enrollment) (s
 	switch {
 	case e.HubAuth != "" && e.HubAuth != signet.AuthSelfSigned && e.HubAuth != signet.AuthCA:
 		return nil, malformed("hubAuthentication", "selfSigned or certificateAuthority", string(e.HubAuth))
-	case e.Attestation.Type != signet.AttestX509 && (e.HubAuth != "" || e.IssuancePolicy != ""):
-		return nil, malformed("attestation.type", "x509, which identities and certificates of the hub follow from", string(e.Attestation.Type))
+	case e.Attestation.Type != signet.AttestX509 && e.HubAuth != "":
+		return nil, malformed("attestation.type", "x509, which the identity's certificate follows from", string(e.Attestation.Type))
 	}
 	return signers, nil
 }

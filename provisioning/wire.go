@@ -195,6 +195,7 @@ var statuses = map[signet.Code]int{
 	signet.LimitRequestSize:       413000,
 	signet.LimitConnections:       429001,
 	signet.LimitRegistrations:     429001,
+	signet.LimitIssuance:          429001,
 	signet.Internal:               500000,
 	signet.Unavailable:            503000,
 	signet.SessionClosed:          503000, // the server shuts down

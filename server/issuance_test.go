@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -509,5 +510,212 @@ func TestKeyStaysInItsFile(t *testing.T) {
 	defer mu.Unlock()
 	if log := said.String(); strings.Contains(log, "correct horse") || strings.Contains(log, "PRIVATE KEY") || !strings.Contains(log, "certificate issued") {
 		t.Error("the log tells too much, or too little")
+	}
+}
+
+// enroll writes an enrollment as an operator would.
+func enroll(t testing.TB, h *hubtest.Hub, e signet.Enrollment) signet.Enrollment {
+	t.Helper()
+	e.Service = "dps"
+	e, _, err := h.Provisioning().PutEnrollment(t.Context(), e, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// A registrant registers over HTTPS, by its certificate or by a token.
+type registrant struct {
+	t           testing.TB
+	h           *hubtest.Hub
+	id, scope   string
+	certificate *tls.Certificate
+	key         string
+}
+
+type registrationAnswer struct {
+	status      int
+	OperationID string `json:"operationId"`
+	Status      string `json:"status"`
+	ErrorCode   int    `json:"errorCode"`
+	State       struct {
+		AssignedHub  string   `json:"assignedHub"`
+		DeviceID     string   `json:"deviceId"`
+		ErrorCode    int      `json:"errorCode"`
+		ErrorMessage string   `json:"errorMessage"`
+		Issued       [][]byte `json:"issuedCertificateChain"`
+	} `json:"registrationState"`
+}
+
+func (r *registrant) do(method, path string, body any) (a registrationAnswer, err error) {
+	text, _ := json.Marshal(body)
+	q, _ := http.NewRequest(method, "https://"+r.h.Owner.HostName+"/"+r.scope+"/registrations/"+r.id+path+"?api-version=2025-07-01-preview", bytes.NewReader(text))
+	conf := r.h.ClientTLS()
+	if r.certificate != nil {
+		conf = r.h.ClientTLS(*r.certificate)
+	} else {
+		token, err := signet.SignSAS(r.scope+"/registrations/"+r.id, "registration", r.key, time.Now().Add(time.Hour))
+		if err != nil {
+			return a, err
+		}
+		q.Header.Set("Authorization", token)
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: conf}, Timeout: 20 * time.Second}
+	defer client.CloseIdleConnections()
+	answer, err := client.Do(q)
+	if err != nil {
+		return a, err
+	}
+	defer answer.Body.Close()
+	a.status = answer.StatusCode
+	return a, json.NewDecoder(answer.Body).Decode(&a)
+}
+
+// poll waits for an operation to be over.
+func (r *registrant) poll(operation string) (a registrationAnswer) {
+	r.t.Helper()
+	for range 200 {
+		var err error
+		if a, err = r.do("GET", "/operations/"+operation, nil); err != nil {
+			r.t.Fatal(err)
+		}
+		if a.status != http.StatusAccepted {
+			return a
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	r.t.Fatalf("%+v", a)
+	return a
+}
+
+// register registers with a CSR and waits for the outcome.
+func (r *registrant) register(csr []byte) registrationAnswer {
+	r.t.Helper()
+	a, err := r.do("PUT", "/register", map[string]any{"registrationId": r.id, "csr": csr})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if a.status == http.StatusAccepted {
+		operation := a.OperationID
+		if a = r.poll(operation); len(a.State.Issued) > 0 {
+			// The same operation asked again is answered the same.
+			if again := r.poll(operation); !bytes.Equal(again.State.Issued[0], a.State.Issued[0]) {
+				r.t.Error("the operation has another outcome")
+			}
+		}
+	}
+	return a
+}
+
+// TestOperationalCertificate is the whole story: a device that nobody has told the
+// hub of registers with what it left the factory with, gets its place and its
+// operational certificate in one call, connects, and renews.
+func TestOperationalCertificate(t *testing.T) {
+	h := hubtest.Start(t, func(c *server.Config) { issuing(t, c.Data, "") })
+	service, err := h.Registry().HubByName("dps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	factory := hubtest.NewCA(t, "Factory")
+	h.Trust(t, "dps", factory)
+	cas, _ := h.Authority().List(t.Context(), "dps")
+	enroll(t, h, signet.Enrollment{Group: true, ID: "presses", IssuancePolicy: "operational",
+		Attestation: signet.Attestation{Type: signet.AttestX509, PrimaryCA: cas[0].Name}})
+	meter := enroll(t, h, signet.Enrollment{ID: "serial-0815", DeviceID: "meter-1", IssuancePolicy: "operational",
+		Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
+	born := factory.Device(t, "press-17")
+	for _, device := range []*registrant{
+		{t: t, h: h, id: "press-17", scope: service.IDScope, certificate: &born},
+		{t: t, h: h, id: "serial-0815", scope: service.IDScope, key: meter.Attestation.PrimaryKey},
+	} {
+		key := newKey(t)
+		a := device.register(newCSR(t, key, device.id))
+		if a.status != 200 || a.Status != "assigned" || a.State.AssignedHub != "localhost" || len(a.State.Issued) != 3 {
+			t.Fatalf("%+v", a)
+		}
+		chain := parseChain(t, a.State.Issued)
+		i, err := h.Registry().Get(t.Context(), tenant, a.State.DeviceID, "")
+		if err != nil || i.Auth.Type != signet.AuthCA || chain[0].Subject.CommonName != a.State.DeviceID {
+			t.Errorf("%+v %v, certificate for %s", i.Auth, err, chain[0].Subject)
+		}
+		d := &renewer{h.Dial(t, h.ClientTLS(operational(chain, key))), t, a.State.DeviceID}
+		if code := d.Connect(t, "localhost", d.id); code != 0 {
+			t.Fatalf("CONNACK %d", code)
+		}
+		d.Publish(t, d.id, "hello")
+		d.listen()
+		newer := newKey(t)
+		renewed := d.renew("r-1", newCSR(t, newer, d.id))
+		again := h.Dial(t, h.ClientTLS(operational(renewed, newer)))
+		if code := again.Connect(t, "localhost", d.id); code != 0 {
+			t.Fatalf("CONNACK %d", code)
+		}
+		again.Publish(t, d.id, "hello again")
+	}
+	// What it was born with is for registering, and not for the hub.
+	if code := h.Dial(t, h.ClientTLS(born)).Connect(t, "localhost", "press-17"); code != 5 {
+		t.Errorf("CONNACK %d for the certificate of the factory", code)
+	}
+	// Two certificates each, all on record, and in the audit log.
+	list, err := h.Issuance().Issued(t.Context(), issuance.Query{Service: "dps", Limit: 9})
+	if err != nil || len(list) != 4 {
+		t.Errorf("%d records, %v", len(list), err)
+	}
+}
+
+// TestOperationalCertificateRefused: what the device is told when it asks for a
+// certificate that it cannot have. It gets no place either.
+func TestOperationalCertificateRefused(t *testing.T) {
+	h := hubtest.Start(t, func(c *server.Config) { issuing(t, c.Data, "keys = [\"p256\"]\n") })
+	service, err := h.Registry().HubByName("dps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := newKey(t)
+	if _, err := h.Issuance().Issue(t.Context(), signet.CertificateOrder{Service: "dps", Policy: "operational", HostName: "localhost",
+		DeviceID: "other", CSR: newCSR(t, shared, "other"), Operation: "o1"}); err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := newCSR(t, newKey(t), "press-17")
+	for n, c := range []struct {
+		name, policy string
+		csr          []byte
+		told         string
+	}{
+		{"another's name", "operational", newCSR(t, newKey(t), "press-18"), "press-18"},
+		{"another's key", "operational", newCSR(t, shared, "press-17"), "another device"},
+		{"a key that the policy does not take", "operational", newCSR(t, p384, "press-17"), "p384"},
+		{"no CSR at all", "operational", []byte("rubbish"), "certificate signing request"},
+		{"a policy that is not there", "nothing", good, "nothing"},
+		{"no policy", "", good, ""},
+	} {
+		const id = "press-17"
+		e := enroll(t, h, signet.Enrollment{ID: id, IssuancePolicy: c.policy, Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
+		device := &registrant{t: t, h: h, id: id, scope: service.IDScope, key: e.Attestation.PrimaryKey}
+		a := device.register(c.csr)
+		if c.policy == "" {
+			if a.status != 400 || a.ErrorCode != 400000 {
+				t.Errorf("%d %s: %+v", n, c.name, a)
+			}
+		} else if a.status != 200 || a.Status != "failed" || a.State.ErrorCode != 400000 || !strings.Contains(a.State.ErrorMessage, c.told) || a.State.Issued != nil {
+			t.Errorf("%d %s: %+v", n, c.name, a)
+		}
+		if _, err := h.Registry().Get(t.Context(), tenant, id, ""); signet.CodeOf(err) != signet.IdentityUnknown {
+			t.Errorf("%s: it got a place: %v", c.name, err)
+		}
+		if err := h.Provisioning().DeleteRegistration(t.Context(), "dps", id, ""); err != nil && c.policy != "" {
+			t.Error(err)
+		}
+		if err := h.Provisioning().DeleteEnrollment(t.Context(), "dps", false, id, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := h.Issuance().Issued(t.Context(), issuance.Query{Service: "dps", Limit: 9})
+	if err != nil || len(list) != 1 {
+		t.Errorf("%d records, %v", len(list), err)
 	}
 }
