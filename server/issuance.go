@@ -2,10 +2,12 @@ package server
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -19,6 +21,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/pki"
+	"github.com/signet-iot/signet/token"
 )
 
 // issuanceFile is the form of issuance.toml. Paths in it that are not absolute are
@@ -34,8 +37,10 @@ type issuanceFile struct {
 		// above it, up to the root, may follow in it, or stand in Chain.
 		Certificate string `toml:"certificate"`
 		Chain       string `toml:"chain"`
-		// Key is a PEM file with its private key: PKCS#8, plain or encrypted, SEC 1 or
-		// PKCS#1. PassphraseFile holds the passphrase of an encrypted one.
+		// Key is a file with its private key, in PEM: PKCS#8, plain or encrypted, SEC 1
+		// or PKCS#1; or with the PKCS#11 URI of one in a token. PassphraseFile holds the
+		// passphrase of an encrypted one, or the token's PIN, where the URI names no file
+		// with that.
 		Key            string `toml:"key"`
 		PassphraseFile string `toml:"passphrase_file"`
 		// Validity of the certificates: from an hour to 10 years. Default 2160h, 90 days.
@@ -58,6 +63,10 @@ const (
 	maxRenewExpired   = 90 * 24 * time.Hour
 	defaultValidity   = 90 * 24 * time.Hour
 	issuanceFileCheck = time.Second // how often, at most, it is looked whether files changed
+
+	// tokenFarewell is how long the session with a token is kept open for signatures
+	// under way, after its policy was replaced.
+	tokenFarewell = time.Minute
 )
 
 var (
@@ -75,8 +84,9 @@ type policies struct {
 
 	mu      sync.Mutex
 	current []issuance.Policy
-	files   []string // that current came from
-	stamp   string   // of them
+	tokens  []io.Closer // that its keys are in
+	files   []string    // that current came from
+	stamp   string      // of them
 	looked  time.Time
 }
 
@@ -86,7 +96,7 @@ func loadPolicies(cfg Config, log *slog.Logger) (*policies, error) {
 		p.file = filepath.Join(cfg.Data, "issuance.toml")
 	}
 	var err error
-	p.current, p.files, err = p.read()
+	p.current, p.tokens, p.files, err = p.read()
 	p.stamp, p.looked = stampOf(p.files), p.now()
 	if err != nil {
 		return nil, fmt.Errorf("issuance: %w", err)
@@ -101,17 +111,33 @@ func (p *policies) Policies() []issuance.Policy {
 	if now := p.now(); now.Sub(p.looked) >= issuanceFileCheck {
 		p.looked = now
 		if stamp := stampOf(p.files); stamp != p.stamp {
-			current, files, err := p.read()
+			current, tokens, files, err := p.read()
 			p.files, p.stamp = files, stampOf(files)
 			if err != nil {
 				p.log.Error("the new issuance policies are not taken; the old ones stay", "file", p.file, "error", err)
 			} else {
-				p.current = current
+				old := p.tokens
+				time.AfterFunc(tokenFarewell, func() { closeAll(old) })
+				p.current, p.tokens = current, tokens
 				p.log.Info("issuance policies reloaded", "file", p.file, "policies", len(current))
 			}
 		}
 	}
 	return p.current
+}
+
+func closeAll(tokens []io.Closer) {
+	for _, t := range tokens {
+		t.Close()
+	}
+}
+
+// close ends the sessions with tokens.
+func (p *policies) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	closeAll(p.tokens)
+	p.current, p.tokens, p.looked = nil, nil, time.Unix(1<<40, 0) // for good
 }
 
 // stampOf changes when one of the files does, or comes or goes.
@@ -128,25 +154,31 @@ func stampOf(files []string) string {
 
 // read reads the file and what it names, and gives also the names of all that it
 // has looked at, whatever came of it.
-func (p *policies) read() (all []issuance.Policy, files []string, err error) {
+func (p *policies) read() (all []issuance.Policy, tokens []io.Closer, files []string, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(tokens)
+			all, tokens = nil, nil
+		}
+	}()
 	files = []string{p.file}
 	text, err := readBounded(p.file)
 	if errors.Is(err, fs.ErrNotExist) && !p.needed {
-		return nil, files, nil
+		return nil, nil, files, nil
 	}
 	if err != nil {
-		return nil, files, err
+		return nil, nil, files, err
 	}
 	var parsed issuanceFile
 	meta, err := toml.Decode(string(text), &parsed)
 	if err != nil {
-		return nil, files, fmt.Errorf("%s: %w", p.file, err)
+		return nil, nil, files, fmt.Errorf("%s: %w", p.file, err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return nil, files, fmt.Errorf("%s: no such setting: %s", p.file, unknown[0])
+		return nil, nil, files, fmt.Errorf("%s: no such setting: %s", p.file, unknown[0])
 	}
 	if len(parsed.Policy) > maxPolicies {
-		return nil, files, fmt.Errorf("%s: %d policies; at most %d are taken", p.file, len(parsed.Policy), maxPolicies)
+		return nil, nil, files, fmt.Errorf("%s: %d policies; at most %d are taken", p.file, len(parsed.Policy), maxPolicies)
 	}
 	at := func(name string) string {
 		if name == "" || filepath.IsAbs(name) {
@@ -174,16 +206,19 @@ func (p *policies) read() (all []issuance.Policy, files []string, err error) {
 			policy.Keys = defaultKinds
 		}
 		if err := checkPolicy(policy, all); err != nil {
-			return nil, files, fmt.Errorf("%s: policy %q: %w", p.file, f.Name, err)
+			return all, tokens, files, fmt.Errorf("%s: policy %q: %w", p.file, f.Name, err)
 		}
 		if policy.CA, policy.Above, err = p.openIssuer(at(f.Certificate), at(f.Chain), at(f.Key), at(f.PassphraseFile)); err != nil {
-			return nil, files, fmt.Errorf("%s: policy %q: %w", p.file, f.Name, err)
+			return all, tokens, files, fmt.Errorf("%s: policy %q: %w", p.file, f.Name, err)
+		}
+		if held, ok := policy.CA.Key.(io.Closer); ok {
+			tokens = append(tokens, held)
 		}
 		ca := policy.CA.Certificate
 		policy.Subject, policy.Thumbprint, policy.NotAfter = ca.Subject.String(), pki.ThumbprintSHA256(ca.Raw), ca.NotAfter.UTC()
 		all = append(all, policy)
 	}
-	return all, files, nil
+	return all, tokens, files, nil
 }
 
 // checkPolicy refuses what cannot be meant.
@@ -231,36 +266,57 @@ func (p *policies) openIssuer(certificate, chain, key, passphrase string) (*pki.
 		}
 		certs = append(certs, above...)
 	}
-	text, err := readBounded(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	if info, err := os.Stat(key); err == nil && info.Mode().Perm()&0o077 != 0 {
-		p.log.Warn("the key of an issuing CA can be read by others than its owner", "file", key, "mode", info.Mode().Perm())
-	}
-	signer, err := pki.ParseKey(text, func() ([]byte, error) {
-		if passphrase == "" {
-			return nil, signet.Refuse(signet.KeyPassphrase, "The key is encrypted; passphrase_file names no file with the passphrase.")
-		}
-		secret, err := readBounded(passphrase)
-		return bytes.TrimRight(secret, "\r\n"), err
-	})
-	clear(text)
+	signer, err := p.openKey(key, passphrase)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", key, err)
 	}
-	ca, err := pki.OpenCA(certs[0], certs[1:], signer)
+	ca, above, err := joinIssuer(certs, signer)
 	if err != nil {
+		if held, ok := signer.(io.Closer); ok {
+			held.Close()
+		}
 		return nil, nil, fmt.Errorf("%s: %w", certificate, err)
 	}
-	// What devices get: the CA, what stands above it, and the root where it is known.
+	return ca, above, nil
+}
+
+// openKey opens the key of an issuing CA, in a file or in a token.
+func (p *policies) openKey(file, passphrase string) (crypto.Signer, error) {
+	text, err := readBounded(file)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(text)
+	secret := func() ([]byte, error) {
+		if passphrase == "" {
+			return nil, signet.Refuse(signet.KeyPassphrase, "The key takes a passphrase or a PIN, and passphrase_file names no file with it.")
+		}
+		secret, err := readBounded(passphrase)
+		return bytes.TrimRight(secret, "\r\n"), err
+	}
+	if token.IsReference(text) {
+		return token.Open(string(text), secret)
+	}
+	if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o077 != 0 {
+		p.log.Warn("the key of an issuing CA can be read by others than its owner", "file", file, "mode", info.Mode().Perm())
+	}
+	return pki.ParseKey(text, secret)
+}
+
+// joinIssuer makes the CA, and gives what devices get above their certificates: the
+// CA, what stands above it, and the root where it is known.
+func joinIssuer(certs []*x509.Certificate, signer crypto.Signer) (*pki.CA, []*x509.Certificate, error) {
+	ca, err := pki.OpenCA(certs[0], certs[1:], signer)
+	if err != nil {
+		return nil, nil, err
+	}
 	above := ca.Chain
 	if len(above) == 0 {
 		return ca, certs[:1], nil
 	}
 	if root := certs[len(certs)-1]; !root.Equal(above[len(above)-1]) {
 		if above[len(above)-1].CheckSignatureFrom(root) != nil {
-			return nil, nil, fmt.Errorf("%s: the root %s has not signed %s", certificate, root.Subject, above[len(above)-1].Subject)
+			return nil, nil, fmt.Errorf("the root %s has not signed %s", root.Subject, above[len(above)-1].Subject)
 		}
 		above = append(slices.Clip(above), root)
 	}

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ import (
 	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/pki"
 	"github.com/signet-iot/signet/server"
+	"github.com/signet-iot/signet/token"
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
@@ -414,7 +416,7 @@ func TestIssuanceFile(t *testing.T) {
 		{string(text) + "keys = [\"dsa\"]\n", "no kind of key"},
 		{strings.Replace(string(text), "ca.key", "none.key", 1), "no such file"},
 		{strings.Replace(string(text), "ca.pem\"", "passphrase\"", 1), "holds no certificate"},
-		{strings.Replace(string(text), "passphrase_file", "#", 1), "passphrase_file names no file"},
+		{strings.Replace(string(text), "passphrase_file", "#", 1), "names no file with it"},
 		{strings.Replace(string(text), "issuing/passphrase", "issuing/ca.pem", 1), "passphrase"},
 		{"not TOML", "issuance.toml"},
 	} {
@@ -717,5 +719,53 @@ func TestOperationalCertificateRefused(t *testing.T) {
 	list, err := h.Issuance().Issued(t.Context(), issuance.Query{Service: "dps", Limit: 9})
 	if err != nil || len(list) != 1 {
 		t.Errorf("%d records, %v", len(list), err)
+	}
+}
+
+// TestIssuingKeyInAToken: the key is made in a token and signs there; the file has
+// its name alone.
+func TestIssuingKeyInAToken(t *testing.T) {
+	if _, err := exec.LookPath("softhsm2-util"); err != nil {
+		t.Skip("no softhsm2-util: install softhsm2 (test/prepare does, as root on Debian)")
+	}
+	modules, _ := filepath.Glob("/usr/lib/softhsm/libsofthsm2.so")
+	if len(modules) == 0 {
+		t.Skip("libsofthsm2.so is not where Debian has it")
+	}
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "softhsm2.conf")
+	writeFile(t, conf, []byte("directories.tokendir = "+dir+"\nobjectstore.backend = file\nlog.level = ERROR\n"))
+	t.Setenv("SOFTHSM2_CONF", conf)
+	if out, err := exec.Command("softhsm2-util", "--init-token", "--free", "--label", "Issuing", "--pin", "4711", "--so-pin", "0815").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	uri := "pkcs11:token=Issuing;object=devices?module-path=" + modules[0]
+	key, err := token.Make(uri, pki.P384, func() ([]byte, error) { return []byte("4711"), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := pki.NewRoot("Acme Issuing", key, time.Now(), 365)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key.Close()
+	h := hubtest.Start(t, func(c *server.Config) {
+		for name, text := range map[string]string{
+			"ca.pem": hubtest.PEM(ca.Certificate.Raw), "ca.key": uri + "\n", "pin": "4711\n",
+			"issuance.toml": "[[policy]]\nname = \"operational\"\ncertificate = \"ca.pem\"\nkey = \"ca.key\"\npassphrase_file = \"pin\"\n",
+		} {
+			writeFile(t, filepath.Join(c.Data, name), []byte(text))
+		}
+	})
+	h.CADevice(t, tenant, "press-17")
+	own := newKey(t)
+	chain, err := h.Issuance().Issue(t.Context(), signet.CertificateOrder{Service: "dps", Policy: "operational", HostName: "localhost",
+		DeviceID: "press-17", CSR: newCSR(t, own, "press-17"), Operation: "o1"})
+	if err != nil || len(chain) != 2 {
+		t.Fatal(len(chain), err)
+	}
+	d := h.Dial(t, h.ClientTLS(operational(chain, own)))
+	if code := d.Connect(t, "localhost", "press-17"); code != 0 {
+		t.Errorf("CONNACK %d", code)
 	}
 }

@@ -139,6 +139,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.onClose(func(context.Context) error { policies.close(); return nil })
 	s.issuance = issuance.New(audit.Issuance(s.audit, db), issuance.Options{Policies: policies, Authority: s.authority, Hubs: s.registry, Now: cfg.Now, Logger: s.log})
 	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: audit.Enrollments(s.audit, db), Registrations: db, Authority: s.authority, Tenants: s.registry,
 		Hubs: newPlacement(s.registry, cfg.LinkedHubCA), Issuer: s.issuance, Verdicts: s.verdicts, Webhooks: s.webhooks(), Now: cfg.Now, Logger: s.log})

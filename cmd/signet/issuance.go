@@ -19,6 +19,7 @@ func issuanceCommand() *cobra.Command {
 issuance.toml in the server's data folder, beside the keys that they name: nothing of them can be changed
 from here.`,
 	})
+	cmd.PersistentFlags().String("service", "", "of this provisioning service: its connection string, or a file with it")
 	cmd.AddCommand(issuanceListCommand(), issuancePoliciesCommand())
 	return cmd
 }
@@ -29,8 +30,8 @@ func issuanceListCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the certificates that were issued to devices of the hub, the latest first",
-		Long: `List the certificates that were issued to devices of the hub, the latest first; with the connection string of
-a provisioning service, those that it has issued.`,
+		Long: `List the certificates that were issued to devices of the hub, the latest first; with --service, those that the
+provisioning service has issued.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if since != "" {
