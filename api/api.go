@@ -96,6 +96,7 @@ type Deps struct {
 type api struct {
 	Deps
 	uploads  chan struct{} // taken by who uploads a CRL
+	imports  chan struct{} // taken by who imports identities
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 }
@@ -115,6 +116,7 @@ func New(d Deps) http.Handler {
 	a := &api{
 		Deps:    d,
 		uploads: make(chan struct{}, maxCRLUploads),
+		imports: make(chan struct{}, maxImports),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "signet_api_requests_total", Help: "Requests answered, by API and HTTP status.",
 		}, []string{"api", "status"}),
@@ -234,6 +236,8 @@ var operations = []route{
 	// Signet's own.
 	{"GET", "/signet/messages", operator(signet.ServiceConnect), (*call).readMessages},
 	{"POST", "/signet/commands", operator(signet.ServiceConnect), (*call).sendCommand},
+	{"GET", "/signet/devices/export", operator(signet.RegistryRead | signet.ServiceConnect), (*call).exportDevices},
+	{"POST", "/signet/devices/import", operator(signet.RegistryWrite | signet.ServiceConnect), (*call).importDevices},
 	{"GET", "/signet/verdicts", operator(signet.ServiceConnect), (*call).listVerdicts},
 	{"POST", "/signet/explain", operator(signet.ServiceConnect), (*call).explain},
 	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},
@@ -417,7 +421,11 @@ func (c *call) notServed() error {
 	if len(c.path) > 0 {
 		switch first := strings.ToLower(c.path[0]); first {
 		case "devices", "twins", "digitaltwins", "jobs", "configurations", "messages", "enrollments", "enrollmentgroups", "registrations", "subscriptions":
-			return signet.Refuse(signet.RequestNotFound, "%s %s is not served yet.", signet.Clip(c.r.Method), signet.Clip(c.r.URL.Path))
+			e := signet.Refuse(signet.RequestNotFound, "%s %s is not served yet.", signet.Clip(c.r.Method), signet.Clip(c.r.URL.Path))
+			if first == "jobs" {
+				e = e.FixBy("No jobs run here: identities go out and in as a file by signet device export and import (/signet/devices/export, /import); find the twins to change by a query.")
+			}
+			return e
 		}
 	}
 	return signet.Refuse(signet.RequestNotFound, "There is nothing at %s.", signet.Clip(c.r.URL.Path))
@@ -478,7 +486,7 @@ const (
 	// maxBody is for one record; the largest is a file of certificates of 64 KiB,
 	// as base64 or with its line ends escaped.
 	maxBody = 128 << 10
-	maxBulk = 1 << 20 // 100 identities of some kilobytes
+	maxBulk = 4 << 20 // 100 identities with twins of the largest
 	// maxDepth bounds how deep JSON nests: a twin nests ten deep, in a bulk item,
 	// in an array.
 	maxDepth = 32

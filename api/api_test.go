@@ -64,7 +64,7 @@ func TestBodies(t *testing.T) {
 		code           signet.Code
 	}{
 		"300 kB":             {"PUT", device, strings.NewReader(`{"x":"` + strings.Repeat("x", 300<<10) + `"}`), 413, signet.LimitRequestSize},
-		"2 MB in bulk":       {"POST", bulk, strings.NewReader(strings.Repeat("[", 2<<20)), 413, signet.LimitRequestSize},
+		"5 MB in bulk":       {"POST", bulk, strings.NewReader(strings.Repeat("[", 5<<20)), 413, signet.LimitRequestSize},
 		"101 items":          {"POST", bulk, strings.NewReader("[{}" + strings.Repeat(",{}", 100) + "]"), 413, signet.LimitRequestSize},
 		"cut short":          {"PUT", device, failing{strings.NewReader(`{"deviceId":"a"`)}, 400, signet.RequestMalformed},
 		"no body":            {"PUT", device, http.NoBody, 400, signet.RequestMalformed},

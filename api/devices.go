@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/signet-iot/signet"
-	"github.com/signet-iot/signet/registry"
 )
 
 // maxList is how many identities one list gives: Azure's limit.
@@ -193,115 +192,6 @@ func (c *call) deleteDevice() error {
 		return err
 	}
 	return c.done(http.StatusNoContent)
-}
-
-// bulkItem is one ExportImportDevice.
-type bulkItem struct {
-	ID             string             `json:"id"`
-	ModuleID       string             `json:"moduleId"`
-	ETag           string             `json:"eTag"`
-	ImportMode     string             `json:"importMode"`
-	Status         signet.Status      `json:"status"`
-	StatusReason   *string            `json:"statusReason"`
-	Authentication authenticationJSON `json:"authentication"`
-	Capabilities   capabilitiesJSON   `json:"capabilities"`
-	Tags           map[string]any     `json:"tags"`
-	Properties     map[string]any     `json:"properties"`
-}
-
-// bulkResult is Azure's BulkRegistryOperationResult.
-type bulkResult struct {
-	IsSuccessful bool          `json:"isSuccessful"`
-	Errors       []bulkError   `json:"errors"`
-	Warnings     []bulkWarning `json:"warnings"`
-}
-
-type bulkError struct {
-	DeviceID    string        `json:"deviceId"`
-	ErrorCode   string        `json:"errorCode"`
-	ErrorStatus string        `json:"errorStatus"`
-	ModuleID    *string       `json:"moduleId"`
-	Operation   string        `json:"operation"`
-	Signet      *signet.Error `json:"signet"`
-}
-
-type bulkWarning struct {
-	DeviceID      string `json:"deviceId"`
-	WarningCode   string `json:"warningCode"`
-	WarningStatus string `json:"warningStatus"`
-}
-
-// POST /devices carries out up to 100 operations; each stands for itself. Any
-// error makes the answer a 400 that names those that failed.
-func (c *call) bulkDevices() error {
-	var body []bulkItem
-	if err := c.read(maxBulk, &body); err != nil {
-		return err
-	}
-	if len(body) > registry.MaxBulk {
-		return signet.Refuse(signet.LimitRequestSize, "%d items are more than the %d that one bulk operation takes.", len(body), registry.MaxBulk)
-	}
-	result := bulkResult{Errors: []bulkError{}, Warnings: []bulkWarning{}}
-	fail := func(item *bulkItem, name string, e *signet.Error) {
-		if e.Code == signet.Internal {
-			c.Logger.Error("bulk item failed", "hub", c.hub.Name, "device", signet.Clip(item.ID), "cause", e.Cause)
-		}
-		result.Errors = append(result.Errors, bulkError{
-			DeviceID: signet.Clip(item.ID), ErrorCode: name, ErrorStatus: e.Message,
-			ModuleID: orNull(signet.Clip(item.ModuleID)), Operation: signet.Clip(item.ImportMode), Signet: e,
-		})
-	}
-	items := make([]registry.BulkItem, len(body))
-	named := make(map[string]bool, len(body))
-	for n := range body {
-		item := &body[n]
-		items[n] = registry.BulkItem{
-			Mode: bulkMode(item.ImportMode), ETag: strings.Trim(item.ETag, `"`),
-			Identity: signet.Identity{
-				DeviceID: item.ID, Status: item.Status, StatusReason: orEmpty(item.StatusReason),
-				Auth: item.Authentication.authentication(), EdgeDevice: item.Capabilities.IotEdge,
-			},
-		}
-		if item.ModuleID != "" {
-			fail(item, "ArgumentInvalid", signet.Refuse(signet.RequestNotFound, "Modules are not taken in bulk yet."))
-		} else if named[item.ID] {
-			fail(item, "DeviceDefinedMultipleTimes", signet.Refuse(signet.RequestMalformed, "The device %q is named more than once.", signet.Clip(item.ID)))
-		}
-		named[item.ID] = true
-	}
-	// What the request itself has wrong stops all of it; order among equals would
-	// be anybody's guess.
-	if len(result.Errors) == 0 {
-		for n, err := range c.Registry.Bulk(c.r.Context(), c.hub.Name, items) {
-			item := &body[n]
-			if err != nil {
-				e := *signet.AsError(err)
-				fail(item, azureErrorOf(e.Code).name, &e)
-			} else if len(item.Tags)+len(item.Properties) > 0 {
-				result.Warnings = append(result.Warnings, bulkWarning{item.ID, "DeviceRegisteredWithoutTwin", "Tags and properties are not taken in bulk yet, and were left out; set them at /twins."})
-			}
-		}
-	}
-	status := http.StatusOK
-	if result.IsSuccessful = len(result.Errors) == 0; !result.IsSuccessful {
-		status = http.StatusBadRequest
-		c.w.Header().Set("Iothub-Errorcode", azureErrorOf(signet.BulkFailed).name)
-	}
-	return c.answer(status, result)
-}
-
-// bulkMode finds the mode whatever its case; one that is none comes back as is,
-// for the registry to refuse.
-func bulkMode(text string) registry.BulkMode {
-	for _, m := range [...]registry.BulkMode{
-		registry.BulkCreate, registry.BulkUpdate, registry.BulkUpdateIfMatchETag,
-		registry.BulkDelete, registry.BulkDeleteIfMatchETag, registry.BulkCreateOrUpdate,
-	} {
-		if strings.EqualFold(text, string(m)) {
-			return m
-		}
-	}
-	return registry.BulkMode(text)
 }
 
 func (c *call) deviceStatistics() error {

@@ -155,7 +155,8 @@ type request struct {
 	etag         string // If-Match, as the hub gave it
 	as           kind
 	in, out      any
-	body         []byte // sent as it is, in the place of in
+	body         []byte    // sent as it is, in the place of in
+	stream       io.Reader // likewise, of any length
 	header       http.Header
 	patient      bool // the answer may take minutes
 }
@@ -191,6 +192,8 @@ func (c *Client) open(ctx context.Context, r request) (*http.Response, error) {
 		body = bytes.NewReader(text)
 	} else if r.body != nil {
 		body = bytes.NewReader(r.body)
+	} else if r.stream != nil {
+		body = io.NopCloser(r.stream) // whose it is, closes it
 	}
 	address := c.base + r.path
 	if len(r.query) > 0 {

@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"sync"
@@ -196,28 +197,72 @@ func TestRaces(t *testing.T) {
 func TestBulk(t *testing.T) {
 	r, store, _ := newRegistry(t)
 	id := func(name string) signet.Identity { return signet.Identity{DeviceID: name} }
+	module := func(device, name string) signet.Identity { return signet.Identity{DeviceID: device, ModuleID: name} }
+	text := func(s string) json.RawMessage { return json.RawMessage(s) }
 	r.Create(t.Context(), signet.Identity{Hub: "hub", DeviceID: "there"})
-	errs := r.Bulk(t.Context(), "hub", []registry.BulkItem{
-		{Mode: registry.BulkCreate, Identity: id("a")},
+	if _, err := r.ChangeTwin(t.Context(), "hub", "there", "", registry.TwinChange{Tags: text(`{"old":1}`), Desired: text(`{"old":1}`)}, ""); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := r.Bulk(t.Context(), "hub", []registry.BulkItem{
+		{Mode: registry.BulkCreate, Identity: module("a", "m"), Desired: text(`{"m":1}`)}, // its device comes after it
+		{Mode: registry.BulkCreate, Identity: id("a"), Tags: text(`{"site":"x"}`), Desired: text(`{"$version":7,"rate":1}`)},
 		{Mode: registry.BulkCreate, Identity: id("there")},
 		{Mode: registry.BulkUpdate, Identity: id("gone")},
 		{Mode: registry.BulkDeleteIfMatchETag, Identity: id("there"), ETag: "stale"},
-		{Mode: registry.BulkCreateOrUpdate, Identity: id("b")},
+		{Mode: registry.BulkCreateOrUpdate, Identity: id("there"), Tags: text(`{"new":1}`), Desired: text("null")},
 		{Mode: "dance", Identity: id("c")},
+		{Mode: registry.BulkCreate, Identity: id("bad"), Tags: text(`{"a.b":1}`)},
+		{Mode: registry.BulkCreate, Identity: id("large"), Tags: text(`{"a":"` + strings.Repeat("x", 4096) + `","b":"` + strings.Repeat("x", 4096) + `"}`)},
+		{Mode: registry.BulkUpdateTwin, Identity: id("gone"), Tags: text(`{}`)},
+		{Mode: registry.BulkUpdateTwinIfMatchETag, Identity: id("there"), TwinETag: "stale", Tags: text(`{}`)},
+		{Mode: registry.BulkUpdateTwinIfMatchETag, Identity: id("there"), Tags: text(`{}`)},
 	})
-	for n, want := range []signet.Code{"", signet.IdentityExists, signet.IdentityUnknown, signet.ETagStale, "", signet.IdentityMalformed} {
-		if got := signet.CodeOf(errs[n]); got != want {
-			t.Errorf("item %d: %v, want %q", n, errs[n], want)
+	for n, want := range []signet.Code{"", "", signet.IdentityExists, signet.IdentityUnknown, signet.ETagStale, "", signet.IdentityMalformed,
+		signet.TwinMalformed, signet.LimitTwinSize, signet.IdentityUnknown, signet.ETagStale, signet.ETagMissing} {
+		if got := signet.CodeOf(outcomes[n].Err); got != want || outcomes[n].Twin != nil {
+			t.Errorf("item %d: %v, want %q", n, outcomes[n], want)
 		}
 	}
-	store.Before = func(operation string) error {
-		if operation == "CreateIdentity" {
-			return memstore.ErrFault
+	twin := func(device, module, want string) {
+		t.Helper()
+		twin, err := r.Twin(t.Context(), "hub", device, module)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
+		equal(t, string(twin.Tags)+string(twin.Desired.Values), want)
 	}
-	if errs := r.Bulk(t.Context(), "hub", []registry.BulkItem{{Mode: registry.BulkCreate, Identity: id("z")}}); signet.CodeOf(errs[0]) != signet.Internal {
-		t.Error(errs[0])
+	twin("a", "", `{"site":"x"}{"rate":1}`)
+	twin("a", "m", `{}{"m":1}`)
+	twin("there", "", `{"new":1}{"old":1}`)
+	for _, name := range []string{"bad", "large"} {
+		_, err := r.Get(t.Context(), "hub", name, "")
+		code(t, err, signet.IdentityUnknown)
+	}
+
+	// The modes of twins merge; modules go before their device.
+	outcomes = r.Bulk(t.Context(), "hub", []registry.BulkItem{
+		{Mode: registry.BulkUpdateTwin, Identity: id("there"), Tags: text(`{"newer":2,"new":null}`), Desired: text(`{"b":1}`)},
+		{Mode: registry.BulkDelete, Identity: id("a")},
+		{Mode: registry.BulkDelete, Identity: module("a", "m")},
+	})
+	equal(t, outcomes, make([]registry.BulkOutcome, 3))
+	twin("there", "", `{"newer":2}{"b":1,"old":1}`)
+
+	fails := func(operation string) {
+		store.Before = func(now string) error {
+			if now == operation {
+				return memstore.ErrFault
+			}
+			return nil
+		}
+	}
+	fails("CreateIdentity")
+	if o := r.Bulk(t.Context(), "hub", []registry.BulkItem{{Mode: registry.BulkCreate, Identity: id("z")}}); signet.CodeOf(o[0].Err) != signet.Internal {
+		t.Error(o)
+	}
+	fails("WriteTwin")
+	if o := r.Bulk(t.Context(), "hub", []registry.BulkItem{{Mode: registry.BulkCreate, Identity: id("z"), Tags: text(`{"a":1}`)}}); o[0].Err != nil || signet.CodeOf(o[0].Twin) != signet.Internal {
+		t.Error(o)
 	}
 }
 

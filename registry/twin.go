@@ -51,6 +51,8 @@ type TwinChange struct {
 	// Replace makes them the whole of tags and desired properties, empty where
 	// they are nil; otherwise they are merged as RFC 7396 has it.
 	Replace bool
+	// Given, with Replace, leaves as they are those that are nil.
+	Given bool
 }
 
 // Twin reads the twin of an identity; module is empty for a device. It refuses
@@ -71,11 +73,11 @@ func (r *Registry) Twin(ctx context.Context, hub, device, module string) (signet
 // properties before it returns. It refuses with [signet.TwinMalformed],
 // [signet.LimitTwinSize], [signet.IdentityUnknown] and [signet.ETagStale].
 func (r *Registry) ChangeTwin(ctx context.Context, hub, device, module string, c TwinChange, ifMatch string) (signet.Twin, error) {
-	tags, err := section("tags", c.Tags, c.Replace)
+	tags, err := section("tags", c.Tags, c.Replace && !c.Given)
 	if err != nil {
 		return signet.Twin{}, err
 	}
-	desired, err := section("properties.desired", c.Desired, c.Replace)
+	desired, err := section("properties.desired", c.Desired, c.Replace && !c.Given)
 	if err != nil {
 		return signet.Twin{}, err
 	}

@@ -16,7 +16,8 @@ func deviceCommand() *cobra.Command {
 	cmd.AddCommand(deviceCreateCommand(), deviceListCommand(), deviceShowCommand(),
 		deviceStatusCommand("enable", signet.Enabled, "Let a device connect again"),
 		deviceStatusCommand("disable", signet.Disabled, "Keep a device out; its session ends at once"),
-		deviceQueryCommand(), deviceSendCommand(), devicePurgeCommand(),
+		deviceQueryCommand(), deviceExportCommand(), deviceImportCommand(),
+		deviceSendCommand(), devicePurgeCommand(),
 		deviceDeleteCommand(), deviceTwinCommand(), deviceInvokeCommand())
 	return cmd
 }

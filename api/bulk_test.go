@@ -1,0 +1,92 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/signet-iot/signet"
+)
+
+// at asks one of the hubs.
+func (s *server) at(host, method, path, token string, body io.Reader) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, "https://"+host+path, body)
+	r.Header.Set("Authorization", token)
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	return w
+}
+
+// TestImportOfMany: more than a batch, in order, told of by line; what is exported
+// makes another hub the same.
+func TestImportOfMany(t *testing.T) {
+	s := newServer(t)
+	var file strings.Builder
+	for n := range 1150 {
+		if n < 1100 {
+			fmt.Fprintf(&file, `{"id":"d%04d","authentication":{"type":"certificateAuthority"},"tags":{"n":%d}}`+"\n", n, n)
+			continue
+		}
+		fmt.Fprintf(&file, `{"id":"d0007","tags":{"n":%d}}`+"\n", n) // again and again: the last counts
+	}
+	type answer struct {
+		Lines, Succeeded, Failed int
+		Errors                   []struct{ Line int }
+		Signet                   *signet.Error
+	}
+	imports := func(hub, token string, body io.Reader) (a answer) {
+		t.Helper()
+		w := s.at(hub, "POST", "/signet/devices/import", token, body)
+		if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
+			t.Fatal(err, w.Body)
+		}
+		return a
+	}
+	a := imports("hub.example.test", s.names["owner"], strings.NewReader(file.String()))
+	if a.Lines != 1150 || a.Succeeded != 1150 || a.Failed != 0 {
+		t.Fatalf("%+v", a)
+	}
+	export := func(hub, token string) string {
+		t.Helper()
+		w := s.at(hub, "GET", "/signet/devices/export", token, http.NoBody)
+		if w.Code != http.StatusOK {
+			t.Fatal(w.Code, w.Body)
+		}
+		return regexp.MustCompile(`"(eTag|twinETag)":"[^"]*",`).ReplaceAllString(w.Body.String(), "")
+	}
+	whole := export("hub.example.test", s.names["owner"])
+	if strings.Count(whole, "\n") != 1100 || !strings.Contains(whole, `"tags":{"n":1149}`) {
+		t.Error("not all is exported, or not the last of each")
+	}
+	if a := imports("other.example.test", s.names["other owner"], strings.NewReader(whole)); a.Succeeded != 1100 {
+		t.Errorf("%+v", a)
+	}
+	// Devices that were named without authentication got keys of their own.
+	if there := export("other.example.test", s.names["other owner"]); there != whole {
+		t.Error("the other hub is not the same")
+	}
+
+	// Failures beyond a thousand are counted.
+	a = imports("hub.example.test", s.names["owner"], strings.NewReader(strings.Repeat(`{"id":"gone","importMode":"delete"}`+"\n", 1001)+"x\n"))
+	if a.Failed != 1002 || len(a.Errors) != 1000 || a.Errors[999].Line != 1000 {
+		t.Errorf("%d failed, %d told", a.Failed, len(a.Errors))
+	}
+	// What came before a mistake of the whole is done, and that is said.
+	for name, body := range map[string]io.Reader{
+		"long line": strings.NewReader(`{"id":"e1"}` + "\n" + `{"id":"` + strings.Repeat("x", 600<<10) + `"}`),
+		"cut short": failing{strings.NewReader(`{"id":"e2"}` + "\n" + `{"id":"e3"}` + "\n")},
+	} {
+		if a := imports("hub.example.test", s.names["owner"], body); a.Signet == nil || !strings.Contains(a.Signet.Message, "Of the lines before it ") {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+	s.drain()
+	if a := imports("hub.example.test", s.names["owner"], strings.NewReader(`{"id":"late"}`)); a.Signet == nil || a.Signet.Code != signet.Unavailable {
+		t.Errorf("%+v", a)
+	}
+}
