@@ -275,7 +275,8 @@ func (s *fakeSession) Close() {
 // plainDoor is a door without TLS, for what is said after the handshake.
 func plainDoor(t testing.TB, w Waist) *MQTT {
 	t.Helper()
-	m := newMQTT(w, Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	f, _ := w.(*fakeWaist)
+	m := newMQTT(w, Config{Registrar: &fakeRegistrar{f}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	t.Cleanup(func() { shutDown(t, m) })
 	return m
 }
