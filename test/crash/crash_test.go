@@ -79,6 +79,9 @@ func settle(ctx context.Context, s *server.Server, caFile string) error {
 	if _, _, err := s.Authority().Register(ctx, "hub", "acme", string(pem), true, ""); err != nil {
 		return err
 	}
+	if err := settleService(ctx, s, string(pem)); err != nil {
+		return err
+	}
 	for n := range devices + 2 { // the last two have the twin and the inbox
 		_, err := s.Registry().Create(ctx, signet.Identity{Hub: "hub", DeviceID: name(n), Auth: signet.Authentication{Type: signet.AuthCA}})
 		if err != nil && signet.CodeOf(err) != signet.IdentityExists {
