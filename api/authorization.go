@@ -97,21 +97,17 @@ func serviceOwner(c *call) error {
 	return c.checkSAS(signet.ServiceConfig)
 }
 
-// operator lets in the admin, and who holds a key of a policy with the right, at
-// the hub, or the provisioning service, that ?hub= names, or whose host name was
-// called.
+// operator lets in the admin, at any hub (named by ?hub= or by the host), and
+// who holds a key of a policy with the right, at the hub whose host name was
+// called, or at the provisioning service that ?hub= names.
 func operator(right signet.Rights) func(*call) error {
 	return func(c *call) (err error) {
 		if c.showsSAS() {
-			name := c.r.URL.Query().Get("hub")
-			if name == "" {
-				return policy(right)(c)
-			}
-			// A name that is not there is refused as a wrong key is: see owner.
-			if c.hub, _ = c.Registry.HubByName(name); c.hub.Provisions() {
+			if h, err := c.Registry.HubByName(c.r.URL.Query().Get("hub")); err == nil && h.Provisions() {
+				c.hub = h
 				return c.checkSAS(serviceRight(right))
 			}
-			return c.checkSAS(right)
+			return policy(right)(c)
 		}
 		if err := c.checkBearer(", or a SAS token with the right " + right.String()); err != nil {
 			return err
