@@ -19,7 +19,6 @@ func issuanceCommand() *cobra.Command {
 issuance.toml in the server's data folder, beside the keys that they name: nothing of them can be changed
 from here.`,
 	})
-	cmd.PersistentFlags().String("service", "", "of this provisioning service: its connection string, or a file with it")
 	cmd.AddCommand(issuanceListCommand(), issuancePoliciesCommand())
 	return cmd
 }
