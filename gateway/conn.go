@@ -129,7 +129,7 @@ func (c *conn) life() {
 // live tells it up to the reason why it ends; nil is a DISCONNECT.
 func (c *conn) live() (why error) {
 	defer c.survive(&why)
-	visitor, err := c.door.gate.enter(c.remote.Addr(), c.door.shutdown)
+	visitor, err := c.door.gate.enter(c.remote.Addr(), c.end, c.door.shutdown)
 	if signet.CodeOf(err) == signet.LimitConnections {
 		return c.refuse(signet.AsError(err))
 	}
@@ -226,6 +226,11 @@ func (c *conn) handshake() error {
 	t := tls.Server(c.socket, c.door.tls)
 	if err := t.Handshake(); err != nil {
 		outcome, refusal := judgeHandshake(err)
+		c.mu.Lock()
+		if ended, ok := errors.AsType[*signet.Error](c.ended); ok && ended.Code == signet.LimitHandshake {
+			refusal = ended // asked to go
+		}
+		c.mu.Unlock()
 		c.door.metrics.handshakes.WithLabelValues(outcome).Inc()
 		c.trace.Event("handshake failed", slog.String("outcome", outcome), slog.String("error", err.Error()))
 		if refusal == nil {

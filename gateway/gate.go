@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"container/heap"
 	"container/list"
 	"net/netip"
 	"sync"
@@ -13,9 +14,9 @@ import (
 // yet proven which device it is.
 const (
 	// defaultMaxStrangers bounds them all. One that waits costs a descriptor and
-	// some 6 KiB, so this is 100 MiB at worst; and it lets 5000 devices behind one
-	// address in after a power cut without refusing one.
-	defaultMaxStrangers = 16384
+	// some 6 KiB, so this is 150 MiB at worst; and it lets 20,000 devices that come
+	// at once in, also from behind one address, without refusing one.
+	defaultMaxStrangers = 24_576
 
 	// defaultMaxHandshakes bounds those that are past the line, from the first
 	// byte of the handshake to the decision: some 60 KiB each, 400 KiB with the
@@ -27,6 +28,11 @@ const (
 	// and a turn that comes later is work for nobody.
 	lineTime = 30 * time.Second
 
+	// longTurn is how long a turn past the line is anybody's. After that it ends when
+	// others wait in vain, whose source has less: round trips of a link by satellite
+	// are done in it, and who sends nothing holds nobody up for longer.
+	longTurn = 3 * time.Second
+
 	// handshakeTime is given for the TLS handshake, and again for the CONNECT
 	// after it and our judgement: several round trips on the worst mobile link.
 	handshakeTime = 10 * time.Second
@@ -35,15 +41,22 @@ const (
 // A gate keeps strangers in line, in the order of their arrival and in turn
 // between their addresses.
 //
-// One rule shares both bounds, the strangers in all and those past the line: a
-// source may have as many as are still free. So one address gets half, the next
-// half of the rest; two that come at once get a third each. It takes 15 addresses
-// to fill the house, and then the next is refused. A crowd behind one address
-// waits in line; it is not refused.
+// The house is full to who has more than others. A source may fill what is free;
+// when nothing is, who comes takes the place of the last in line of the source
+// that has most, if that has more than his. So it takes as many addresses as there
+// are places to keep one out.
+//
+// Of the places past the line a source may have as many as are still free: one
+// gets half, the next half of the rest. So it takes eight addresses to fill them;
+// then whoever has had his for long is asked for it, unless he is the only one of
+// his source.
 type gate struct {
 	mu      sync.Mutex
 	sources map[netip.Prefix]*source
+	most    throng    // the sources, the one with the most strangers first
 	turns   list.List // of *source: those with somebody in line, the next to be served first
+	inside  list.List // of *visitor: those past the line, the longest there first
+	pressed bool      // a timer looks at them again
 
 	here, maxHere     int // strangers
 	within, maxWithin int // of them past the line
@@ -55,14 +68,18 @@ type source struct {
 	line         list.List // of *visitor
 	turn         *list.Element
 	here, within int
+	at           int // in the heap
 }
 
 // A visitor is one stranger at the gate.
 type visitor struct {
-	source   *source
-	place    *list.Element // in the line; nil past it
-	admitted chan struct{}
-	gone     bool
+	source *source
+	place  *list.Element // in the line, or among those past it
+	cut    func(error)   // asks him to go; nil when that cannot be
+	turn   chan struct{} // closed when it is his, or he has lost his place
+	since  time.Time     // when he got his turn; zero in line
+	asked  bool
+	gone   bool
 }
 
 func newGate(maxHere, maxWithin int) *gate {
@@ -79,22 +96,25 @@ func sourceOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-// enter waits for the turn of a stranger. Whoever got in must leave.
-func (g *gate) enter(addr netip.Addr, stop <-chan struct{}) (*visitor, error) {
-	v := &visitor{admitted: make(chan struct{})}
+// enter waits for the turn of a stranger. Whoever got in must leave. cut, if not
+// nil, is called at most once, on a goroutine of its own, when he shall leave soon.
+func (g *gate) enter(addr netip.Addr, cut func(error), stop <-chan struct{}) (*visitor, error) {
+	v := &visitor{cut: cut, turn: make(chan struct{})}
 	prefix := sourceOf(addr)
 	g.mu.Lock()
 	s := g.sources[prefix]
 	if s == nil {
 		s = &source{prefix: prefix}
 	}
-	if s.here >= g.maxHere-g.here {
+	if g.here >= g.maxHere && !g.displace(s) {
 		g.mu.Unlock()
 		return nil, signet.Refuse(signet.LimitConnections, "%d connections from this address are waiting already.", s.here)
 	}
-	g.sources[prefix] = s
-	s.here++
-	g.here++
+	if s.here == 0 {
+		g.sources[prefix] = s
+		heap.Push(&g.most, s)
+	}
+	g.count(s, 1)
 	v.source, v.place = s, s.line.PushBack(v)
 	if s.turn == nil {
 		s.turn = g.turns.PushBack(s)
@@ -103,22 +123,43 @@ func (g *gate) enter(addr netip.Addr, stop <-chan struct{}) (*visitor, error) {
 	g.mu.Unlock()
 
 	select {
-	case <-v.admitted:
-		return v, nil
+	case <-v.turn:
 	default:
+		patience := time.NewTimer(lineTime)
+		defer patience.Stop()
+		select {
+		case <-v.turn:
+		case <-patience.C:
+			g.leave(v)
+			return nil, signet.Refuse(signet.LimitConnections, "The connection waited %v in line without a turn.", lineTime)
+		case <-stop:
+			g.leave(v)
+			return nil, errShutdown()
+		}
 	}
-	patience := time.NewTimer(lineTime)
-	defer patience.Stop()
-	select {
-	case <-v.admitted:
-		return v, nil
-	case <-patience.C:
-		g.leave(v)
-		return nil, signet.Refuse(signet.LimitConnections, "The connection waited %v in line without a turn.", lineTime)
-	case <-stop:
-		g.leave(v)
-		return nil, errShutdown()
+	if v.since.IsZero() {
+		return nil, signet.Refuse(signet.LimitConnections, "Too many connections from this address are waiting.")
 	}
+	return v, nil
+}
+
+// count adds to the strangers of a source.
+func (g *gate) count(s *source, n int) {
+	s.here += n
+	g.here += n
+	heap.Fix(&g.most, s.at)
+}
+
+// displace makes room for one of a source where another has more.
+func (g *gate) displace(s *source) bool {
+	greedy := g.most[0]
+	if greedy.here <= s.here+1 || greedy.line.Len() == 0 {
+		return false
+	}
+	last := greedy.line.Back().Value.(*visitor)
+	g.remove(last)
+	close(last.turn)
+	return true
 }
 
 // admit lets strangers in while there is room for them, source by source. The
@@ -131,16 +172,49 @@ func (g *gate) admit() {
 			continue
 		}
 		v := s.line.Remove(s.line.Front()).(*visitor)
-		v.place = nil
+		v.place, v.since = g.inside.PushBack(v), time.Now()
 		s.within++
 		g.within++
-		close(v.admitted)
+		close(v.turn)
 		g.turns.Remove(e)
 		s.turn = nil
 		if s.line.Len() > 0 {
 			s.turn = g.turns.PushBack(s)
 		}
 		e = g.turns.Front()
+	}
+	g.press()
+}
+
+// press asks one stranger to go who has had his turn for long, if others wait that
+// have less. When he has gone, the next is looked for.
+func (g *gate) press() {
+	if g.turns.Len() == 0 || g.pressed {
+		return
+	}
+	next := g.turns.Front().Value.(*source)
+	for e := g.turns.Front(); e != nil && next.within > 0; e = e.Next() { // those with a place within are few
+		if s := e.Value.(*source); s.within < next.within {
+			next = s
+		}
+	}
+	for e := g.inside.Front(); e != nil; e = e.Next() {
+		v := e.Value.(*visitor)
+		if rest := longTurn - time.Since(v.since); rest > 0 {
+			g.pressed = true
+			time.AfterFunc(rest, func() {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				g.pressed = false
+				g.press()
+			})
+			return
+		}
+		if v.cut != nil && !v.asked && v.source != next && v.source.within > max(1, next.within) {
+			v.asked = true
+			go v.cut(signet.Refuse(signet.LimitHandshake, "The connection had its turn for %v while others waited.", longTurn))
+			return
+		}
 	}
 }
 
@@ -149,24 +223,42 @@ func (g *gate) admit() {
 func (g *gate) leave(v *visitor) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if v.gone {
-		return
+	if !v.gone {
+		g.remove(v)
+		g.admit()
 	}
+}
+
+func (g *gate) remove(v *visitor) {
 	v.gone = true
 	s := v.source
-	s.here--
-	g.here--
-	if v.place == nil {
+	if !v.since.IsZero() {
+		g.inside.Remove(v.place)
 		s.within--
 		g.within--
 	} else if s.line.Remove(v.place); s.line.Len() == 0 {
 		g.turns.Remove(s.turn)
 		s.turn = nil
 	}
-	if s.here == 0 {
+	if g.count(s, -1); s.here == 0 {
+		heap.Remove(&g.most, s.at)
 		delete(g.sources, s.prefix)
 	}
-	g.admit()
+}
+
+// A throng is a heap of sources, the one with the most strangers on top.
+type throng []*source
+
+func (c throng) Len() int           { return len(c) }
+func (c throng) Less(i, j int) bool { return c[i].here > c[j].here }
+func (c throng) Swap(i, j int)      { c[i], c[j] = c[j], c[i]; c[i].at, c[j].at = i, j }
+func (c *throng) Push(s any)        { s.(*source).at = len(*c); *c = append(*c, s.(*source)) }
+func (c *throng) Pop() any {
+	last := len(*c) - 1
+	s := (*c)[last]
+	(*c)[last] = nil
+	*c = (*c)[:last]
+	return s
 }
 
 // counts gives how many strangers wait in line and how many are past it.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +26,7 @@ func crowd(g *gate, who netip.Addr, n int) (in []*visitor, refused int) {
 	results := make(chan result, n)
 	for range n {
 		go func() {
-			v, err := g.enter(who, nil)
+			v, err := g.enter(who, nil, nil)
 			results <- result{v, err}
 		}()
 		synctest.Wait() // so that they come one after the other
@@ -80,7 +81,7 @@ func TestGateCrowd(t *testing.T) {
 		g := newGate(defaultMaxStrangers, defaultMaxHandshakes)
 		served := make(chan string, n+1)
 		enter := func(name string, who netip.Addr) {
-			v, err := g.enter(who, nil)
+			v, err := g.enter(who, nil, nil)
 			if err != nil {
 				t.Error(name, err)
 				return
@@ -106,28 +107,51 @@ func TestGateCrowd(t *testing.T) {
 	})
 }
 
-// However many a few addresses send, another one gets in.
+// However many a few addresses send, another one gets in: in line it takes a place
+// of who has most, past it one that somebody has had for long.
 func TestGateFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stop := make(chan struct{})
 		g := newGate(100, 10)
-		for _, who := range []netip.Addr{alice, bob} {
-			for range 1000 {
-				go g.enter(who, stop)
+		var lost, cut atomic.Int64
+		enter := func(who netip.Addr) {
+			own := make(chan *visitor, 1)
+			v, err := g.enter(who, func(err error) {
+				cut.Add(1)
+				if signet.CodeOf(err) != signet.LimitHandshake {
+					t.Errorf("asked to go by %v", err)
+				}
+				g.leave(<-own)
+			}, stop)
+			if own <- v; err != nil {
+				lost.Add(1)
+			}
+		}
+		for n := range 6 { // six addresses, each with more than there is room for
+			for range 150 {
+				go enter(netip.AddrFrom4([4]byte{198, 51, 100, byte(n)}))
 			}
 			synctest.Wait()
 		}
 		waiting, within := g.counts()
-		if waiting+within >= 100 || within >= 10 {
-			t.Fatalf("%d and %d: two addresses fill the house", waiting, within)
+		if waiting+within != 100 || within != 10 || lost.Load() != 6*150-100 {
+			t.Fatalf("%d wait, %d are within, %d are refused", waiting, within, lost.Load())
 		}
-		if _, err := g.enter(alice, stop); signet.CodeOf(err) != signet.LimitConnections {
-			t.Errorf("the greedy one is told %v", err)
+		for prefix, s := range g.sources {
+			if s.here < 16 || s.here > 18 {
+				t.Errorf("%v has %d of 100 places, and there are six such addresses", prefix, s.here)
+			}
 		}
+
+		// The next one is let into the house, waits no longer than the turns of others
+		// last, and is not asked to go himself.
 		entered := time.Now()
-		v, err := g.enter(carol, stop)
-		if err != nil || time.Since(entered) != 0 {
-			t.Errorf("the other: %v after %v", err, time.Since(entered))
+		v, err := g.enter(carol, func(error) { t.Error("he who has one place is asked to go") }, stop)
+		if took := time.Since(entered); err != nil || took > longTurn {
+			t.Errorf("the other: %v after %v", err, took)
+		}
+		if cut.Load() == 0 {
+			t.Error("nobody was asked to go")
 		}
 		// An IPv6 source is a /64: the neighbour's addresses are not another share.
 		if s := g.sources[sourceOf(netip.MustParseAddr("2001:db8:1:2:ffff::1"))]; s == nil || s.within != 1 {
@@ -139,5 +163,28 @@ func TestGateFull(t *testing.T) {
 		if waiting, _ := g.counts(); waiting != 0 {
 			t.Errorf("%d wait after the end", waiting)
 		}
+		time.Sleep(lineTime)
+	})
+}
+
+// When nobody else waits, no turn is too long for this: a slow link has its ten
+// seconds.
+func TestGateLongTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(100, 8)
+		var all []*visitor
+		for range 4 {
+			v, err := g.enter(alice, func(error) { t.Error("asked to go") }, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, v)
+		}
+		go g.enter(alice, nil, nil) // waits behind its own
+		time.Sleep(3 * longTurn)
+		for _, v := range all {
+			g.leave(v)
+		}
+		synctest.Wait()
 	})
 }

@@ -230,7 +230,7 @@ func (q *request) operation() (func(*request) error, error) {
 // and takes one of the turns of its identity. Nothing of the body is read before.
 func (q *request) authenticate() (leave func(), err error) {
 	m := q.door.mqtt
-	visitor, err := m.gate.enter(q.remote.Addr(), m.shutdown)
+	visitor, err := m.gate.enter(q.remote.Addr(), nil, m.shutdown)
 	if err != nil {
 		if signet.CodeOf(err) == signet.LimitConnections {
 			err = q.record(signet.AsError(err))

@@ -337,7 +337,7 @@ func TestTurns(t *testing.T) {
 func TestHTTPSGate(t *testing.T) {
 	h, w := plainHTTPS(t)
 	h.mqtt.gate = newGate(2, 2)
-	other, err := h.mqtt.gate.enter(netip.MustParseAddr("192.0.2.1"), nil) // as httptest's requests
+	other, err := h.mqtt.gate.enter(netip.MustParseAddr("192.0.2.1"), nil, nil) // as httptest's requests
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -145,7 +145,7 @@ type Config struct {
 
 	// MaxStrangers bounds the connections that have not yet proven who they are;
 	// MaxHandshakes those of them that are past the line. Zero is the default:
-	// 16384 and 256.
+	// 24576 and 256.
 	MaxStrangers, MaxHandshakes int
 
 	Now        func() time.Time      // the clock that token expiry is read on; time.Now when nil

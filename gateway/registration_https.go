@@ -68,7 +68,7 @@ func (q *request) apply(path []string) error {
 	}
 
 	// As any stranger at the gate; nothing of the body is read before.
-	visitor, err := m.gate.enter(q.remote.Addr(), m.shutdown)
+	visitor, err := m.gate.enter(q.remote.Addr(), nil, m.shutdown)
 	if err != nil {
 		return m.registrar.Refuse(a.credentials, err)
 	}

@@ -117,7 +117,8 @@ type Hub struct {
 	callMu     sync.Mutex            // held with no other lock
 	callees    map[[3]string]*callee // hub, device ID, module ID → calls under way
 
-	presence presence
+	presence  presence
+	hammering hammering
 }
 
 // Options of a Hub; all but Inventory, Issuer, Activity, Now and Node are required.
@@ -187,11 +188,15 @@ func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session
 // and is found by nothing; it is good for what the request does, and asks itself
 // before it sends whether anything has changed since. Refusals as for Connect.
 func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error) {
-	changes := h.changes.Load()
-	j, err := h.judge(ctx, c, h.now(), h.authority)
+	changes, now := h.changes.Load(), h.now()
+	if told := h.hammering.again(c, changes, now); told != nil {
+		return nil, h.refused(c, told)
+	}
+	j, err := h.judge(ctx, c, now, h.authority)
 	if err == nil {
 		err = h.authority.Admit(ctx, &j.principal)
 	}
+	h.hammering.judged(c, err, changes, now)
 	if err != nil {
 		return nil, h.refused(c, err)
 	}
@@ -257,14 +262,18 @@ func clipID(id string) string {
 }
 
 func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session, error) {
-	changes := h.changes.Load()
-	j, err := h.judge(ctx, c, h.now(), h.authority)
+	changes, now := h.changes.Load(), h.now()
+	if told := h.hammering.again(c, changes, now); told != nil {
+		return nil, told
+	}
+	j, err := h.judge(ctx, c, now, h.authority)
 	if err != nil {
 		j, err = h.lane(ctx, c, err)
 	}
 	if err == nil {
 		err = h.authority.Admit(ctx, &j.principal)
 	}
+	h.hammering.judged(c, err, changes, now)
 	if err != nil {
 		return nil, err
 	}
