@@ -2,7 +2,9 @@
 // is made and registered, a device signed two intermediates below it connects on
 // its first try and sends telemetry, a stranger is refused and told why, and
 // once the line is distrusted the device is gone, and stays so under a new
-// certificate of the line's old key.
+// certificate of the line's old key. In the second act a device that nobody has
+// told the hub of registers itself, gets its place and its operational certificate
+// in one call, and renews that on its own connection.
 //
 // It works in a temporary folder, on free ports of the loopback interface.
 package main
@@ -88,6 +90,11 @@ func run(signet string) (err error) {
 		{"a stranger's chain is refused, and explained", d.stranger},
 		{"the line's intermediate is distrusted, and the device is gone", d.distrust},
 		{"a new certificate with the line's old key does not slip back", d.reissue},
+		{"second act: a CA of the company's issues certificates, beside the hub", d.issuing},
+		{"the root is registered with the provisioning service too, and a group enrolled", d.enroll},
+		{"a device that nobody has told the hub of registers itself, with a CSR", d.provision},
+		{"it connects with its operational certificate, and sends telemetry", d.operate},
+		{"it renews the certificate on its own connection", d.renew},
 		{"the hub drains and stops", d.stop},
 	} {
 		fmt.Printf("%6.2fs  %s\n", time.Since(d.start).Seconds(), step.title)
@@ -155,13 +162,23 @@ func (d *demo) serve() error {
 	if err != nil {
 		return err
 	}
+	service, err := os.ReadFile(filepath.Join(d.dir, "data", "provisioning.connection-string"))
+	if err != nil {
+		return err
+	}
 	token, err := os.ReadFile(filepath.Join(d.dir, "data", "admin.token"))
 	if err != nil {
 		return err
 	}
 	port := found[2][strings.LastIndexByte(found[2], ':'):]
+	withPort := func(connection []byte) string {
+		return strings.Replace(strings.TrimSpace(string(connection)), "HostName=localhost", "HostName=localhost"+port, 1)
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, "dps"), []byte(withPort(service)), 0o600); err != nil {
+		return err
+	}
 	d.env = []string{
-		"SIGNET_CONNECTION_STRING=" + strings.Replace(strings.TrimSpace(string(owner)), "HostName=localhost", "HostName=localhost"+port, 1),
+		"SIGNET_CONNECTION_STRING=" + withPort(owner),
 		"SIGNET_TOKEN=" + strings.TrimSpace(string(token)),
 		"SIGNET_CA_FILE=" + filepath.Join(d.dir, "data", "server-ca.pem"),
 	}
@@ -187,6 +204,10 @@ func (d *demo) register() error {
 // device connects over MQTT as firmware would: host, certificate, chain, key.
 // lost is closed when the connection ends.
 func (d *demo) device(id, folder string) (client mqtt.Client, lost chan struct{}, err error) {
+	return d.connect(id, "localhost/"+id+"/?api-version=2025-08-01-preview", folder)
+}
+
+func (d *demo) connect(id, username, folder string) (client mqtt.Client, lost chan struct{}, err error) {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(d.dir, folder, "chain.pem"), filepath.Join(d.dir, folder, "device.key"))
 	if err != nil {
 		return nil, nil, err
@@ -199,7 +220,7 @@ func (d *demo) device(id, folder string) (client mqtt.Client, lost chan struct{}
 	roots.AppendCertsFromPEM(pem)
 	lost = make(chan struct{})
 	o := mqtt.NewClientOptions().AddBroker("ssl://" + d.mqtt).
-		SetProtocolVersion(4).SetClientID(id).SetUsername("localhost/" + id + "/?api-version=2021-04-12").
+		SetProtocolVersion(4).SetClientID(id).SetUsername(username).
 		SetCleanSession(false).SetAutoReconnect(false).SetConnectTimeout(10 * time.Second).
 		SetTLSConfig(&tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, ServerName: "localhost"}).
 		SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) })
