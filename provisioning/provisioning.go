@@ -110,7 +110,7 @@ type Hubs interface {
 	// [signet.IdentityUnknown].
 	Identity(ctx context.Context, hub signet.LinkedHub, device string) (signet.Identity, signet.Twin, error)
 	// Put creates the identity, or changes the authentication and capabilities of the
-	// one that is there; with twin, tags and desired properties are then replaced by
+	// one that is there, which stays disabled if it is, and becomes so with i; with twin, tags and desired properties are then replaced by
 	// these (and, of an identity that moves, reported ones are carried). It is
 	// durable when it returns nil, and may be repeated.
 	Put(ctx context.Context, hub signet.LinkedHub, i signet.Identity, twin *signet.Twin) error

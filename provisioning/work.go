@@ -199,18 +199,23 @@ func (p *Provisioning) place(ctx context.Context, r *signet.Registration, w *Wor
 	moved := r.Hub != "" && (r.Hub != hub.HostName || r.DeviceID != device)
 	initial := &signet.Twin{Tags: w.Placement.InitialTwin.Tags, Desired: signet.Properties{Values: w.Placement.InitialTwin.Desired}}
 	var twin *signet.Twin
-	switch {
-	case moved && e.Reprovision.MigrateData && old != nil:
+	var there *signet.Twin // where it was; nil when it is gone, or was carried along before
+	if moved && old != nil {
 		err := p.at(old, func() error {
-			_, was, err := p.deps.Hubs.Identity(ctx, *old, r.DeviceID)
-			twin = &was
+			was, t, err := p.deps.Hubs.Identity(ctx, *old, r.DeviceID)
+			// A device that was disabled where it was is no other one elsewhere.
+			there, i.Status, i.StatusReason = &t, was.Status, was.StatusReason
 			return err
 		})
 		if signet.CodeOf(err) == signet.IdentityUnknown {
-			twin = nil // gone, or carried along before
+			there = nil
 		} else if err != nil {
 			return err
 		}
+	}
+	switch {
+	case moved && e.Reprovision.MigrateData && old != nil:
+		twin = there
 	case moved, r.Hub == "" && len(initial.Tags)+len(initial.Desired.Values) > 0:
 		twin = initial
 	}

@@ -103,9 +103,9 @@ func (p *placement) Identity(ctx context.Context, l signet.LinkedHub, device str
 			Reported: signet.Properties{Values: t.Properties.Reported}}, err
 }
 
-// Put creates an identity, or changes how the one that is there proves itself.
-// Whether that may connect stays as it is: a device that was disabled at its hub
-// is not let in by registering.
+// Put creates an identity, or changes how the one that is there proves itself. A
+// device that was disabled at its hub is not let in by registering, nor by being
+// moved.
 func (p *placement) Put(ctx context.Context, l signet.LinkedHub, i signet.Identity, twin *signet.Twin) error {
 	h, here, err := p.here(l)
 	if err != nil {
@@ -144,11 +144,14 @@ func (p *placement) put(ctx context.Context, i signet.Identity) (signet.Identity
 		if err != nil {
 			return was, err
 		}
-		if was.Auth == i.Auth && was.EdgeDevice == i.EdgeDevice {
-			return was, nil
-		}
 		next := was
 		next.Auth, next.EdgeDevice = i.Auth, i.EdgeDevice
+		if i.Status == signet.Disabled {
+			next.Status, next.StatusReason = i.Status, i.StatusReason
+		}
+		if next == was {
+			return was, nil
+		}
 		next, err = p.registry.Replace(ctx, next, was.ETag)
 		if code := signet.CodeOf(err); (code == signet.ETagStale || code == signet.IdentityUnknown) && ctx.Err() == nil {
 			continue
@@ -164,7 +167,7 @@ func (p *placement) putElsewhere(ctx context.Context, l signet.LinkedHub, i sign
 	}
 	ctx, cancel := context.WithTimeout(ctx, elsewhereTime)
 	defer cancel()
-	d := client.Device{DeviceID: i.DeviceID, Status: signet.Enabled, Capabilities: client.Capabilities{IotEdge: i.EdgeDevice},
+	d := client.Device{DeviceID: i.DeviceID, Status: i.Status, StatusReason: i.StatusReason, Capabilities: client.Capabilities{IotEdge: i.EdgeDevice},
 		Authentication: client.Authentication{Type: i.Auth.Type,
 			SymmetricKey:   client.SymmetricKey{PrimaryKey: i.Auth.PrimaryKey, SecondaryKey: i.Auth.SecondaryKey},
 			X509Thumbprint: client.X509Thumbprint{PrimaryThumbprint: i.Auth.PrimaryThumbprint, SecondaryThumbprint: i.Auth.SecondaryThumbprint}}}
@@ -172,7 +175,9 @@ func (p *placement) putElsewhere(ctx context.Context, l signet.LinkedHub, i sign
 		was, err := c.Device(ctx, i.DeviceID)
 		switch code := signet.CodeOf(err); {
 		case err == nil:
-			d.Status, d.StatusReason = was.Status, was.StatusReason
+			if i.Status != signet.Disabled {
+				d.Status, d.StatusReason = was.Status, was.StatusReason
+			}
 			_, err = c.ReplaceDevice(ctx, d, was.ETag)
 		case code == signet.IdentityUnknown:
 			_, err = c.CreateDevice(ctx, d)

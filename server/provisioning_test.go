@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -11,7 +12,9 @@ import (
 	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
 	"github.com/signet-iot/signet/internal/hubtest"
+	"github.com/signet-iot/signet/registry"
 	"github.com/signet-iot/signet/server"
 )
 
@@ -94,5 +97,128 @@ func BenchmarkRush(b *testing.B) {
 		b.StopTimer()
 		h.Stop()
 		b.StartTimer()
+	}
+}
+
+// TestLinkedElsewhere: a hub of another server gets the devices of this one's
+// service, by its connection string; a device that moves takes its twin along.
+func TestLinkedElsewhere(t *testing.T) {
+	far := hubtest.Start(t, quietly)
+	near := hubtest.Start(t, quietly, func(c *server.Config) { c.HostName, c.LinkedHubCA = "near.localhost", far.CAFile })
+	scope, pairs := fleet(t, near, 1)
+	const service, id = "dps", "d0000"
+	ctx, p := t.Context(), near.Provisioning()
+	if err := p.Link(ctx, service, signet.LinkedHub{HostName: "near.localhost", Allocates: true},
+		signet.LinkedHub{ConnectionString: far.Owner.String(), Allocates: true}); err != nil {
+		t.Fatal(err)
+	}
+	e, err := p.Enrollment(ctx, service, true, "fleet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	place := func(host, substatus string) {
+		t.Helper()
+		e.Hubs, e.Allocation, e.Reprovision = []string{host}, signet.AllocateStatic, signet.Reprovision{UpdateHub: true, MigrateData: true}
+		e.InitialTwin.Desired = json.RawMessage(`{"interval":30}`)
+		if e, _, err = p.PutEnrollment(ctx, e, "*"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := near.Register(scope, id, near.ClientTLS(pairs[id]), "")
+		if err != nil || got.State.AssignedHub != host || got.State.Substatus != substatus {
+			t.Fatalf("%+v %v", got, err)
+		}
+	}
+	twin := func(h *hubtest.Hub) string {
+		t.Helper()
+		twin, err := h.Registry().Twin(ctx, h.Config.Hub, id, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(twin.Tags) + string(twin.Desired.Values) + string(twin.Reported.Values)
+	}
+	gone := func(h *hubtest.Hub) {
+		t.Helper()
+		if _, err := h.Registry().Get(ctx, h.Config.Hub, id, ""); signet.CodeOf(err) != signet.IdentityUnknown {
+			t.Errorf("it is still at %s: %v", h.Config.HostName, err)
+		}
+	}
+
+	place("localhost", "initialAssignment")
+	gone(near)
+	if got := twin(far); got != `{}{"interval":30}{}` {
+		t.Error(got)
+	}
+	d := far.Dial(t, far.ClientTLS(pairs[id]))
+	if code := d.Connect(t, "localhost", id); code != 0 {
+		t.Errorf("it connects there with %d", code)
+	}
+
+	far.Registry().ChangeTwin(ctx, "hub", id, "", registry.TwinChange{Tags: json.RawMessage(`{"at":"far"}`)}, "*")
+	place("near.localhost", "deviceDataMigrated")
+	gone(far)
+	d.WaitClosed(t)
+	i, err := near.Registry().Get(ctx, "hub", id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := near.Registry().Report(ctx, "hub", id, "", i.GenerationID, []byte(`{"n":1}`), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := twin(near); got != `{"at":"far"}{"interval":30}{"n":1}` {
+		t.Error(got)
+	}
+
+	// Disabled at its hub, it does not get round that by registering.
+	i.Status = signet.Disabled
+	if _, err := near.Registry().Replace(ctx, i, "*"); err != nil {
+		t.Fatal(err)
+	}
+	place("near.localhost", "deviceDataMigrated")
+	if i, err = near.Registry().Get(ctx, "hub", id, ""); err != nil || i.Status != signet.Disabled {
+		t.Errorf("%+v %v", i, err)
+	}
+	place("localhost", "reprovisionedToInitialAssignment") // nor by being moved
+	gone(near)
+	if i, err = far.Registry().Get(ctx, "hub", id, ""); err != nil || i.Status != signet.Disabled {
+		t.Errorf("%+v %v", i, err)
+	}
+
+	// A key that counts no longer is the hub's refusal, and told as that.
+	owner := far.Owner
+	owner.SharedAccessKey = "d3JvbmcgYXMgYSBrZXkgY2FuIGJl"
+	if err := p.Link(ctx, service, signet.LinkedHub{ConnectionString: owner.String(), Allocates: true}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := near.Register(scope, id, near.ClientTLS(pairs[id]), "")
+	if err != nil || got.Status != "failed" || got.State.ErrorCode != 400209 {
+		t.Errorf("%+v %v", got, err)
+	}
+}
+
+// TestRegisterRefused: what a device hears leads to the verdict, and says no more.
+func TestRegisterRefused(t *testing.T) {
+	h := hubtest.Start(t, quietly)
+	scope, pairs := fleet(t, h, 1)
+	for id, c := range map[string]struct {
+		scope string
+		conf  *tls.Config
+		code  signet.Code
+	}{
+		"d0000":    {scope, h.ClientTLS(), signet.ChainNone},
+		"stranger": {scope, h.ClientTLS(hubtest.NewCA(t, "Unknown Root").Device(t, "stranger")), signet.ChainIssuerMissing},
+		"nowhere":  {"0neFFFFFFFF", h.ClientTLS(pairs["d0000"]), signet.HubUnknown},
+	} {
+		got, err := h.Register(c.scope, id, c.conf, "")
+		if err != nil || got.ErrorCode != 401002 || got.TrackingID == "" {
+			t.Errorf("%s: %+v %v", id, got, err)
+		}
+		hub := "dps"
+		if c.code == signet.HubUnknown {
+			hub = ""
+		}
+		vs, err := h.Verdicts().List(t.Context(), authority.VerdictQuery{Hub: hub, DeviceID: id, Limit: 1})
+		if err != nil || len(vs) != 1 || vs[0].Code != c.code || vs[0].TrackingID != got.TrackingID || vs[0].Door != signet.DoorMQTT {
+			t.Errorf("%s: %+v %v", id, vs, err)
+		}
 	}
 }
