@@ -154,6 +154,7 @@ const (
 	BranchUnknown       Code = "branch.unknown"
 	BranchAmbiguous     Code = "branch.ambiguous"
 	SightingUnknown     Code = "sighting.unknown"
+	CloneUnknown        Code = "clone.unknown"
 	RouteUnknown        Code = "route.unknown"
 	RouteMalformed      Code = "route.malformed"
 	RouteForbidden      Code = "route.forbidden"
@@ -355,6 +356,7 @@ var Codes = []CodeInfo{
 	{CertificateUnknown, StepRecord, "No CA certificate is registered under that name.", "List the certificates of the hub."},
 	{BranchUnknown, StepRecord, "The trust tree has no such branch.", "Look at signet tree: name a branch by its ID, or by the thumbprint or subject of its CA."},
 	{BranchAmbiguous, StepRecord, "CAs with different keys of the trust tree bear that name.", "Name one by its ID."},
+	{CloneUnknown, StepRecord, "No clone was found under that ID.", "List what was found: signet clones."},
 	{SightingUnknown, StepRecord, "The device has not authenticated by a certificate yet.", "Let it connect, then look again."},
 	{DistrustUnknown, StepRecord, "Nothing is distrusted under that ID.", "List what the hub distrusts."},
 	{DistrustMalformed, StepRecord, "What is to be distrusted is not said, or is not clear.", "Send the certificate in PEM and what of it to distrust, or a thumbprint, a key hash, or an issuer's key hash and a serial number."},

@@ -72,6 +72,7 @@ var azureErrors = map[signet.Code]azureError{
 	signet.DistrustUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
 	signet.BranchUnknown:   {http.StatusNotFound, 404000, "GenericNotFound"},
 	"branch":               {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	"clone":                {http.StatusNotFound, 404000, "GenericNotFound"},
 	"sighting":             {http.StatusNotFound, 404000, "GenericNotFound"},
 
 	"scope":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},

@@ -1,13 +1,18 @@
 package api
 
 import (
+	"context"
+	"encoding/json"
 	"encoding/pem"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/inventory"
+	"github.com/signet-iot/signet/registry"
 )
 
 // branchJSON is one branch of GET /signet/tree/{branch}.
@@ -228,4 +233,116 @@ func (c *call) getSighting() error {
 		}
 	}
 	return c.answer(http.StatusOK, answer)
+}
+
+const (
+	// maxActed is how many devices one request acts on: some seconds of work, and a
+	// thousand such requests for a hub of two hundred thousand.
+	maxActed = 200
+	// actedTogether is how many are acted on side by side, so that they share the
+	// store's commits.
+	actedTogether = 32
+)
+
+// actedJSON is what a request did to a page of a group.
+type actedJSON struct {
+	Changed   int `json:"changed"`
+	Unchanged int `json:"unchanged"` // they were so already
+	// Failed are those that could not be changed, and why.
+	Failed []failedJSON `json:"failed,omitempty"`
+	// Receipt says what it did to live sessions.
+	Receipt *signet.Receipt `json:"receipt,omitempty"`
+	// Continuation is to be sent with the next request; without one, all is done.
+	Continuation string `json:"continuation,omitempty"`
+}
+
+type failedJSON struct {
+	DeviceID string        `json:"deviceId"`
+	Error    *signet.Error `json:"error"`
+}
+
+// act does something to a page of the group that the request chooses, device by
+// device; a module stands for its device. do says whether it changed anything.
+func (c *call) act(from string, do func(ctx context.Context, device string) (bool, error)) error {
+	g, err := c.chosen()
+	if err != nil {
+		return err
+	}
+	list, next, err := c.Inventory.Devices(c.r.Context(), c.hub.Name, g, from, maxActed)
+	if err != nil {
+		return err
+	}
+	var devices []string
+	for _, s := range list {
+		if !slices.Contains(devices, s.DeviceID) {
+			devices = append(devices, s.DeviceID)
+		}
+	}
+	answer := actedJSON{Continuation: next}
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	turns := make(chan struct{}, actedTogether)
+	for _, device := range devices {
+		turns <- struct{}{}
+		wait.Go(func() {
+			changed, err := do(c.r.Context(), device)
+			mu.Lock()
+			switch {
+			case err == nil && changed:
+				answer.Changed++
+			case err == nil:
+				answer.Unchanged++
+			case signet.CodeOf(err) != signet.IdentityUnknown: // it has gone meanwhile
+				answer.Failed = append(answer.Failed, failedJSON{device, signet.AsError(err)})
+			}
+			mu.Unlock()
+			<-turns
+		})
+	}
+	wait.Wait()
+	slices.SortFunc(answer.Failed, func(a, b failedJSON) int { return strings.Compare(a.DeviceID, b.DeviceID) })
+	if total, some := c.w.receipts.Total(); some {
+		answer.Receipt = &total
+	}
+	return c.answer(http.StatusOK, answer)
+}
+
+// POST /signet/tree/{branch}/status?… {"status":"disabled","statusReason":…,"continuation":…}
+// enables or disables the devices of a group (see chosen), 200 at a time.
+func (c *call) postGroupStatus() error {
+	var body struct {
+		Status       signet.Status `json:"status"`
+		Reason       string        `json:"statusReason"`
+		Continuation string        `json:"continuation"`
+	}
+	if err := c.read(maxBody, &body); err != nil {
+		return err
+	}
+	if body.Status != signet.Enabled && body.Status != signet.Disabled {
+		return signet.Refuse(signet.RequestMalformed, "A device is enabled or disabled, not %q.", signet.Clip(string(body.Status))).
+			At("status", "enabled or disabled", string(body.Status))
+	}
+	return c.act(body.Continuation, func(ctx context.Context, device string) (bool, error) {
+		_, done, err := c.Registry.SetStatus(ctx, c.hub.Name, device, body.Status, body.Reason)
+		return done, err
+	})
+}
+
+// POST /signet/tree/{branch}/tags?… {"tags":{…},"continuation":…} merges tags into
+// the twins of the devices of a group (see chosen), 200 at a time.
+func (c *call) postGroupTags() error {
+	var body struct {
+		Tags         json.RawMessage `json:"tags"`
+		Continuation string          `json:"continuation"`
+	}
+	if err := c.read(maxBody, &body); err != nil {
+		return err
+	}
+	if len(body.Tags) == 0 {
+		return signet.Refuse(signet.TwinMalformed, "There are no tags to set.").At("tags", "a JSON object", "nothing")
+	}
+	return c.act(body.Continuation, func(ctx context.Context, device string) (bool, error) {
+		_, err := c.Registry.ChangeTwin(ctx, c.hub.Name, device, "", registry.TwinChange{Tags: body.Tags}, "")
+		return true, err
+	})
 }

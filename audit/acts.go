@@ -8,6 +8,7 @@ import (
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/issuance"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
@@ -205,6 +206,24 @@ func (s enrollmentStore) ChangeLinkedHubs(ctx context.Context, service string, r
 	}
 	return s.log.around(ctx, Entry{Hub: service, Act: "links.change", Of: service}, map[string]any{"removed": remove, "put": links},
 		func() error { return s.EnrollmentStore.ChangeLinkedHubs(ctx, service, remove, put) })
+}
+
+// Inventory records what is said about clones. What is seen of devices is no act.
+func Inventory(l *Log, store inventory.Store) inventory.Store { return inventoryStore{store, l} }
+
+type inventoryStore struct {
+	inventory.Store
+	log *Log
+}
+
+func (s inventoryStore) SetClonePolicy(ctx context.Context, hub string, policy signet.ClonePolicy) error {
+	return s.log.around(ctx, Entry{Hub: hub, Act: "clones.policy", Of: hub}, map[string]any{"policy": policy},
+		func() error { return s.Store.SetClonePolicy(ctx, hub, policy) })
+}
+
+func (s inventoryStore) DismissClone(ctx context.Context, c signet.Clone) error {
+	return s.log.around(ctx, Entry{Hub: c.Hub, Act: "clones.dismiss", Of: c.ID}, map[string]any{"kind": c.Kind, "devices": c.Devices, "reason": c.Dismissed.Reason},
+		func() error { return s.Store.DismissClone(ctx, c) })
 }
 
 // Issuance records every certificate that is issued.

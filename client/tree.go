@@ -141,3 +141,68 @@ func (c *Client) Sighting(ctx context.Context, device, module string) (Sighting,
 	err = c.do(ctx, request{method: http.MethodGet, path: "/signet/sightings/" + segment(device), query: query, out: &s})
 	return s, err
 }
+
+// Acted is what was done to a group so far.
+type Acted struct {
+	Changed   int            `json:"changed"`
+	Unchanged int            `json:"unchanged"` // they were so already
+	Failed    []Failed       `json:"failed,omitempty"`
+	Receipt   signet.Receipt `json:"receipt"` // what it did to live sessions
+}
+
+// Failed is a device that something could not be done to.
+type Failed struct {
+	DeviceID string        `json:"deviceId"`
+	Error    *signet.Error `json:"error"`
+}
+
+// maxFailed is how many failures are named.
+const maxFailed = 100
+
+// SetGroupStatus enables or disables the devices of a group. progress, where there
+// is one, is told now and then how far it is. What was done before an error stays;
+// to do it again does no harm.
+func (c *Client) SetGroupStatus(ctx context.Context, g Group, status signet.Status, reason string, progress func(Acted)) (Acted, error) {
+	return c.act(ctx, g, "status", map[string]any{"status": status, "statusReason": reason}, progress)
+}
+
+// TagGroup merges tags into the twins of the devices of a group; progress and
+// errors as for SetGroupStatus.
+func (c *Client) TagGroup(ctx context.Context, g Group, tags map[string]any, progress func(Acted)) (Acted, error) {
+	return c.act(ctx, g, "tags", map[string]any{"tags": tags}, progress)
+}
+
+func (c *Client) act(ctx context.Context, g Group, what string, body map[string]any, progress func(Acted)) (all Acted, err error) {
+	for {
+		query, err := c.ofHub(ctx)
+		if err != nil {
+			return all, err
+		}
+		g.addTo(query)
+		var answer struct {
+			Acted
+			Receipt      *signet.Receipt `json:"receipt"`
+			Continuation string          `json:"continuation"`
+		}
+		if err := c.do(ctx, request{method: http.MethodPost, path: g.path() + "/" + what, query: query, in: body, out: &answer}); err != nil {
+			return all, err
+		}
+		all.Changed += answer.Changed
+		all.Unchanged += answer.Unchanged
+		all.Failed = append(all.Failed, answer.Failed[:min(len(answer.Failed), maxFailed-len(all.Failed))]...)
+		if r := answer.Receipt; r != nil {
+			all.Receipt.Node = r.Node
+			all.Receipt.Sessions += r.Sessions
+			all.Receipt.Closed += r.Closed
+			all.Receipt.P50, all.Receipt.P99 = max(all.Receipt.P50, r.P50), max(all.Receipt.P99, r.P99)
+			all.Receipt.Last = max(all.Receipt.Last, r.Last)
+		}
+		if progress != nil {
+			progress(all)
+		}
+		if answer.Continuation == "" {
+			return all, nil
+		}
+		body["continuation"] = answer.Continuation
+	}
+}

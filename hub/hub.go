@@ -73,6 +73,9 @@ type Verdicts interface {
 type Inventory interface {
 	// Saw is told of a certification path, leaf first, that let an identity in.
 	Saw(p *signet.Principal, path []*x509.Certificate, tls string, remote netip.Addr)
+	// Moved is told that it has taken over a live session of its own, by the same
+	// certificate, from another address.
+	Moved(p *signet.Principal, from, to netip.Addr)
 	// Left is told that the session of such an identity has ended.
 	Left(p *signet.Principal)
 	// Refused is told of a verdict.

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/hex"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 type Session struct {
 	hub       *Hub
 	principal *signet.Principal
+	remote    netip.Addr
 	method    string // the principal's auth method, made once
 	model     string // the device's Plug and Play model, as it says itself; or ""
 	witness   string // what else the session rests on: see [Hub.reviewIdentity]
@@ -44,7 +46,7 @@ type Session struct {
 
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
 	p := new(j.principal) // a copy: the judgement holds the whole path
-	s := &Session{hub: h, principal: p, method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: j.witness, wake: wake}
+	s := &Session{hub: h, principal: p, remote: c.Remote.Addr(), method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: j.witness, wake: wake}
 	if !p.Expires.IsZero() {
 		s.expires.Store(&p.Expires)
 	}
@@ -187,9 +189,19 @@ func (h *Hub) admit(s *Session) error {
 	h.activity.ConnectionChanged(p, at)
 	h.activity.Seen(p, at)
 	if older != nil {
+		h.moved(older, s)
 		older.end(signet.Refuse(signet.SessionTakenOver, "%q has connected again.", signet.IdentityName(p.DeviceID, p.ModuleID)))
 	}
 	return nil
+}
+
+// moved tells the inventory of a certificate that is used from another address
+// while its session lives.
+func (h *Hub) moved(older, s *Session) {
+	before, now := older.principal.Path, s.principal.Path
+	if h.inventory != nil && len(before) > 0 && len(now) > 0 && before[0].Thumbprint == now[0].Thumbprint && older.remote != s.remote {
+		h.inventory.Moved(s.principal, older.remote, s.remote)
+	}
 }
 
 func (s *Session) sameIdentity(other *Session) bool {

@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,14 +74,21 @@ type Inventory struct {
 	log   *slog.Logger
 	told  func(context.Context, Event)
 
+	tell    func(context.Context, signet.Clone)
+	disable func(ctx context.Context, hub, name, reason string) (bool, error)
+
 	writing  sync.Mutex // held by who writes
 	mu       sync.Mutex // never held while the store is asked
 	pending  map[identity]seen
 	left     map[identity]time.Time
 	recent   map[identity]mark
 	refusals map[[2]string]int64 // by hub and branch
-	trees    map[string]*tree    // by hub; those in it are changed by who writes alone, under mu
-	forgets  int                 // counts the calls of Forget
+	turns    map[identity]*turns
+	found    []signet.Clone   // since the last write
+	trees    map[string]*tree // by hub; those in it are changed by who writes alone, under mu
+	forgets  int              // counts the calls of Forget
+
+	days map[string]*day // by hub; of who writes
 
 	missed prometheus.Counter
 }
@@ -98,14 +106,15 @@ type seen struct {
 
 // mark is what was last written of an identity.
 type mark struct {
-	generation   string
-	leaf, issuer [32]byte // thumbprints
-	sent         uint16
-	at           time.Time
+	generation           string
+	sent                 uint16
+	at                   time.Time
+	leaf, issuer, anchor [32]byte // thumbprints
 }
 
 func newMark(p *signet.Principal, at time.Time) mark {
-	return mark{p.GenerationID, p.Path[0].Thumbprint, p.Path[min(1, len(p.Path)-1)].Thumbprint, p.Sent, at}
+	last := len(p.Path) - 1
+	return mark{p.GenerationID, p.Sent, at, p.Path[0].Thumbprint, p.Path[min(1, last)].Thumbprint, p.Path[last].Thumbprint}
 }
 
 // An Event tells of what a trust tree should not have to bear.
@@ -127,13 +136,18 @@ type Event struct {
 type Options struct {
 	Now    func() time.Time
 	Logger *slog.Logger
-	// Told is called by who writes.
-	Told func(context.Context, Event)
+	// Told is called by who writes, with what a tree should not have to bear, and
+	// Found with what looks like a clone.
+	Told  func(context.Context, Event)
+	Found func(context.Context, signet.Clone)
+	// Disable disables a device, named as device or device/module, and says whether
+	// it was enabled. Nobody is quarantined when it is nil.
+	Disable func(ctx context.Context, hub, name, reason string) (done bool, err error)
 }
 
 // New makes an Inventory; Run writes what it is told.
 func New(store Store, o Options) *Inventory {
-	i := &Inventory{store: store, now: o.Now, log: o.Logger, told: o.Told, pending: map[identity]seen{}, left: map[identity]time.Time{},
+	i := &Inventory{store: store, now: o.Now, log: o.Logger, told: o.Told, tell: o.Found, disable: o.Disable, turns: map[identity]*turns{}, days: map[string]*day{}, pending: map[identity]seen{}, left: map[identity]time.Time{},
 		recent: map[identity]mark{}, trees: map[string]*tree{}, refusals: map[[2]string]int64{},
 		missed: prometheus.NewCounter(prometheus.CounterOpts{Name: "signet_inventory_missed_total",
 			Help: "Sightings of devices that were passed over because too many came at once."})}
@@ -145,6 +159,12 @@ func New(store Store, o Options) *Inventory {
 	}
 	if i.told == nil {
 		i.told = func(context.Context, Event) {}
+	}
+	if i.tell == nil {
+		i.tell = func(context.Context, signet.Clone) {}
+	}
+	if i.disable == nil {
+		i.disable = func(context.Context, string, string, string) (bool, error) { return false, nil }
 	}
 	return i
 }
@@ -256,6 +276,8 @@ func (i *Inventory) Write(ctx context.Context) {
 			full = append(full, hub)
 		}
 	}
+	found := i.found
+	i.found = nil
 	clear(i.pending)
 	clear(i.left)
 	clear(i.refusals)
@@ -271,14 +293,14 @@ func (i *Inventory) Write(ctx context.Context) {
 			i.log.Warn("the trust tree of a hub could not be read", "hub", hub, "error", err)
 		}
 	}
-	for len(all) > 0 {
+	for len(all)+len(found) > 0 {
 		n := min(len(all), batch)
-		if err := i.write(ctx, all[:n]); err != nil {
+		if err := i.write(ctx, all[:n], found); err != nil {
 			i.log.Warn("how devices have authenticated could not be written; it is tried again", "devices", len(all), "error", err)
-			i.putBack(all)
+			i.putBack(all, found)
 			break
 		}
-		all = all[n:]
+		all, found = all[n:], nil
 	}
 	if len(last.Left)+len(last.Refusals) > 0 {
 		// These are let go when they fail: a time of leaving and a count.
@@ -289,9 +311,10 @@ func (i *Inventory) Write(ctx context.Context) {
 }
 
 // putBack has what could not be written wait again, behind what has come since.
-func (i *Inventory) putBack(all []seen) {
+func (i *Inventory) putBack(all []seen, found []signet.Clone) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.found = append(found, i.found...)[:min(len(found)+len(i.found), maxTurning)]
 	for _, s := range all {
 		who := identity{s.principal.Hub, s.principal.DeviceID, s.principal.ModuleID}
 		if _, newer := i.pending[who]; newer {
@@ -305,8 +328,8 @@ func (i *Inventory) putBack(all []seen) {
 	}
 }
 
-// write writes some sightings in one transaction.
-func (i *Inventory) write(ctx context.Context, some []seen) error {
+// write writes some sightings in one transaction, with what was found besides.
+func (i *Inventory) write(ctx context.Context, some []seen, found []signet.Clone) error {
 	var news News
 	var events []Event
 	touched := map[string]bool{}
@@ -326,7 +349,12 @@ func (i *Inventory) write(ctx context.Context, some []seen) error {
 		}
 		news.Sightings = append(news.Sightings, newSighting(&s, branch))
 	}
+	var told []signet.Clone
 	alike, err := i.store.Alike(ctx, news.Sightings)
+	if err == nil {
+		found = append(slices.Clip(found), i.compare(news.Sightings, alike)...)
+		news.Clones, told, err = i.judge(ctx, found)
+	}
 	if err == nil {
 		for n := range news.Sightings {
 			if e := succeed(&news.Sightings[n], alike[n].Before); e != nil {
@@ -353,6 +381,9 @@ func (i *Inventory) write(ctx context.Context, some []seen) error {
 	i.mu.Unlock()
 	for _, e := range events {
 		i.told(ctx, e)
+	}
+	for _, c := range told {
+		i.tell(ctx, c)
 	}
 	return nil
 }
@@ -384,6 +415,11 @@ func (i *Inventory) Forget(hub string) {
 	defer i.mu.Unlock()
 	i.forgets++
 	delete(i.trees, hub)
+	for who := range i.turns {
+		if who.hub == hub {
+			delete(i.turns, who)
+		}
+	}
 	for who := range i.recent {
 		if who.hub == hub {
 			delete(i.recent, who)

@@ -41,6 +41,17 @@ type Store interface {
 	CountSightings(ctx context.Context, hub string, f Filter) (int64, error)
 	// Sighting reads one. It fails with signet.ErrNotFound.
 	Sighting(ctx context.Context, hub, device, module string) (signet.Sighting, error)
+
+	// Clones lists up to limit findings of a hub, the latest first.
+	Clones(ctx context.Context, hub string, limit int) ([]signet.Clone, error)
+	// Clone reads one. It fails with signet.ErrNotFound.
+	Clone(ctx context.Context, hub, id string) (signet.Clone, error)
+	// DismissClone replaces one by its ID. It fails with signet.ErrNotFound.
+	DismissClone(ctx context.Context, c signet.Clone) error
+	// ClonePolicy is what a hub does about them: signet.ClonesFlag unless set.
+	ClonePolicy(ctx context.Context, hub string) (signet.ClonePolicy, error)
+	// SetClonePolicy sets it. It fails with signet.ErrNotFound when there is no such hub.
+	SetClonePolicy(ctx context.Context, hub string, policy signet.ClonePolicy) error
 }
 
 // News is what is written at a time.
@@ -48,6 +59,7 @@ type News struct {
 	Branches  []signet.Branch   // to be added unless they are there, parents first
 	Sightings []signet.Sighting // over earlier ones of the same identity, whose FirstSeen stays; none twice
 	Left      []Left            // after the sightings
+	Clones    []signet.Clone    // over earlier ones of the same ID; of a hub the latest [MaxClones] stay
 	Refusals  []Refusals
 }
 

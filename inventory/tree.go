@@ -19,6 +19,7 @@ type tree struct {
 	byThumbprint map[string]string // one branch of each CA
 	full         map[string]bool   // what has reached its bound, and that was told
 	pruned       time.Time
+	policy       signet.ClonePolicy
 }
 
 func newTree(hub string) *tree {
@@ -37,7 +38,12 @@ func (i *Inventory) tree(ctx context.Context, hub string) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	policy, err := i.store.ClonePolicy(ctx, hub)
+	if err != nil {
+		return nil, err
+	}
 	t = newTree(hub)
+	t.policy = policy
 	for _, b := range branches {
 		t.parents[b.ID] = b.Parent
 		t.byThumbprint[b.Thumbprint] = b.ID

@@ -352,6 +352,22 @@ func (r *Registry) Replace(ctx context.Context, i signet.Identity, ifMatch strin
 	}
 }
 
+// SetStatus enables or disables a device, and says whether it was otherwise
+// before; one that was not stays as it is, with its reason. It refuses as Replace
+// does, and ends sessions as that.
+func (r *Registry) SetStatus(ctx context.Context, hub, device string, status signet.Status, reason string) (i signet.Identity, done bool, err error) {
+	for {
+		if i, err = r.Get(ctx, hub, device, ""); err != nil || i.Status == status {
+			return i, false, err
+		}
+		etag := i.ETag
+		i.Status, i.StatusReason = status, reason
+		if i, err = r.Replace(ctx, i, etag); signet.CodeOf(err) != signet.ETagStale { // someone was faster
+			return i, err == nil, err
+		}
+	}
+}
+
 // Delete removes an identity, and with a device its modules, and ends their
 // sessions. ifMatch as for Replace.
 func (r *Registry) Delete(ctx context.Context, hub, device, module, ifMatch string) error {

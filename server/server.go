@@ -133,7 +133,8 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.verdicts = authority.NewVerdictLog(db, authority.VerdictOptions{Now: cfg.Now, Logger: s.log})
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
-	s.inventory = inventory.New(db, inventory.Options{Now: cfg.Now, Logger: s.log, Told: s.treeEvent})
+	s.inventory = inventory.New(audit.Inventory(s.audit, db), inventory.Options{Now: cfg.Now, Logger: s.log,
+		Told: s.treeEvent, Found: s.cloneEvent, Disable: s.disable})
 	// What issues certificates to devices, by keys of the operator's.
 	policies, err := loadPolicies(cfg, s.log)
 	if err != nil {
@@ -317,17 +318,6 @@ func (s *Server) stale(ctx context.Context, c signet.StaleCRL) {
 	s.hub.Event(ctx, c.Hub, hub.Event{Source: signet.SourceStale, Operation: "stale", Schema: "revocationStaleNotification", Body: c}, func(err error) {
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("an event of a CRL that grows old is not stored", "hub", c.Hub, "error", err)
-		}
-	})
-}
-
-// treeEvent puts it on the hub's message log that its trust tree is made to grow.
-func (s *Server) treeEvent(ctx context.Context, e inventory.Event) {
-	s.log.Warn("the trust tree is made to grow", "hub", e.Hub, "kind", e.Kind, "branch", e.Branch, "subject", e.Subject,
-		"device", signet.IdentityName(e.DeviceID, e.ModuleID), "count", e.Count)
-	s.hub.Event(ctx, e.Hub, hub.Event{Source: signet.SourceTrustTree, Operation: e.Kind, Schema: "trustTreeNotification", Body: e}, func(err error) {
-		if err != nil && ctx.Err() == nil {
-			s.log.Error("an event of the trust tree is not stored", "hub", e.Hub, "error", err)
 		}
 	})
 }

@@ -48,6 +48,9 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 				return err
 			}
 		}
+		if err := s.saveClones(ctx, q, news.Clones); err != nil {
+			return err
+		}
 		for _, r := range news.Refusals {
 			if _, err := q.ExecContext(ctx, `UPDATE branch SET refused = refused + $3 WHERE hub = $1 AND id = $2`, r.Hub, r.Branch, r.Count); err != nil {
 				return err
@@ -58,12 +61,7 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 }
 
 func (s *Store) saveBranch(ctx context.Context, q queryer, b signet.Branch, document string) error {
-	// The hub is kept there until the transaction ends.
-	_, err := one(ctx, q, func(rows *sql.Rows, n *int) error { return rows.Scan(n) }, `SELECT 1 FROM hub WHERE name = $1`+s.engine.shared(), b.Hub)
-	if errors.Is(err, signet.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	if there, err := s.hubIs(ctx, q, b.Hub); !there {
 		return err
 	}
 	n, err := affected(ctx, q, `INSERT INTO branch (hub, id, parent, thumbprint, first_seen, refused, document, der)
@@ -78,6 +76,15 @@ func (s *Store) saveBranch(ctx context.Context, q queryer, b signet.Branch, docu
 		_, err = q.ExecContext(ctx, `INSERT INTO branch_above (hub, above, id) VALUES ($1, $2, $2)`, b.Hub, b.ID)
 	}
 	return err
+}
+
+// hubIs says whether there is a hub, and keeps it there until the transaction ends.
+func (s *Store) hubIs(ctx context.Context, q queryer, hub string) (bool, error) {
+	_, err := one(ctx, q, func(rows *sql.Rows, n *int) error { return rows.Scan(n) }, `SELECT 1 FROM hub WHERE name = $1`+s.engine.shared(), hub)
+	if errors.Is(err, signet.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // maxPiece is how many rows one statement takes: a server across a network is

@@ -42,6 +42,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
   signet enrollment …   say which devices a provisioning service lets register themselves
   signet registration … see which devices have
   signet tree           show the fleet by who signed it
+  signet clones         say whose key or certificate may be in two hands
   signet distrust …     cut off a certificate, a key, or all that a CA has signed
   signet revocation …   say how to ask whether certificates are revoked
   signet crl …          give the hub CRLs, and see which are in force
@@ -75,6 +76,7 @@ which you registered once, and firmware and back ends built for Azure IoT Hub wo
 		registrationCommand(),
 		distrustCommand(),
 		treeCommand(),
+		clonesCommand(),
 		expiringCommand(),
 		revocationCommand(),
 		crlCommand(),

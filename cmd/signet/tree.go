@@ -47,7 +47,7 @@ BRANCH is the common name or the subject of a CA, or its ID, thumbprint or key, 
 	})
 	cmd.Flags().StringVar(&within, "within", "30d", "count as expiring what ends within days or hours (30d, 12h)")
 	cmd.Flags().BoolVar(&all, "all", false, "show every CA, also where there are many")
-	cmd.AddCommand(treeDevicesCommand(), treeDeviceCommand())
+	cmd.AddCommand(treeDevicesCommand(), treeDeviceCommand(), treeDisableCommand(), treeEnableCommand(), treeTagCommand(), treeDistrustCommand())
 	return cmd
 }
 

@@ -42,6 +42,11 @@ func (s *Store) Save(_ context.Context, news inventory.News) error {
 				sightings[key] = w
 			}
 		}
+		for _, c := range news.Clones {
+			if _, there := s.hubs[c.Hub]; there {
+				s.clones[[2]string{c.Hub, c.ID}] = c
+			}
+		}
 		for _, r := range news.Refusals {
 			key := [2]string{r.Hub, r.Branch}
 			if b, there := branches[key]; there {
@@ -229,4 +234,59 @@ func (s *Store) Sighting(_ context.Context, hub, device, module string) (w signe
 		return nil
 	})
 	return w, err
+}
+
+// Clones lists findings.
+func (s *Store) Clones(_ context.Context, hub string, limit int) (cs []signet.Clone, err error) {
+	err = s.do("Clones", func() error {
+		cs = sorted(s.clones, func(c signet.Clone) bool { return c.Hub == hub }, func(a, b signet.Clone) int {
+			return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(b.ID, a.ID))
+		})
+		cs = cs[:min(limit, len(cs))]
+		return nil
+	})
+	return cs, err
+}
+
+// Clone reads a finding.
+func (s *Store) Clone(_ context.Context, hub, id string) (c signet.Clone, err error) {
+	err = s.do("Clone", func() error {
+		var there bool
+		if c, there = s.clones[[2]string{hub, id}]; !there {
+			return signet.ErrNotFound
+		}
+		return nil
+	})
+	return c, err
+}
+
+// DismissClone replaces a finding.
+func (s *Store) DismissClone(_ context.Context, c signet.Clone) error {
+	return s.do("DismissClone", func() error {
+		if _, there := s.clones[[2]string{c.Hub, c.ID}]; !there {
+			return signet.ErrNotFound
+		}
+		s.clones[[2]string{c.Hub, c.ID}] = c
+		return nil
+	})
+}
+
+// ClonePolicy reads the policy of a hub.
+func (s *Store) ClonePolicy(_ context.Context, hub string) (p signet.ClonePolicy, err error) {
+	err = s.do("ClonePolicy", func() error {
+		p = cmp.Or(s.clonePolicies[hub], signet.ClonesFlag)
+		return nil
+	})
+	return p, err
+}
+
+// SetClonePolicy sets it.
+func (s *Store) SetClonePolicy(_ context.Context, hub string, p signet.ClonePolicy) error {
+	return s.do("SetClonePolicy", func() error {
+		if _, there := s.hubs[hub]; !there {
+			return signet.ErrNotFound
+		}
+		s.clonePolicies[hub] = p
+		return nil
+	})
 }

@@ -48,6 +48,8 @@ type Store struct {
 
 	branches      map[[2]string]signet.Branch
 	sightings     map[[3]string]signet.Sighting
+	clones        map[[2]string]signet.Clone
+	clonePolicies map[string]signet.ClonePolicy // by hub
 	acts          []audit.Record
 	tiles         [][]audit.Tile  // by level and number
 	issued        []signet.Issued // in order
@@ -72,6 +74,7 @@ func New() *Store {
 		verdicts:    map[string]signet.Verdict{},
 		enrollments: map[enrollmentKey]enrollment{}, links: map[[2]string]signet.LinkedHub{},
 		branches: map[[2]string]signet.Branch{}, sightings: map[[3]string]signet.Sighting{},
+		clones: map[[2]string]signet.Clone{}, clonePolicies: map[string]signet.ClonePolicy{},
 		registrations: map[[2]string]registration{}}
 }
 
@@ -171,6 +174,12 @@ func (s *Store) DeleteHub(_ context.Context, name string) error {
 				delete(s.identities, k)
 				delete(s.twins, k)
 				delete(s.activity, k)
+			}
+		}
+		delete(s.clonePolicies, name)
+		for k := range s.clones {
+			if k[0] == name {
+				delete(s.clones, k)
 			}
 		}
 		for k := range s.branches {
