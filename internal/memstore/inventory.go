@@ -62,9 +62,13 @@ func (s *Store) Save(_ context.Context, news inventory.News) error {
 // Alike reads what sightings are compared with.
 func (s *Store) Alike(_ context.Context, sightings []signet.Sighting) (all []inventory.Alike, err error) {
 	err = s.do("Alike", func() error {
+		of := map[string][]signet.Sighting{}
 		for _, w := range sightings {
 			var a inventory.Alike
-			for _, o := range s.sorted(w.Hub) {
+			if of[w.Hub] == nil {
+				of[w.Hub] = s.sorted(w.Hub)
+			}
+			for _, o := range of[w.Hub] {
 				switch {
 				case o.DeviceID == w.DeviceID && o.ModuleID == w.ModuleID:
 					a.Before = &o
