@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Error is the one error of the house: a code for machines, a sentence for
@@ -24,6 +25,9 @@ type Error struct {
 
 	// Certificate is the one at fault, when one is.
 	Certificate *CertificateRef `json:"certificate,omitempty"`
+
+	// RetryAfter is how long to leave it, when that is known.
+	RetryAfter time.Duration `json:"-"`
 
 	// TrackingID leads from what the client was told to the stored verdict.
 	TrackingID string `json:"trackingId,omitempty"`

@@ -16,6 +16,8 @@ type Hub struct {
 	// Events are what the hub tells on its message log besides what devices send;
 	// none unless told, as at Azure without a route for them.
 	Events EventSources
+	// Limits are what it lets itself and its devices do in a second.
+	Limits Limits
 	// IDScope is set for a provisioning service, and names it to devices: "0ne" and
 	// 8 digits. Such a tenant has CA certificates, keys and verdicts as a hub has,
 	// and enrollments where a hub has identities; see [Hub.Provisions].

@@ -76,6 +76,7 @@ type Deps struct {
 	Provisioning *provisioning.Provisioning
 	Issuance     *issuance.Issuance
 	Commands     *commands.Commands
+	Limiter      hub.Limiter // nothing is limited when nil
 	Routes       *routes.Routes
 	Hub          Hub
 	Verdicts     *authority.VerdictLog
@@ -281,6 +282,8 @@ var operations = []route{
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},
 	{"PATCH", "/signet/hubs/{hub}", admin, (*call).patchHub},
+	{"GET", "/signet/hubs/{hub}/limits", admin, (*call).getLimits},
+	{"PUT", "/signet/hubs/{hub}/limits", admin, (*call).putLimits},
 	{"DELETE", "/signet/hubs/{hub}", admin, (*call).deleteHub},
 }
 
@@ -380,6 +383,9 @@ func (c *call) dispatch() error {
 		if err := checkAPIVersion(c.r.URL.Query().Get("api-version")); err != nil {
 			return err
 		}
+	}
+	if err := c.metered(rt); err != nil {
+		return err
 	}
 	remote, _, _ := net.SplitHostPort(c.r.RemoteAddr)
 	c.r = c.r.WithContext(signet.WithActor(c.r.Context(), signet.Actor{Name: c.by, Remote: remote}))

@@ -118,6 +118,9 @@ func (c *call) bulkDevices() error {
 	if len(body) > registry.MaxBulk {
 		return signet.Refuse(signet.LimitRequestSize, "%d items are more than the %d that one bulk operation takes.", len(body), registry.MaxBulk)
 	}
+	if err := c.count(signet.MeterRegistry, "", len(body)-1); err != nil { // one is counted already
+		return err
+	}
 	result := bulkResult{Errors: []bulkError{}, Warnings: []bulkWarning{}}
 	named := make(map[[2]string]bool, len(body))
 	for n := range body {
@@ -221,6 +224,9 @@ func (c *call) importDevices() error {
 		control.SetReadDeadline(time.Now().Add(2 * importPatience))
 		control.SetWriteDeadline(time.Now().Add(2 * importPatience))
 		if err := c.importGoesOn(); err != nil {
+			return err
+		}
+		if err := c.pace(signet.MeterRegistry, len(batch)); err != nil {
 			return err
 		}
 		done := c.carryOut(batch)

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -207,6 +209,9 @@ func (c *call) refuse(err error) {
 	}
 	e.Cause = nil
 
+	if e.RetryAfter > 0 {
+		c.w.Header().Set("Retry-After", strconv.FormatFloat(math.Ceil(e.RetryAfter.Seconds()), 'f', 0, 64))
+	}
 	now := c.Now().UTC()
 	var body any
 	switch c.dialect {

@@ -28,6 +28,7 @@ import (
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/issuance"
+	"github.com/signet-iot/signet/limits"
 	"github.com/signet-iot/signet/pki"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
@@ -174,6 +175,7 @@ func newServer(t testing.TB) *server {
 		Authority: trust, Registry: s.registry,
 		Provisioning: provisioning.New(provisioning.Deps{Enrollments: db, Registrations: db, Authority: trust, Tenants: s.registry}), Commands: commands.New(db, commands.Options{}), Hub: s.waist, Verdicts: verdicts, Inventory: s.inventory, Issuance: s.issuance,
 		AdminToken: func() string { return adminToken },
+		Limiter:    limits.New(nil),
 		Routes:     routes.New(routes.Options{Store: db, Log: s.waist.Hub}),
 		Logger:     log, Traces: trace.New(), Registerer: prometheus.NewRegistry(),
 	})

@@ -138,6 +138,11 @@ func (s registryStore) SetEvents(ctx context.Context, hub string, events signet.
 		func() error { return s.Store.SetEvents(ctx, hub, events) })
 }
 
+func (s registryStore) SetLimits(ctx context.Context, hub string, limits signet.Limits) error {
+	return s.log.around(ctx, Entry{Hub: hub, Act: "hub.limits", Of: hub}, limits,
+		func() error { return s.Store.SetLimits(ctx, hub, limits) })
+}
+
 func (s registryStore) DeleteHub(ctx context.Context, name string) error {
 	return s.log.around(ctx, Entry{Hub: name, Act: "hub.delete", Of: name}, nil,
 		func() error { return s.Store.DeleteHub(ctx, name) })

@@ -333,7 +333,7 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 	if err != nil {
 		code := byte(mqtt.ConnRefusedNotAuthorized)
 		switch err.Code {
-		case signet.Unavailable, signet.Internal:
+		case signet.Unavailable, signet.Internal, signet.LimitRate:
 			// The one code that every SDK retries politely.
 			code = mqtt.ConnRefusedUnavailable
 		}
@@ -527,6 +527,9 @@ func (c *conn) telemetry(bag string, p *mqtt.Publish) error {
 	if size := m.Size(); size > signet.MaxMessageSize {
 		return c.refuse(signet.Refuse(signet.LimitMessageSize, "The device sent a message of %d bytes.", size))
 	}
+	if err := c.pace(signet.MeterMessages); err != nil {
+		return err
+	}
 	cost := len(m.Body) + len(bag) + propertyCost*(len(m.System)+len(m.Properties))
 	qos, id := p.QoS, p.PacketID
 	c.mu.Lock()
@@ -558,6 +561,37 @@ func (c *conn) telemetry(bag string, p *mqtt.Publish) error {
 		}
 	})
 	return nil
+}
+
+// maxPace is how long a device is held back before it is let go: SDKs take a hub for
+// dead that answers no ping for half a minute.
+const maxPace = 20 * time.Second
+
+// pace holds the device back as far as the limits of its hub ask for that: nothing
+// more is read of it meanwhile. One that would have to wait for too long is let go;
+// it sends what was not acknowledged again when it comes back.
+func (c *conn) pace(m signet.Meter) error {
+	wait, err := c.session.Meter(m, 1, maxPace)
+	if err != nil {
+		return c.refuse(signet.AsError(err))
+	}
+	if wait == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	over := false
+	t := time.AfterFunc(wait, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		over = true
+		c.changed.Broadcast()
+	})
+	defer t.Stop()
+	for !over && c.ended == nil {
+		c.changed.Wait()
+	}
+	return c.ended
 }
 
 // acknowledge answers a PUBLISH that is not stored, in its turn.

@@ -313,6 +313,14 @@ func (d *dialogue) hub(what string) error {
 		if !w.settle(err) {
 			return fmt.Errorf("nothing is held")
 		}
+	case "paces":
+		wait, err := time.ParseDuration(rest)
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.pace = wait
 	case "refuses": // the next CONNECT
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -26,6 +26,7 @@ type fakeWaist struct {
 	lifetime time.Duration // of a session; 0 is for ever
 	hold     bool          // messages wait for store or fail
 	forget   bool          // messages are not kept
+	pace     time.Duration // limits have every device wait for that long
 	seen     []hub.Credentials
 	refused  []signet.Verdict
 	sessions []*fakeSession
@@ -115,6 +116,17 @@ type fakeSession struct {
 
 func (s *fakeSession) Principal() *signet.Principal { return &s.principal }
 func (s *fakeSession) Expires() time.Time           { return s.principal.Expires }
+
+func (s *fakeSession) Meter(_ signet.Meter, _ int, mayWait time.Duration) (time.Duration, error) {
+	s.waist.mu.Lock()
+	defer s.waist.mu.Unlock()
+	if wait := s.waist.pace; wait > mayWait {
+		e := signet.Refuse(signet.LimitRate, "Too often.")
+		e.RetryAfter = wait
+		return 0, e
+	}
+	return s.waist.pace, nil
+}
 
 func (s *fakeSession) Send(ctx context.Context, m *signet.Message, done func(error)) {
 	if err := s.Ended(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -342,6 +343,9 @@ func (q *request) send() error {
 		return q.record(signet.Refuse(signet.LimitMessageSize, "The device sent %d bytes, and may send %d.", size, signet.MaxMessageSize))
 	}
 	q.trace.Event("messages", slog.Int("count", len(messages)), slog.Int("bytes", size))
+	if _, err := q.session.Meter(signet.MeterMessages, len(messages), 0); err != nil {
+		return q.record(signet.AsError(err))
+	}
 	if err := q.store(messages); err != nil {
 		switch e := signet.AsError(err); e.Code {
 		case signet.Unavailable, signet.Internal, signet.SessionClosed:
@@ -604,6 +608,7 @@ var answers = map[signet.Code]answer{
 	signet.FilesNoStorage:    {http.StatusBadRequest, "DefaultStorageEndpointNotConfigured"}, // 400014
 	signet.LimitMessageSize:  {http.StatusRequestEntityTooLarge, "MessageTooLarge"},          // 413001
 	signet.LimitConnections:  {http.StatusTooManyRequests, "ThrottlingException"},            // 429001
+	signet.LimitRate:         {http.StatusTooManyRequests, "ThrottlingException"},            // 429001
 	signet.Unavailable:       {http.StatusServiceUnavailable, "ServiceUnavailable"},          // 503001
 	signet.SessionClosed:     {http.StatusServiceUnavailable, "ServiceUnavailable"},          // the server shuts down
 	signet.Internal:          {http.StatusInternalServerError, "ServerError"},                // 500001
@@ -638,6 +643,9 @@ func (q *request) refuse(e *signet.Error) {
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("Iothub-Errorcode", a.name)
 	h.Set("X-Ms-Request-Id", id)
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatFloat(math.Ceil(e.RetryAfter.Seconds()), 'f', 0, 64))
+	}
 	q.status = a.status
 	q.w.WriteHeader(a.status)
 	q.w.Write(body) // a device that has gone is no error of ours

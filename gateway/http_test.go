@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/hub"
@@ -190,6 +191,22 @@ func TestSendSizes(t *testing.T) {
 			if codes := w.refusals(); !slices.Equal(codes, []signet.Code{signet.LimitMessageSize}) {
 				t.Errorf("recorded is %v", codes)
 			}
+		}
+	}
+}
+
+// TestSendTooOften: a request is not held back, but told when to come again; a batch
+// as a whole.
+func TestSendTooOften(t *testing.T) {
+	h, w := plainHTTPS(t)
+	w.pace = 1500 * time.Millisecond
+	for _, r := range []*http.Request{post(events, "x"), post(events, `[{"body":"YQ=="},{"body":"Yg=="}]`, "Content-Type", batchType)} {
+		response := ask(h, r)
+		if response.StatusCode != 429 || response.Header.Get("Retry-After") != "2" || response.Header.Get("Iothub-Errorcode") != "ThrottlingException" || len(w.messages) > 0 {
+			t.Errorf("%s %v, %d messages", response.Status, response.Header, len(w.messages))
+		}
+		if codes := w.refusals(); !slices.Equal(codes, []signet.Code{signet.LimitRate}) {
+			t.Errorf("recorded is %v", codes)
 		}
 	}
 }

@@ -69,6 +69,12 @@ type Session interface {
 	// Principal is who the session belongs to.
 	Principal() *signet.Principal
 
+	// Meter counts n of what the device does against the limits of its hub, and says
+	// how long to wait before it is done; when that would be longer than mayWait, it
+	// refuses with signet.LimitRate, and it is not to be done. The door calls it before
+	// Send, Twin and Report. It does not wait itself.
+	Meter(m signet.Meter, n int, mayWait time.Duration) (wait time.Duration, err error)
+
 	// Send takes a telemetry message, with System, Properties and Body filled in;
 	// the rest is stamped. done is called exactly once, from any goroutine, in the
 	// order of the calls: with nil when the message is on disk, with an error when

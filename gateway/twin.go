@@ -49,6 +49,9 @@ func (c *conn) serveTwin(r twinRequest, payload []byte) (status, more string, bo
 		e.TrackingID = signet.NewTrackingID()
 		return &e
 	}
+	if _, err := c.session.Meter(signet.MeterTwins, 1, 0); err != nil {
+		return "", "", nil, fail(err)
+	}
 	switch {
 	case r.patch && r.badVersion:
 		return "", "", nil, fail(signet.Refuse(signet.RequestMalformed, "The $version of the request is not a whole number from 1."))
@@ -91,6 +94,8 @@ func (c *conn) twinError(e *signet.Error) (status string, body []byte) {
 		number = 404001
 	case signet.ETagStale:
 		number = 412001
+	case signet.LimitRate:
+		number = 429001
 	case signet.Unavailable:
 		number = 503001
 	}

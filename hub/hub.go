@@ -106,6 +106,7 @@ type Hub struct {
 	commands  Commands
 	issuer    Issuer // nil when nothing is issued here
 	activity  Activity
+	limiter   Limiter
 	now       func() time.Time
 
 	// changes counts the calls of Apply. A connect that sees it move between
@@ -124,7 +125,7 @@ type Hub struct {
 	hammering hammering
 }
 
-// Options of a Hub; all but Inventory, Issuer, Activity, Now and Node are required.
+// Options of a Hub; all but Inventory, Issuer, Activity, Limiter, Now and Node are required.
 type Options struct {
 	Authority Authority
 	Registry  Registry
@@ -134,6 +135,7 @@ type Options struct {
 	Commands  Commands
 	Issuer    Issuer           // nothing is renewed when nil
 	Activity  Activity         // nobody is told when nil
+	Limiter   Limiter          // nothing is limited when nil
 	Now       func() time.Time // the clock; time.Now when nil
 	Node      string           // names this process in receipts
 }
@@ -144,9 +146,12 @@ func New(o Options) *Hub {
 		o.Now = time.Now
 	}
 	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, inventory: o.Inventory, messages: o.Messages,
-		commands: o.Commands, issuer: o.Issuer, activity: o.Activity, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
+		commands: o.Commands, issuer: o.Issuer, activity: o.Activity, limiter: o.Limiter, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
 	if h.activity == nil {
 		h.activity = noActivity{}
+	}
+	if h.limiter == nil {
+		h.limiter = noLimits{}
 	}
 	h.callNumber.Store(rand.Uint64N(1 << 48))
 	h.presence.init(o.Now())
@@ -196,6 +201,10 @@ func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error)
 		return nil, h.refused(c, told)
 	}
 	j, err := h.judge(ctx, c, now, h.authority)
+	if err == nil {
+		// Counted only now: a stranger uses up nobody's rate.
+		_, err = h.meter(j.principal.Hub, j.principal.DeviceID, signet.MeterConnections, 1, 0)
+	}
 	if err == nil {
 		err = h.authority.Admit(ctx, &j.principal)
 	}
@@ -272,6 +281,10 @@ func (h *Hub) connect(ctx context.Context, c Credentials, wake func()) (*Session
 	j, err := h.judge(ctx, c, now, h.authority)
 	if err != nil {
 		j, err = h.lane(ctx, c, err)
+	}
+	if err == nil {
+		// Counted only now: a stranger uses up nobody's rate.
+		_, err = h.meter(j.principal.Hub, j.principal.DeviceID, signet.MeterConnections, 1, 0)
 	}
 	if err == nil {
 		err = h.authority.Admit(ctx, &j.principal)

@@ -60,9 +60,12 @@ type answer struct {
 // refuses with [signet.IdentityUnknown]; with [signet.MethodOffline] when the
 // device was never told; with [signet.MethodTimeout] when it was and has not
 // answered, by the end of the time or of its session; with
-// [signet.MethodBadAnswer] and [signet.LimitMethods].
+// [signet.MethodBadAnswer], [signet.LimitMethods] and [signet.LimitRate].
 func (h *Hub) Invoke(ctx context.Context, hub, device, module string, i Invocation) (MethodResult, error) {
 	if _, err := h.registry.Get(ctx, hub, device, module); err != nil {
+		return MethodResult{}, err
+	}
+	if _, err := h.meter(hub, device, signet.MeterMethods, 1, 0); err != nil {
 		return MethodResult{}, err
 	}
 	key := [3]string{hub, device, module}

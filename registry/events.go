@@ -15,6 +15,16 @@ func (r *Registry) SetEvents(ctx context.Context, name string, events signet.Eve
 	return r.setOfHub(ctx, name, func(hub string) error { return r.store.SetEvents(ctx, hub, events) })
 }
 
+// SetLimits changes what a hub lets itself and its devices do: it counts from then
+// on for whatever is limited. It refuses with [signet.HubMalformed] and
+// [signet.HubUnknown].
+func (r *Registry) SetLimits(ctx context.Context, name string, l signet.Limits) (signet.Hub, error) {
+	if err := l.Check(); err != nil {
+		return signet.Hub{}, err
+	}
+	return r.setOfHub(ctx, name, func(hub string) error { return r.store.SetLimits(ctx, hub, l) })
+}
+
 // setOfHub writes a setting of a hub and brings what is stored into force.
 func (r *Registry) setOfHub(ctx context.Context, name string, write func(hub string) error) (signet.Hub, error) {
 	h, err := r.HubByName(name)

@@ -23,6 +23,9 @@ type Store interface {
 	SetAtExpiry(ctx context.Context, hub string, policy signet.ExpiryPolicy) error
 	// SetEvents changes what a hub tells; ErrNotFound when there is none.
 	SetEvents(ctx context.Context, hub string, events signet.EventSources) error
+	// SetLimits changes what a hub lets itself and its devices do; ErrNotFound when
+	// there is none.
+	SetLimits(ctx context.Context, hub string, l signet.Limits) error
 	// DeleteHub removes the hub with everything that bears its name: identities,
 	// CA certificates, verdicts.
 	DeleteHub(ctx context.Context, name string) error

@@ -33,6 +33,7 @@ import (
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/issuance"
+	"github.com/signet-iot/signet/limits"
 	"github.com/signet-iot/signet/messaging"
 	"github.com/signet-iot/signet/provisioning"
 	"github.com/signet-iot/signet/registry"
@@ -57,6 +58,7 @@ type Server struct {
 	hub          *hub.Hub
 	relay        *hub.Relay
 	routes       *routes.Routes
+	limits       *limits.Limits
 	certs        *certificates // nil until the doors are set up
 
 	mqtt          *gateway.MQTT
@@ -146,9 +148,10 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Hubs: newPlacement(s.registry, cfg.LinkedHubCA), Issuer: s.issuance, Verdicts: s.verdicts, Webhooks: s.webhooks(), Now: cfg.Now, Logger: s.log})
 
 	// The waist.
+	s.limits = limits.New(cfg.Now)
 	node, _ := os.Hostname() // for people: receipts say where sessions were
 	s.hub = hub.New(hub.Options{Authority: s.authority, Registry: s.registry, Verdicts: s.verdicts, Messages: messages,
-		Commands: s.commands, Inventory: s.inventory, Issuer: s.issuance, Activity: s.registry, Now: cfg.Now, Node: node})
+		Commands: s.commands, Inventory: s.inventory, Issuer: s.issuance, Activity: s.registry, Limiter: s.limits, Now: cfg.Now, Node: node})
 	s.relay = hub.NewRelay(s.hub, db, s.log)
 	if err := errors.Join(s.firstHub(ctx), s.firstService(ctx)); err != nil {
 		return nil, err
@@ -165,7 +168,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	// The doors.
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	metrics.MustRegister(s.authority, s.inventory)
+	metrics.MustRegister(s.authority, s.inventory, s.limits)
 	s.routes = routes.New(routes.Options{Store: audit.Routes(s.audit, db), Log: s.hub, Now: cfg.Now, Logger: s.log, Registerer: metrics})
 	s.background(s.routes.Run)
 	traces := trace.New()
@@ -187,7 +190,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.https = &http.Server{
 		Handler: split(gateway.NewHTTPS(s.mqtt, metrics), api.New(api.Deps{
 			Authority: s.authority, Registry: s.registry, Provisioning: s.provisioning, Hub: s.hub, Verdicts: s.verdicts, Audit: s.audit,
-			Commands: s.commands, Issuance: s.issuance, Routes: s.routes, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
+			Commands: s.commands, Issuance: s.issuance, Routes: s.routes, Limiter: s.limits, Inventory: s.inventory, AdminToken: s.adminToken, Draining: draining, Now: cfg.Now, Logger: s.log, Traces: traces, Registerer: metrics,
 		})),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -302,6 +305,7 @@ func (s *Server) changed(ctx context.Context, c signet.Change) {
 		}
 		s.verdicts.Forget(c.Hub)
 		s.routes.Forget(c.Hub)
+		s.limits.Forget(c.Hub)
 	}
 	if c.HubCreated && s.certs != nil {
 		if err := s.loadCertificate(); err != nil {

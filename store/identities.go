@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 
 	"github.com/signet-iot/signet"
@@ -12,7 +13,7 @@ import (
 func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 	var hubs []signet.Hub
 	err := s.engine.view(ctx, func(q queryer) (err error) {
-		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry, id_scope, events FROM hub ORDER BY name`); err != nil {
+		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry, id_scope, events, limits FROM hub ORDER BY name`); err != nil {
 			return err
 		}
 		i := 0
@@ -34,13 +35,20 @@ func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 
 func scanHub(rows *sql.Rows, h *signet.Hub) error {
 	var created int64
-	err := rows.Scan(&h.Name, &h.HostName, &created, &h.AtExpiry, &h.IDScope, &h.Events)
+	var limits []byte
+	if err := rows.Scan(&h.Name, &h.HostName, &created, &h.AtExpiry, &h.IDScope, &h.Events, &limits); err != nil {
+		return err
+	}
 	h.Created = moment(created)
-	return err
+	return json.Unmarshal(limits, &h.Limits)
 }
 
 // CreateHub adds a hub with its policies.
 func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
+	limits, err := json.Marshal(h.Limits)
+	if err != nil {
+		return err
+	}
 	texts := []string{h.Name, h.HostName, h.IDScope}
 	for _, p := range h.Policies {
 		texts = append(texts, p.Name, p.PrimaryKey, p.SecondaryKey)
@@ -49,9 +57,9 @@ func (s *Store) CreateHub(ctx context.Context, h signet.Hub) error {
 		return err
 	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		err := create(ctx, q, `INSERT INTO hub (name, host_name, created, at_expiry, id_scope, events)
-			VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
-			h.Name, h.HostName, micros(h.Created), string(h.AtExpiry), h.IDScope, int64(h.Events))
+		err := create(ctx, q, `INSERT INTO hub (name, host_name, created, at_expiry, id_scope, events, limits)
+			VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
+			h.Name, h.HostName, micros(h.Created), string(h.AtExpiry), h.IDScope, int64(h.Events), string(limits))
 		if err != nil {
 			return err
 		}
@@ -74,6 +82,15 @@ func (s *Store) SetAtExpiry(ctx context.Context, hub string, policy signet.Expir
 // SetEvents changes what a hub tells on its message log.
 func (s *Store) SetEvents(ctx context.Context, hub string, events signet.EventSources) error {
 	return s.setOfHub(ctx, hub, `UPDATE hub SET events = $2 WHERE name = $1`, int64(events))
+}
+
+// SetLimits changes what a hub lets itself and its devices do.
+func (s *Store) SetLimits(ctx context.Context, hub string, l signet.Limits) error {
+	limits, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	return s.setOfHub(ctx, hub, `UPDATE hub SET limits = $2 WHERE name = $1`, string(limits))
 }
 
 func (s *Store) setOfHub(ctx context.Context, hub, query string, value any) error {

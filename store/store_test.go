@@ -87,6 +87,17 @@ var promises = []struct {
 		ok(t, err)
 		same(t, hubs, []signet.Hub{hub("east"), west})
 	}},
+	{"the limits of a hub are changed hub by hub", func(t *testing.T, s *store.Store) {
+		limits := signet.Limits{Messages: signet.Rate{PerHub: 5000, PerDevice: 0.25}, Registry: signet.Rate{PerHub: 1.67}}
+		ok(t, s.SetLimits(t.Context(), "west", limits))
+		fails(t, s.SetLimits(t.Context(), "north", limits), signet.ErrNotFound)
+		west, centre := hub("west"), hub("centre")
+		west.Limits, centre.Limits = limits, limits
+		ok(t, s.CreateHub(t.Context(), centre))
+		hubs, err := s.Hubs(t.Context())
+		ok(t, err)
+		same(t, hubs, []signet.Hub{centre, hub("east"), west})
+	}},
 	{"an event is there if what it tells of is, in the order of that, until it is removed", func(t *testing.T, s *store.Store) {
 		var want []signet.Event
 		tell := func(id, module, operation string) signet.Event {

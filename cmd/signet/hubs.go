@@ -17,7 +17,7 @@ func hubCommand() *cobra.Command {
 and nothing of one is worth anything at another. These commands take the admin token; events asks for the
 rights of the hub's owner.`,
 	})
-	cmd.AddCommand(hubCreateCommand(), hubListCommand(), hubSetCommand(), hubEventsCommand(), hubDeleteCommand())
+	cmd.AddCommand(hubCreateCommand(), hubListCommand(), hubSetCommand(), hubEventsCommand(), hubLimitsCommand(), hubDeleteCommand())
 	return cmd
 }
 

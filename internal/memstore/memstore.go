@@ -153,6 +153,19 @@ func (s *Store) SetEvents(_ context.Context, hub string, events signet.EventSour
 	})
 }
 
+// SetLimits changes what a hub lets itself do.
+func (s *Store) SetLimits(_ context.Context, hub string, l signet.Limits) error {
+	return s.do("SetLimits", func() error {
+		h, ok := s.hubs[hub]
+		if !ok {
+			return signet.ErrNotFound
+		}
+		h.Limits = l
+		s.hubs[hub] = h
+		return nil
+	})
+}
+
 // DeleteHub removes a hub and all that is its own.
 func (s *Store) DeleteHub(_ context.Context, name string) error {
 	return s.do("DeleteHub", func() error {

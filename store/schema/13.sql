@@ -1,1 +1,2 @@
--- limits of a hub: nothing yet.
+-- What an operator lets a hub do in a second: signet.Limits as JSON.
+ALTER TABLE hub ADD COLUMN limits {text} NOT NULL DEFAULT '{}';

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/signet-iot/signet"
+	"github.com/spf13/cobra"
+)
+
+func hubLimitsCommand() *cobra.Command {
+	rates := map[signet.Meter]*string{}
+	cmd := &cobra.Command{
+		Use:   "limits NAME [--messages HUB/DEVICE …]",
+		Short: "Show or set what a hub and its devices may do in a second",
+		Long: `Show or set what a hub, and each of its devices, may do in a second: two rates, as in 5000/10, where 0 is
+without limit, as everything is unless told. What is not named stays. It counts at once.
+
+A device that sends too much by MQTT is held back, and let go when that would be for longer than 20 seconds;
+nothing that was acknowledged is lost. Everything else is refused with 429 and the time to wait.`,
+		Args: arguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			change := false
+			for m, text := range rates {
+				if *text == "" {
+					continue
+				}
+				change = true
+				if _, err := parseRate(*text); err != nil {
+					return usageError{fmt.Errorf("--%s %v", m, err)}
+				}
+			}
+			c, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			l, err := c.Limits(cmd.Context(), args[0])
+			if err == nil && change {
+				for m, text := range rates {
+					if *text != "" {
+						*l.Rate(m), _ = parseRate(*text)
+					}
+				}
+				l, err = c.SetLimits(cmd.Context(), args[0], l)
+			}
+			if err != nil {
+				return err
+			}
+			return show(cmd, l, func(w io.Writer) {
+				fmt.Fprintln(w, "A SECOND\tHUB\tEACH DEVICE")
+				for _, m := range signet.Meters {
+					fmt.Fprintf(w, "%s\t%s\t%s\n", m, rateText(l.Rate(m).PerHub), rateText(l.Rate(m).PerDevice))
+				}
+			})
+		},
+	}
+	for _, m := range signet.Meters {
+		rates[m] = cmd.Flags().String(m.String(), "", map[signet.Meter]string{
+			signet.MeterConnections: "sessions that begin", signet.MeterMessages: "telemetry messages", signet.MeterTwins: "reads and changes of twins",
+			signet.MeterMethods: "direct method calls", signet.MeterRegistry: "operations on identities",
+		}[m])
+	}
+	return cmd
+}
+
+func parseRate(text string) (r signet.Rate, err error) {
+	hub, device, ok := strings.Cut(text, "/")
+	if r.PerHub, err = strconv.ParseFloat(hub, 64); err == nil && ok {
+		r.PerDevice, err = strconv.ParseFloat(device, 64)
+	}
+	if err != nil || !ok {
+		return r, fmt.Errorf("is of two rates, HUB/DEVICE, as in 5000/10, not %q", text)
+	}
+	return r, nil
+}
+
+func rateText(rate float64) string {
+	if rate == 0 {
+		return "no limit"
+	}
+	return strconv.FormatFloat(rate, 'f', -1, 64)
+}
