@@ -26,14 +26,15 @@ type Enrollment struct {
 	Attestation  Attestation     `json:"attestation"`
 	Capabilities json.RawMessage `json:"capabilities,omitempty"`
 
-	Allocation           signet.Allocation  `json:"allocationPolicy,omitempty"`
-	IoTHubs              []string           `json:"iotHubs,omitempty"`
-	Webhook              *Webhook           `json:"customAllocationDefinition,omitempty"`
-	Reprovision          *ReprovisionPolicy `json:"reprovisionPolicy,omitempty"`
-	InitialTwin          *InitialTwin       `json:"initialTwin,omitempty"`
-	Information          json.RawMessage    `json:"optionalDeviceInformation,omitempty"`
-	CredentialPolicyName string             `json:"credentialPolicyName,omitempty"`
-	HubAuthentication    signet.AuthType    `json:"hubAuthentication,omitempty"`
+	Allocation  signet.Allocation  `json:"allocationPolicy,omitempty"`
+	IoTHubs     []string           `json:"iotHubs,omitempty"`
+	Webhook     *Webhook           `json:"customAllocationDefinition,omitempty"`
+	Reprovision *ReprovisionPolicy `json:"reprovisionPolicy,omitempty"`
+	InitialTwin *InitialTwin       `json:"initialTwin,omitempty"`
+	Information json.RawMessage    `json:"optionalDeviceInformation,omitempty"`
+	// These two stay as they are when they are nil; "" takes them away.
+	CredentialPolicyName *string          `json:"credentialPolicyName,omitempty"`
+	HubAuthentication    *signet.AuthType `json:"hubAuthentication,omitempty"`
 
 	ETag        string `json:"etag,omitempty"` // with quotes
 	Created     string `json:"createdDateTimeUtc,omitempty"`

@@ -110,3 +110,38 @@ func TestDocumentRead(t *testing.T) {
 		}
 	}
 }
+
+// FuzzDocument: whatever comes, it is read or refused, and what can be kept tells
+// no secret.
+func FuzzDocument(f *testing.F) {
+	for _, seed := range []string{
+		`{"attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"QUFBQUFBQUFBQUFBQUFBQQ==","secondaryKey":"QUFBQUFBQUFBQUFBQUFBQQ=="}}}`,
+		`{"registrationId":"d","attestation":{"type":"x509","x509":{"clientCertificates":{"primary":{"certificate":"MIIB","info":{"sha256Thumbprint":"aa"}}},"caReferences":{"primary":"a"}}}}`,
+		`{"attestation":{"type":"tpm"},"initialTwin":{"tags":null,"properties":{"desired":{"a":{}}}},"credentialPolicyName":null,"hubAuthentication":"certificateAuthority"}`,
+		`{"attestation":{"type":"symmetricKey"},"allocationPolicy":"custom","customAllocationDefinition":{"webhookUrl":"https://h/?a=QUFBQUFBQUFBQUFBQUFBQQ==","apiVersion":"v"}}`,
+	} {
+		f.Add(seed, false)
+		f.Add(seed, true)
+	}
+	f.Fuzz(func(t *testing.T, body string, group bool) {
+		var d provisioning.Document
+		if json.Unmarshal([]byte(body), &d) != nil {
+			return
+		}
+		o := newOffice(t)
+		e, err := d.Enrollment("dps", group, "d", nil)
+		if err != nil {
+			return
+		}
+		if e, _, err = o.PutEnrollment(t.Context(), e, ""); err != nil {
+			return
+		}
+		text, err := json.Marshal(provisioning.NewDocument(&e))
+		if err != nil {
+			t.Fatalf("what was kept cannot be told: %v", err)
+		}
+		if e.Attestation.Type == signet.AttestSymmetricKey && !strings.Contains(string(text), `"symmetricKey":{"primaryKey":"","secondaryKey":""}`) {
+			t.Errorf("keys are told: %s", text)
+		}
+	})
+}

@@ -327,6 +327,43 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+// TestEnrollmentRace: of many who write one enrollment at once, one creates it; by
+// its ETag one replaces it, and by "*" all do, one after the other.
+func TestEnrollmentRace(t *testing.T) {
+	o := newOffice(t)
+	write := func(ifMatch string) (done int, codes map[signet.Code]bool) {
+		codes = map[signet.Code]bool{}
+		errs := make(chan error, 8)
+		for range cap(errs) {
+			go func() {
+				_, _, err := o.PutEnrollment(t.Context(), signet.Enrollment{Service: "dps", ID: "d", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}}, ifMatch)
+				errs <- err
+			}()
+		}
+		for range cap(errs) {
+			if err := <-errs; err == nil {
+				done++
+			} else {
+				codes[signet.CodeOf(err)] = true
+			}
+		}
+		return done, codes
+	}
+	if done, codes := write(""); done != 1 || len(codes) != 1 || !codes[signet.EnrollmentExists] {
+		t.Errorf("%d create it; the others: %v", done, codes)
+	}
+	e, err := o.Enrollment(t.Context(), "dps", false, "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done, codes := write(e.ETag); done != 1 || len(codes) != 1 || !codes[signet.ETagStale] {
+		t.Errorf("%d replace it by its ETag; the others: %v", done, codes)
+	}
+	if done, codes := write("*"); done != 8 {
+		t.Errorf("%d replace it whatever it is; the others: %v", done, codes)
+	}
+}
+
 // TestEnrollmentFaults: what the disk does is what the caller hears, and what may
 // have been kept is there to be read.
 func TestEnrollmentFaults(t *testing.T) {

@@ -28,7 +28,7 @@ that a CA has signed, or whose keys derive from one.
 The enrollment of the device itself decides, and of groups the one whose signer is nearest to it. So
 a disabled group of an intermediate shuts out all that it has signed.`,
 	})
-	cmd.AddCommand(enrollmentCreateCommand(), enrollmentListCommand(), enrollmentShowCommand(),
+	cmd.AddCommand(enrollmentCreateCommand(), enrollmentSetCommand(), enrollmentListCommand(), enrollmentShowCommand(),
 		enrollmentStatusCommand("enable", signet.Enabled, "Let the devices of an enrollment register"),
 		enrollmentStatusCommand("disable", signet.Disabled, "Let them register no longer; what they have, they keep"),
 		enrollmentDeleteCommand(), enrollmentKeysCommand(), enrollmentKeyCommand(), linkedHubCommand())
@@ -55,10 +55,160 @@ var reprovisionings = map[string]*client.ReprovisionPolicy{
 	"migrate": {UpdateHub: true, MigrateData: true}, "reset": {UpdateHub: true}, "never": {},
 }
 
+// enrollmentFlags are what create and set have in common.
+type enrollmentFlags struct {
+	group                                      bool
+	file, secondFile, ca, secondCA             string
+	deviceID, allocation, webhook, reprovision string
+	hubAuth, issuancePolicy, tags, desired     string
+	hubs                                       []string
+}
+
+// nothing is given to a flag to take away what is there.
+const nothing = "none"
+
+func (g *enrollmentFlags) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.BoolVar(&g.group, "group", false, enrolledGroupHelp)
+	f.StringVar(&g.file, "certificate", "", "file with the device's certificate, or with the CA of a group")
+	f.StringVar(&g.secondFile, "secondary-certificate", "", "a second one, for rollover")
+	f.StringVar(&g.ca, "ca", "", "name of a CA certificate of the provisioning service")
+	f.StringVar(&g.secondCA, "secondary-ca", "", "a second one, for rollover")
+	f.StringVar(&g.deviceID, "device-id", "", "of the identity at the hub, if it is not the registration ID")
+	f.StringSliceVar(&g.hubs, "iot-hub", nil, "host name of a linked hub that may be given; may be repeated; all unless given")
+	f.StringVar(&g.allocation, "allocation", "", "hashed (evenly by weight, the default), nearest or static")
+	f.StringVar(&g.webhook, "webhook", "", "URL of a webhook that chooses the hub")
+	f.StringVar(&g.reprovision, "reprovision", "", "a device that comes again: migrate (the default), reset or never")
+	f.StringVar(&g.hubAuth, "hub-auth", "", "identities at the hub: thumbprint (the default) or ca")
+	f.StringVar(&g.issuancePolicy, "issuance-policy", "", "issue certificates to devices that ask for one, by this policy")
+	f.StringVar(&g.tags, "tags", "", "of the twin that a device begins with, JSON")
+	f.StringVar(&g.desired, "desired", "", "desired properties of that twin, JSON")
+}
+
+// apply puts into an enrollment what the flags say, and leaves the rest as it is.
+func (g *enrollmentFlags) apply(cmd *cobra.Command, e *client.Enrollment) (err error) {
+	given := cmd.Flags().Changed
+	if err := g.prove(&e.Attestation); err != nil {
+		return err
+	}
+	if given("device-id") {
+		e.DeviceID = g.deviceID
+	}
+	if given("iot-hub") {
+		e.IoTHubs = slices.DeleteFunc(g.hubs, func(host string) bool { return host == nothing })
+	}
+	if given("allocation") {
+		e.Webhook = nil
+		if e.Allocation, err = oneOf("allocation", g.allocation, map[string]signet.Allocation{"hashed": signet.AllocateHashed,
+			"nearest": signet.AllocateGeoLatency, "static": signet.AllocateStatic}); err != nil {
+			return err
+		}
+	}
+	if given("webhook") {
+		if given("allocation") {
+			return usageError{fmt.Errorf("--allocation and --webhook say the same thing: give one")}
+		}
+		e.Allocation, e.Webhook = signet.AllocateCustom, &client.Webhook{URL: g.webhook, APIVersion: "2021-10-01"}
+	}
+	if given("reprovision") {
+		if e.Reprovision, err = oneOf("reprovision", g.reprovision, reprovisionings); err != nil {
+			return err
+		}
+	}
+	if given("hub-auth") {
+		auth, err := oneOf("hub-auth", g.hubAuth, map[string]signet.AuthType{"ca": signet.AuthCA, "thumbprint": signet.AuthSelfSigned})
+		if err != nil {
+			return err
+		}
+		e.HubAuthentication = &auth
+	}
+	if given("issuance-policy") {
+		if g.issuancePolicy == nothing {
+			g.issuancePolicy = ""
+		}
+		e.CredentialPolicyName = &g.issuancePolicy
+	}
+	for _, part := range []struct{ flag, text string }{{"tags", g.tags}, {"desired", g.desired}} {
+		if !given(part.flag) {
+			continue
+		}
+		if !json.Valid([]byte(part.text)) {
+			return usageError{fmt.Errorf("--%s is not JSON", part.flag)}
+		}
+		if e.InitialTwin == nil {
+			e.InitialTwin = &client.InitialTwin{}
+		}
+		if part.flag == "tags" {
+			e.InitialTwin.Tags = json.RawMessage(part.text)
+		} else {
+			e.InitialTwin.Properties.Desired = json.RawMessage(part.text)
+		}
+	}
+	return nil
+}
+
+// prove puts certificates, or names of CA certificates, into an attestation.
+func (g *enrollmentFlags) prove(a *client.Attestation) error {
+	byFile, byName := g.file+g.secondFile != "", g.ca+g.secondCA != ""
+	switch {
+	case byFile && byName:
+		return usageError{fmt.Errorf("give one of --certificate and --ca")}
+	case byName && !g.group:
+		return usageError{fmt.Errorf("--ca goes with --group")}
+	case !byFile && !byName:
+		return nil
+	case a.X509 == nil:
+		*a = client.Attestation{Type: signet.AttestX509, X509: &client.X509Attestation{}}
+	}
+	x := a.X509
+	if byName {
+		if x.CAReferences == nil {
+			*x = client.X509Attestation{CAReferences: &client.CAReferences{}}
+		}
+		for _, one := range []struct {
+			name string
+			into *string
+		}{{g.ca, &x.CAReferences.Primary}, {g.secondCA, &x.CAReferences.Secondary}} {
+			switch one.name {
+			case "":
+			case nothing:
+				*one.into = ""
+			default:
+				*one.into = one.name
+			}
+		}
+		return nil
+	}
+	pair := &x.ClientCertificates
+	if g.group {
+		pair = &x.SigningCertificates
+	}
+	if *pair == nil {
+		*x = client.X509Attestation{}
+		*pair = &client.CertificatePair{}
+	}
+	for _, one := range []struct {
+		file string
+		into **client.EnrolledCertificate
+	}{{g.file, &(*pair).Primary}, {g.secondFile, &(*pair).Secondary}} {
+		switch one.file {
+		case "":
+		case nothing:
+			*one.into = nil
+		default:
+			certificate, err := readUpload(one.file)
+			if err != nil {
+				return err
+			}
+			*one.into = &client.EnrolledCertificate{Certificate: certificate}
+		}
+	}
+	return nil
+}
+
 func enrollmentCreateCommand() *cobra.Command {
-	var e client.Enrollment
-	var group, keys, disabled, edge bool
-	var file, secondFile, ca, secondCA, allocation, webhook, reprovision, hubAuth, tags, desired string
+	var flags enrollmentFlags
+	var keys, disabled, edge bool
 	cmd := &cobra.Command{
 		Use:   "create ID",
 		Short: "Enrol a device, or a group of devices",
@@ -74,39 +224,24 @@ or with --hub-auth ca one that takes any certificate of theirs below a CA of the
 one goes on working.`,
 		Args: arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if e.RegistrationID = args[0]; group {
-				e.RegistrationID, e.EnrollmentGroupID = "", args[0]
+			e := client.Enrollment{RegistrationID: args[0]}
+			if flags.group {
+				e = client.Enrollment{EnrollmentGroupID: args[0]}
+			}
+			if err := flags.apply(cmd, &e); err != nil {
+				return err
+			}
+			switch byCertificate := e.Attestation.X509 != nil; {
+			case byCertificate == keys:
+				return usageError{fmt.Errorf("give one of --certificate, --ca and --symmetric-key")}
+			case keys:
+				e.Attestation.Type = signet.AttestSymmetricKey
 			}
 			if disabled {
 				e.Status = signet.Disabled
 			}
-			if e.Attestation, err = attestationOf(group, keys, file, secondFile, ca, secondCA); err != nil {
-				return err
-			}
-			if e.Reprovision, err = oneOf("reprovision", reprovision, reprovisionings); err != nil {
-				return err
-			}
-			if e.Allocation, err = oneOf("allocation", allocation, map[string]signet.Allocation{"hashed": signet.AllocateHashed,
-				"nearest": signet.AllocateGeoLatency, "static": signet.AllocateStatic}); err != nil {
-				return err
-			}
-			if webhook != "" {
-				e.Allocation, e.Webhook = signet.AllocateCustom, &client.Webhook{URL: webhook, APIVersion: "2021-10-01"}
-			}
-			if e.HubAuthentication, err = oneOf("hub-auth", hubAuth, map[string]signet.AuthType{"ca": signet.AuthCA, "thumbprint": signet.AuthSelfSigned}); err != nil {
-				return err
-			}
 			if edge {
 				e.Capabilities = json.RawMessage(`{"iotEdge":true}`)
-			}
-			for flag, text := range map[string]string{"tags": tags, "desired": desired} {
-				if text != "" && !json.Valid([]byte(text)) {
-					return usageError{fmt.Errorf("--%s is not JSON", flag)}
-				}
-			}
-			if tags != "" || desired != "" {
-				e.InitialTwin = &client.InitialTwin{Tags: json.RawMessage(tags)}
-				e.InitialTwin.Properties.Desired = json.RawMessage(desired)
 			}
 			c, err := connectService(cmd)
 			if err != nil {
@@ -119,61 +254,50 @@ one goes on working.`,
 			return showEnrollment(cmd, kept)
 		},
 	}
-	f := cmd.Flags()
-	f.BoolVar(&group, "group", false, enrolledGroupHelp)
-	f.StringVar(&file, "certificate", "", "file with the device's certificate, or with the CA of a group")
-	f.StringVar(&secondFile, "secondary-certificate", "", "a second one, for rollover")
-	f.StringVar(&ca, "ca", "", "name of a CA certificate of the provisioning service")
-	f.StringVar(&secondCA, "secondary-ca", "", "a second one, for rollover")
-	f.BoolVar(&keys, "symmetric-key", false, "by keys, which the service makes")
-	f.StringVar(&e.DeviceID, "device-id", "", "of the identity at the hub, if it is not the registration ID")
-	f.BoolVar(&disabled, "disabled", false, "shut these devices out")
-	f.StringSliceVar(&e.IoTHubs, "iot-hub", nil, "host name of a linked hub that may be given; may be repeated; all unless given")
-	f.StringVar(&allocation, "allocation", "", "hashed (evenly by weight, the default), nearest or static")
-	f.StringVar(&webhook, "webhook", "", "URL of a webhook that chooses the hub")
-	f.StringVar(&reprovision, "reprovision", "", "a device that comes again: migrate (the default), reset or never")
-	f.StringVar(&hubAuth, "hub-auth", "", "identities at the hub: thumbprint (the default) or ca")
-	f.StringVar(&e.CredentialPolicyName, "issuance-policy", "", "issue certificates to devices that ask for one, by this policy")
-	f.StringVar(&tags, "tags", "", "of the twin that a device begins with, JSON")
-	f.StringVar(&desired, "desired", "", "desired properties of that twin, JSON")
-	f.BoolVar(&edge, "edge", false, "an IoT Edge device")
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&keys, "symmetric-key", false, "by keys, which the service makes")
+	cmd.Flags().BoolVar(&disabled, "disabled", false, "shut these devices out")
+	cmd.Flags().BoolVar(&edge, "edge", false, "an IoT Edge device")
 	return cmd
 }
 
-// attestationOf makes of flags what devices have to prove.
-func attestationOf(group, keys bool, file, secondFile, ca, secondCA string) (a client.Attestation, err error) {
-	byFile, byName := file+secondFile != "", ca+secondCA != ""
-	switch {
-	case byFile && byName || byFile && keys || byName && keys || !byFile && !byName && !keys:
-		return a, usageError{fmt.Errorf("give one of --certificate, --ca and --symmetric-key")}
-	case byName && !group:
-		return a, usageError{fmt.Errorf("--ca goes with --group")}
-	case keys:
-		return client.Attestation{Type: signet.AttestSymmetricKey}, nil
+func enrollmentSetCommand() *cobra.Command {
+	var flags enrollmentFlags
+	var etag string
+	cmd := &cobra.Command{
+		Use:   "set ID",
+		Short: "Change an enrollment; what is not given stays",
+		Long: `Change an enrollment: what is not given stays, and "none" takes away what is there. So a device, or
+a group, rolls over to a new certificate without a gap:
+
+  signet enrollment set press-17 --secondary-certificate new.pem
+  …                                                               the device changes its certificate
+  signet enrollment set press-17 --certificate new.pem --secondary-certificate none`,
+		Args: arguments("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connectService(cmd)
+			if err != nil {
+				return err
+			}
+			e, err := c.Enrollment(cmd.Context(), flags.group, args[0])
+			if err != nil {
+				return err
+			}
+			if err := flags.apply(cmd, &e); err != nil {
+				return err
+			}
+			if etag == "" {
+				etag = e.ETag
+			}
+			if e, err = c.PutEnrollment(cmd.Context(), e, etag); err != nil {
+				return err
+			}
+			return showEnrollment(cmd, e)
+		},
 	}
-	a = client.Attestation{Type: signet.AttestX509, X509: &client.X509Attestation{}}
-	if byName {
-		a.X509.CAReferences = &client.CAReferences{Primary: ca, Secondary: secondCA}
-		return a, nil
-	}
-	pair := &client.CertificatePair{}
-	for _, one := range []struct {
-		file string
-		into **client.EnrolledCertificate
-	}{{file, &pair.Primary}, {secondFile, &pair.Secondary}} {
-		if one.file == "" {
-			continue
-		}
-		certificate, err := readUpload(one.file)
-		if err != nil {
-			return a, err
-		}
-		*one.into = &client.EnrolledCertificate{Certificate: certificate}
-	}
-	if a.X509.ClientCertificates = pair; group {
-		a.X509.ClientCertificates, a.X509.SigningCertificates = nil, pair
-	}
-	return a, nil
+	flags.add(cmd)
+	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	return cmd
 }
 
 func enrollmentListCommand() *cobra.Command {
@@ -264,8 +388,12 @@ func showEnrollment(cmd *cobra.Command, e client.Enrollment) error {
 				break
 			}
 		}
-		line("identity at the hub", string(e.HubAuthentication))
-		line("issuance policy", e.CredentialPolicyName)
+		if e.HubAuthentication != nil {
+			line("identity at the hub", string(*e.HubAuthentication))
+		}
+		if e.CredentialPolicyName != nil {
+			line("issuance policy", *e.CredentialPolicyName)
+		}
 		if e.InitialTwin != nil {
 			line("tags", string(e.InitialTwin.Tags))
 			line("desired", string(e.InitialTwin.Properties.Desired))
