@@ -211,7 +211,7 @@ func TestOneKeyForAll(t *testing.T) {
 	if err := y.SetClonePolicy(t.Context(), "hub", signet.ClonesQuarantine); err != nil {
 		t.Fatal(err)
 	}
-	for n := range 3000 {
+	for n := range 1000 {
 		name := fmt.Sprintf("d%04d", n)
 		y.identity(name)
 		y.saw(leaf{name: name, key: 1, serial: n, cas: []int{2, 1}})

@@ -88,9 +88,11 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 		log: o.Logger, committed: o.Committed,
 		queue: make(chan *waiting, maxWaiting), closing: make(chan struct{}), drained: make(chan struct{}),
 	}
-	// busy_timeout is for others that look at the file, such as a backup.
+	// busy_timeout is for others that look at the file, such as a backup. The cache
+	// of 32 MiB holds the pages that one transaction of a busy hub changes: those that
+	// do not fit are written twice.
 	if e.writers, err = sql.Open("sqlite", file+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)"+
-		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(67108864)"); err != nil {
+		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"); err != nil {
 		return nil, err
 	}
 	e.writers.SetMaxOpenConns(1)

@@ -61,9 +61,21 @@ func TestTreeOfMany(t *testing.T) {
 		}
 		t.Logf("%d identities made in %v", many, time.Since(begin).Round(time.Second))
 
+		// The first as they are seen, in any order; the rest in a faster way.
 		begin = time.Now()
-		order := rand.New(rand.NewPCG(1, 2)).Perm(many)
-		for batch := range slices.Chunk(order, 500) {
+		order := rand.New(rand.NewPCG(1, 2)).Perm(min(many, 20_000))
+		for d := len(order); d < many; d++ {
+			order = append(order, d)
+		}
+		size, measured := 500, false
+		for len(order) > 0 {
+			batch := order[:min(size, len(order))]
+			order = order[len(batch):]
+			if many-len(order) > 20_000 && !measured {
+				took := time.Since(begin)
+				t.Logf("20000 sightings compared and written in %v: %.0f a second", took.Round(time.Second), 20_000/took.Seconds())
+				size, measured = 20_000, true
+			}
 			var sightings []signet.Sighting
 			for _, d := range batch {
 				f, l := d%factories, d/factories%lines
@@ -75,12 +87,12 @@ func TestTreeOfMany(t *testing.T) {
 				w.DER = make([]byte, 600)
 				sightings = append(sightings, w)
 			}
-			_, err := s.Alike(t.Context(), sightings)
-			ok(t, err)
+			if !measured {
+				_, err := s.Alike(t.Context(), sightings)
+				ok(t, err)
+			}
 			ok(t, s.Save(t.Context(), inventory.News{Sightings: sightings}))
 		}
-		took := time.Since(begin)
-		t.Logf("%d sightings compared and written in %v: %.0f a second", many, took.Round(time.Second), float64(many)/took.Seconds())
 
 		i := inventory.New(s, inventory.Options{})
 		measure := func(what string, f func() string) time.Duration {

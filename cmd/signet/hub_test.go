@@ -27,8 +27,14 @@ import (
 // TestHubScript plays the stories in testdata/hub, each against a hub of its own,
 // with the environment that an operator sets once.
 func TestHubScript(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/hub",
+	p := hubScripts(t)
+	p.Dir = "testdata/hub"
+	testscript.Run(t, p)
+}
+
+// hubScripts are the words of scripts that have a hub each.
+func hubScripts(t *testing.T) testscript.Params {
+	return testscript.Params{
 		Setup: func(env *testscript.Env) error {
 			h := hubtest.Start(t)
 			env.Values["hub"] = h
@@ -96,7 +102,7 @@ func TestHubScript(t *testing.T) {
 				ts.Check(send(ts.Value("hub").(*hubtest.Hub), args[0], args[1], args[2:]))
 			},
 		},
-	})
+	}
 }
 
 func sink(status, sunk string) http.HandlerFunc {
