@@ -7,13 +7,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -25,6 +25,7 @@ import (
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/egress"
 	"github.com/signet-iot/signet/internal/hubtest"
 	"github.com/signet-iot/signet/internal/memstore"
 	"github.com/signet-iot/signet/pki"
@@ -791,8 +792,8 @@ func TestWebhook(t *testing.T) {
 			key, _ := signet.DeriveKey(h.service.Policies[0].PrimaryKey, "allocation-webhook")
 			raw, _ := base64.StdEncoding.DecodeString(key)
 			m := hmac.New(sha256.New, raw)
-			m.Write([]byte(r.Header.Get("Signet-Timestamp") + "." + string(body)))
-			signed = r.Header.Get("Signet-Signature") == hex.EncodeToString(m.Sum(nil)) && r.URL.RawQuery == "code=secret"
+			m.Write([]byte(r.Header.Get("Webhook-Id") + "." + r.Header.Get("Webhook-Timestamp") + "." + string(body)))
+			signed = r.Header.Get("Webhook-Signature") == "v1,"+base64.StdEncoding.EncodeToString(m.Sum(nil)) && r.Header.Get("Webhook-Id") != "" && r.URL.RawQuery == "code=secret"
 			if json.Unmarshal(body, &asked) != nil || strings.Contains(string(body), "secret") {
 				t.Errorf("it is asked %s", body)
 			}
@@ -826,9 +827,11 @@ func TestWebhook(t *testing.T) {
 			"a bad twin": {func(*http.Request, []byte) (*http.Response, error) {
 				return answer(200, `{"iotHubHostName":"west.example","initialTwin":{"tags":7}}`)
 			}, signet.AllocationWebhook, "initial twin"},
-			"unreachable": {func(*http.Request, []byte) (*http.Response, error) { return nil, errors.New("dial 10.0.0.1: refused") }, signet.AllocationWebhook, "cannot be reached"},
+			"unreachable": {func(*http.Request, []byte) (*http.Response, error) {
+				return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)}, Err: errors.New("refused")}
+			}, signet.AllocationWebhook, "cannot be reached"},
 			"private": {func(*http.Request, []byte) (*http.Response, error) {
-				return nil, fmt.Errorf("dial: %w", signet.Refuse(signet.SourceForbidden, "The source is at a private address."))
+				return nil, fmt.Errorf("dial: %w", egress.ErrPrivate)
 			}, signet.AllocationWebhook, "private"},
 			"slow": {func(r *http.Request, _ []byte) (*http.Response, error) {
 				<-r.Context().Done()

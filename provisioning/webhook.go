@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/egress"
 )
 
 // What the webhook of a custom allocation is asked and answers, as Azure has it
@@ -74,7 +74,7 @@ func (p *Provisioning) ask(ctx context.Context, a *admission, r *signet.Registra
 		return Placement{}, errBusy
 	}
 	defer p.outside.leave(e.Webhook.URL)
-	answer, err := p.post(ctx, r.Service, e.Webhook.URL, body)
+	answer, err := p.post(ctx, r.Service, r.OperationID, e.Webhook.URL, body)
 	if err != nil {
 		return Placement{}, err
 	}
@@ -86,7 +86,7 @@ func (p *Provisioning) ask(ctx context.Context, a *admission, r *signet.Registra
 }
 
 // post sends a signed question, and gives the answer.
-func (p *Provisioning) post(ctx context.Context, service, address string, body []byte) ([]byte, error) {
+func (p *Provisioning) post(ctx context.Context, service, operation, address string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, webhookTime)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
@@ -94,14 +94,15 @@ func (p *Provisioning) post(ctx context.Context, service, address string, body [
 		return nil, signet.Refuse(signet.AllocationWebhook, "The address of the webhook is none.")
 	}
 	at := strconv.FormatInt(p.deps.Now().Unix(), 10)
-	signature, err := p.signature(service, at, body)
+	signature, err := p.signature(service, operation, at, body)
 	if err != nil {
 		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/json; charset=utf-8")
 	r.Header.Set("User-Agent", "signet")
-	r.Header.Set("Signet-Timestamp", at)
-	r.Header.Set("Signet-Signature", signature)
+	r.Header.Set("Webhook-Id", operation)
+	r.Header.Set("Webhook-Timestamp", at)
+	r.Header.Set("Webhook-Signature", signature)
 	// By the transport itself: there is no redirect, and no cookie.
 	response, err := p.deps.Webhooks.RoundTrip(r)
 	if err != nil {
@@ -121,24 +122,27 @@ func (p *Provisioning) post(ctx context.Context, service, address string, body [
 	return answer, nil
 }
 
-// webhookUnreachable says what went wrong, without an address: the webhook's may
-// hold a code, and others tell of our network.
+// webhookUnreachable says what went wrong, without an address.
 func webhookUnreachable(ctx context.Context, err error) error {
-	if refusal, ok := errors.AsType[*signet.Error](err); ok { // by a rule of ours
-		return signet.Refuse(signet.AllocationWebhook, "The webhook is not gone to: %s", refusal.Message).FixBy("%s", refusal.Fix)
-	}
-	e := signet.Refuse(signet.AllocationWebhook, "The webhook cannot be reached.")
-	if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+	var e *signet.Error
+	switch {
+	case errors.Is(err, egress.ErrPrivate):
+		e = signet.Refuse(signet.AllocationWebhook, "The webhook is at a private address.").
+			FixBy("Put it at a public address, or have the server's admin set private_webhooks.")
+	case ctx.Err() != nil:
 		e = signet.Refuse(signet.AllocationWebhook, "The webhook does not answer within %v.", webhookTime)
+	default:
+		e = signet.Refuse(signet.AllocationWebhook, "The webhook cannot be reached: %s.", signet.Clip(egress.Reason(err)))
 	}
 	e.Cause = err
 	return e
 }
 
-// signature lets the webhook know that we ask, and when: the HMAC-SHA256 of the
-// time stamp, a dot and the body, in hex, by a key that derives from the primary
-// key of the service's owner. So the webhook can check, and do nothing else.
-func (p *Provisioning) signature(service, at string, body []byte) (string, error) {
+// signature lets the webhook know that we ask, and when: one of version 1 of
+// Standard Webhooks, HMAC-SHA256 over ID, time and body, by a key that derives from
+// the primary key of the service's owner. So the webhook can check, and do nothing
+// else.
+func (p *Provisioning) signature(service, id, at string, body []byte) (string, error) {
 	tenant, err := p.deps.Tenants.HubByName(service)
 	if err != nil {
 		return "", err
@@ -156,9 +160,9 @@ func (p *Provisioning) signature(service, at string, body []byte) (string, error
 			return "", err
 		}
 		m := hmac.New(sha256.New, key)
-		m.Write([]byte(at + "."))
+		m.Write([]byte(id + "." + at + "."))
 		m.Write(body)
-		return hex.EncodeToString(m.Sum(nil)), nil
+		return "v1," + base64.StdEncoding.EncodeToString(m.Sum(nil)), nil
 	}
 	return "", signet.Refuse(signet.AllocationWebhook, "The provisioning service has no policy with the right ServiceConfig, whose key signs what a webhook is asked.")
 }

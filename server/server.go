@@ -145,7 +145,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.onClose(func(context.Context) error { policies.close(); return nil })
 	s.issuance = issuance.New(audit.Issuance(s.audit, db), issuance.Options{Policies: policies, Authority: s.authority, Hubs: s.registry, Now: cfg.Now, Logger: s.log})
 	s.provisioning = provisioning.New(provisioning.Deps{Enrollments: audit.Enrollments(s.audit, db), Registrations: db, Authority: s.authority, Tenants: s.registry,
-		Hubs: newPlacement(s.registry, cfg.LinkedHubCA), Issuer: s.issuance, Verdicts: s.verdicts, Webhooks: s.webhooks(), Now: cfg.Now, Logger: s.log})
+		Hubs: newPlacement(s.registry, cfg.LinkedHubCA), Issuer: s.issuance, Verdicts: s.verdicts, Webhooks: egress.Transport(cfg.PrivateWebhooks), Now: cfg.Now, Logger: s.log})
 
 	// The waist.
 	s.limits = limits.New(cfg.Now)
@@ -231,20 +231,6 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 			backEnd.ServeHTTP(w, r)
 		}
 	})
-}
-
-// webhooks goes to where operators have webhooks, and, unless configured so, to no
-// private address.
-func (s *Server) webhooks() http.RoundTripper {
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	if !s.cfg.PrivateWebhooks {
-		dialer.Control = egress.PublicOnly
-	}
-	return &http.Transport{
-		DialContext: dialer.DialContext, ForceAttemptHTTP2: true, DisableCompression: true, // what is unpacked has no bound on the wire
-		TLSHandshakeTimeout: 5 * time.Second, MaxResponseHeaderBytes: 32 << 10,
-		MaxIdleConns: 32, MaxIdleConnsPerHost: 8, IdleConnTimeout: 30 * time.Second,
-	}
 }
 
 // background runs f until Close.
