@@ -22,12 +22,13 @@ func (c *conn) twin(r twinRequest, p *mqtt.Publish) error {
 	c.counted.twins++
 	status, more, body, err := c.serveTwin(r, p.Payload)
 	if err != nil {
-		if ours := err.Code == signet.Internal || err.Code == signet.Unavailable; ours {
+		ours := err.Code == signet.Internal || err.Code == signet.Unavailable
+		if ours {
 			c.door.log.Error("a twin request failed", "device", c.topics.prefix, "hub", c.session.Principal().Hub,
 				"trackingId", err.TrackingID, "cause", err)
-			if c.listens&toTwinResults == 0 && r.patch {
-				return err // nobody hears that it was not stored: it must not look so
-			}
+		}
+		if (ours || err.Code == signet.LimitRate) && c.listens&toTwinResults == 0 && r.patch {
+			return err // nobody hears that it was not stored: it must not look so
 		}
 		c.trace.Event("twin request refused", slog.String("code", string(err.Code)), slog.String("trackingId", err.TrackingID))
 		status, body = c.twinError(err)

@@ -4,7 +4,8 @@
 // it there.
 //
 // With -cut it measures Signet alone: how soon the sessions below a distrusted
-// intermediate are gone, and what their coming back does to others.
+// intermediate are gone, and what their coming back does to others. With -desired,
+// how soon connected devices hear of desired changes that a back end makes by REST.
 //
 // Every load is bounded in count and time; all together take some eight minutes.
 package main
@@ -64,6 +65,9 @@ func run() (err error) {
 	bench.AllowFiles()
 	if *cut > 0 {
 		return cutLine(dir)
+	}
+	if *desired > 0 {
+		return desiredChanges(dir)
 	}
 	pkis := map[string]string{"": filepath.Join(dir, "p256"), "rsa": filepath.Join(dir, "rsa2048")}
 	for load, kind := range map[string]pki.KeyType{"": pki.P256, "rsa": pki.RSA2048} {
