@@ -194,12 +194,13 @@ func (w *ExpiryWatch) Run(ctx context.Context) {
 	}
 }
 
-// Look looks once at every hub, and warns.
+// Look looks once at every hub, and at every provisioning service, whose CAs end
+// too, and warns.
 func (w *ExpiryWatch) Look(ctx context.Context) {
 	now := w.hub.now()
 	maps.DeleteFunc(w.told, func(_ warning, at time.Time) bool { return now.Sub(at) >= expiryRepeat })
 	there := map[string]bool{}
-	for _, tenant := range w.hub.registry.Hubs() {
+	for _, tenant := range slices.Concat(w.hub.registry.Hubs(), w.hub.registry.Services()) {
 		there[tenant.Name] = true
 		if err := w.look(ctx, tenant.Name, now); err != nil && ctx.Err() == nil && w.warnings.Logger != nil {
 			w.warnings.Logger.Error("what expires cannot be told", "hub", tenant.Name, "error", err)

@@ -219,6 +219,20 @@ func TestExpiring(t *testing.T) {
 	}
 }
 
+// TestExpiringService: a provisioning service is warned of its CAs.
+func TestExpiringService(t *testing.T) {
+	h := newHouse(t)
+	if _, err := h.registry.CreateService(t.Context(), "dps", "dps.test"); err != nil {
+		t.Fatal(err)
+	}
+	h.trust("dps", hubtest.NewCA(t, "Root", ends(h.now.Add(20*day))))
+	var log bytes.Buffer
+	hub.NewExpiryWatch(h.hub, hub.ExpiryWarnings{Logger: slog.New(slog.NewTextHandler(&log, nil))}).Look(context.Background())
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "hub=dps") || !strings.Contains(got, "CN=Root") {
+		t.Errorf("the log: %s", got)
+	}
+}
+
 // TestExpiryWarningsAreBounded: a fleet of many lines does not fill its own log,
 // however often it is looked at.
 func TestExpiryWarningsAreBounded(t *testing.T) {

@@ -50,6 +50,7 @@ type Authority interface {
 // Safe for concurrent use; what it answers is what is on disk.
 type Registry interface {
 	Hubs() []signet.Hub
+	Services() []signet.Hub // provisioning services
 	HubByHost(host string) (signet.Hub, error)
 	HubByName(name string) (signet.Hub, error)
 	Get(ctx context.Context, hub, device, module string) (signet.Identity, error)

@@ -23,9 +23,9 @@ func TestDocumentRoundTrip(t *testing.T) {
 		"keys": {ID: "d", DeviceID: "D*1", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}, EdgeDevice: true, InitialTwin: twin},
 		"leaves": {ID: "press-17", Attestation: signet.Attestation{Type: signet.AttestX509, Primary: leaf(root.Device(t, "press-17")),
 			Secondary: leaf(root.Device(t, "press-17"))}, IssuancePolicy: "line-3", HubAuth: signet.AuthCA, Status: signet.Disabled},
-		"signers": {Group: true, ID: "g", Attestation: signet.Attestation{Type: signet.AttestX509, Secondary: root.Intermediate(t, "Line 3").Cert.Raw},
+		"signers": {Group: true, ID: "g", Attestation: signet.Attestation{Type: signet.AttestX509, Primary: root.Intermediate(t, "Line 3").Cert.Raw},
 			Allocation: signet.AllocateCustom, Webhook: signet.Webhook{URL: "https://w.example/a?code=s3cret", APIVersion: "2021-10-01"}},
-		"CAs": {Group: true, ID: "h", Attestation: signet.Attestation{Type: signet.AttestX509, SecondaryCA: "acme"}, Information: []byte(`{"a":1}`),
+		"CAs": {Group: true, ID: "h", Attestation: signet.Attestation{Type: signet.AttestX509, PrimaryCA: "acme"}, Information: []byte(`{"a":1}`),
 			Allocation: signet.AllocateStatic, Hubs: []string{"west.example.com"}, Reprovision: signet.Reprovision{UpdateHub: true}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -44,8 +44,8 @@ const (
 )
 
 // PutEnrollment adds an enrollment, or replaces it if ifMatch is its ETag or "*".
-// What it leaves open is filled in: status, device ID, allocation, and random
-// keys. Created, Updated and ETag are set here; an ID stays as first written.
+// What it leaves open is filled in: status, allocation, and random keys; a
+// secondary certificate alone becomes the primary. Created, Updated and ETag are set here; an ID stays as first written.
 //
 // What the enrollment before had already is not judged again: one whose
 // certificate has expired since can still be disabled.
@@ -197,6 +197,13 @@ func (p *Provisioning) settleAttestation(ctx context.Context, e, old *signet.Enr
 	switch a.Type {
 	case signet.AttestX509:
 		a.PrimaryKey, a.SecondaryKey = "", ""
+		// The SDKs for C# and Java cannot read an enrollment without a primary.
+		if len(a.Primary) == 0 {
+			a.Primary, a.Secondary = a.Secondary, nil
+		}
+		if a.PrimaryCA == "" {
+			a.PrimaryCA, a.SecondaryCA = a.SecondaryCA, ""
+		}
 		if e.Group {
 			return p.settleSigners(ctx, e.Service, a, &old.Attestation)
 		}

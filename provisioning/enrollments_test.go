@@ -1,6 +1,7 @@
 package provisioning_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -197,8 +198,11 @@ func TestLeaves(t *testing.T) {
 	e := signet.Enrollment{Service: "dps", ID: "PRESS-17", HubAuth: signet.AuthCA, IssuancePolicy: "line-3", Attestation: signet.Attestation{
 		Type: signet.AttestX509, Primary: leaf(root.Device(t, "press-17")), Secondary: leaf(root.Device(t, "Press-17"))}}
 	kept := o.put(t, e, "")
+	second := kept.Attestation.Secondary
 	kept.Attestation.Primary = nil // rolled over
-	kept = o.put(t, kept, kept.ETag)
+	if kept = o.put(t, kept, kept.ETag); !bytes.Equal(kept.Attestation.Primary, second) || kept.Attestation.Secondary != nil {
+		t.Error("what was second is not first now")
+	}
 
 	o.now = o.now.AddDate(200, 0, 0)
 	kept.Status = signet.Disabled
