@@ -64,6 +64,8 @@ type Hub interface {
 	Paths(hub string) []signet.PathCount
 	// Read is [hub.Hub.Read].
 	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
+	// Radius is [hub.Hub.Radius].
+	Radius(ctx context.Context, hub string, seen hub.Sightings, now, then hub.Trust, each func(fate *signet.DeviceFate, devices int64) error) (signet.Radius, error)
 	// Explain is [hub.Hub.Explain].
 	Explain(ctx context.Context, c hub.Credentials, at time.Time, under hub.Trust) ([]*x509.Certificate, error)
 }
@@ -244,6 +246,7 @@ var operations = []route{
 	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},
 	{"POST", "/signet/distrust", operator(signet.RegistryWrite), (*call).postDistrust},
 	{"DELETE", "/signet/distrust/{distrust}", operator(signet.RegistryWrite), (*call).deleteDistrust},
+	{"POST", "/signet/radius", operator(signet.RegistryRead), (*call).radius},
 	{"GET", "/signet/scopes", operator(signet.RegistryRead), (*call).listScopes},
 	{"PUT", "/signet/scopes", operator(ownerRights), (*call).putScope},
 	{"DELETE", "/signet/scopes/{key}", operator(ownerRights), (*call).deleteScope},

@@ -89,23 +89,34 @@ const maxSupposed = 16 << 20
 // hypothesisBody is changes of what the hub trusts that are not made. What is
 // empty stays as it is.
 type hypothesisBody struct {
-	Without  []string       `json:"without"`  // registered CA certificates that would be removed, by name
-	Verified []string       `json:"verified"` // registered CA certificates that would be verified
-	Distrust []distrustBody `json:"distrust"`
-	Lift     []string       `json:"lift"` // IDs of distrusts
-	CRLs     [][]byte       `json:"crls"` // as POST /signet/crls takes them
-	Scopes   []scopeBody    `json:"scopes"`
-	Unscoped []string       `json:"unscoped"` // keys whose scope would be removed
+	// Register would register CA certificates, each in the place of what has its name.
+	Register []struct {
+		Name        string `json:"name"`
+		Certificate string `json:"certificate"` // as the management API takes it
+		Verified    bool   `json:"verified"`
+	} `json:"register"`
+	Without  []string                  `json:"without"`  // registered CA certificates that would be removed, by name
+	Verified []string                  `json:"verified"` // registered CA certificates that would be verified
+	Distrust []distrustBody            `json:"distrust"`
+	Lift     []string                  `json:"lift"`     // IDs of distrusts
+	Policies []signet.RevocationPolicy `json:"policies"` // as PUT /signet/revocation/{ca} takes them, with "ca"
+	CRLs     [][]byte                  `json:"crls"`     // as POST /signet/crls takes them
+	DropCRLs []string                  `json:"dropCrls"` // IDs of CRLs that would be deleted
+	Scopes   []scopeBody               `json:"scopes"`
+	Unscoped []string                  `json:"unscoped"` // keys whose scope would be removed
 }
 
 // empty says whether nothing would be changed.
 func (b *hypothesisBody) empty() bool {
-	return len(b.Without)+len(b.Verified)+len(b.Distrust)+len(b.Lift)+len(b.CRLs)+len(b.Scopes)+len(b.Unscoped) == 0
+	return len(b.Register)+len(b.Policies)+len(b.DropCRLs)+len(b.Without)+len(b.Verified)+len(b.Distrust)+len(b.Lift)+len(b.CRLs)+len(b.Scopes)+len(b.Unscoped) == 0
 }
 
 // suppose gives what judges by it.
 func (c *call) suppose(b *hypothesisBody) (*authority.Supposition, error) {
-	h := authority.Hypothesis{Without: b.Without, Verified: b.Verified, Lift: b.Lift, CRLs: b.CRLs, Unscoped: b.Unscoped}
+	h := authority.Hypothesis{Without: b.Without, Verified: b.Verified, Lift: b.Lift, CRLs: b.CRLs, DropCRLs: b.DropCRLs, Unscoped: b.Unscoped, Policies: b.Policies}
+	for _, r := range b.Register {
+		h.Register = append(h.Register, authority.CARequest{Name: r.Name, Upload: r.Certificate, Verified: r.Verified})
+	}
 	for i := range b.Distrust {
 		r, err := b.Distrust[i].request(c.by)
 		if err != nil {

@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"net/http"
@@ -34,13 +33,8 @@ func (c *call) readMessages() error {
 	}
 	follow := q.Get("follow") == "true"
 
-	ctx, cancel := context.WithCancel(c.r.Context())
+	ctx, cancel := c.streaming()
 	defer cancel()
-	defer context.AfterFunc(c.Draining, cancel)()
-	if !c.expires.IsZero() {
-		ctx, cancel = context.WithTimeout(ctx, c.expires.Sub(c.Now()))
-		defer cancel()
-	}
 	c.w.Header().Set("Content-Type", "application/x-ndjson")
 	out := newLines(c.w)
 	c.trace.Answered()

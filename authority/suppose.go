@@ -13,13 +13,23 @@ import (
 
 // A Hypothesis is changes of what a hub trusts that nobody has made.
 type Hypothesis struct {
-	Without  []string          // registered CA certificates that are removed, by name
-	Verified []string          // registered CA certificates that are verified
-	Distrust []DistrustRequest // as for Distrust
-	Lift     []string          // IDs of distrusts, as for LiftDistrust
-	CRLs     [][]byte          // uploads, as for AddCRL
-	Scopes   []ScopeRequest    // as for SetScope
-	Unscoped []string          // keys, as for RemoveScope
+	Register []CARequest               // as for Register, each in the place of what has its name
+	Without  []string                  // registered CA certificates that are removed, by name
+	Verified []string                  // registered CA certificates that are verified
+	Distrust []DistrustRequest         // as for Distrust
+	Lift     []string                  // IDs of distrusts, as for LiftDistrust
+	Policies []signet.RevocationPolicy // as for SetRevocationPolicy, of the CAs that they name
+	CRLs     [][]byte                  // uploads, as for AddCRL
+	DropCRLs []string                  // IDs of CRLs, as for DeleteCRL
+	Scopes   []ScopeRequest            // as for SetScope
+	Unscoped []string                  // keys, as for RemoveScope
+}
+
+// A CARequest is what Register takes.
+type CARequest struct {
+	Name     string
+	Upload   string
+	Verified bool
 }
 
 // A DistrustRequest is what Distrust takes.
@@ -63,6 +73,11 @@ func (a *Authority) Suppose(ctx context.Context, hub string, h Hypothesis) (*Sup
 		return nil, err
 	}
 	s := &Supposition{a: a, hub: hub, crls: a.revocation.of(hub), begun: map[string]cutoff{}}
+	for _, r := range h.Register {
+		if err := a.supposeCA(&k, hub, r); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range h.Without {
 		at := slices.IndexFunc(k.cas, func(c signet.CACertificate) bool { return sameName(c.Name, name) })
 		if at < 0 {
@@ -103,6 +118,23 @@ func (a *Authority) Suppose(ctx context.Context, hub string, h Hypothesis) (*Sup
 		}
 		k.scopes = slices.DeleteFunc(slices.Clone(k.scopes), func(s signet.Scope) bool { return s.Key == key })
 	}
+	for _, p := range h.Policies {
+		at := slices.IndexFunc(k.cas, func(c signet.CACertificate) bool { return sameName(c.Name, p.CA) })
+		if at < 0 {
+			return nil, unknown(p.CA)
+		}
+		p.Hub, p.CA = hub, k.cas[at].Name
+		if err := checkPolicy(&p); err != nil {
+			return nil, err
+		}
+		k.policies = append(slices.DeleteFunc(slices.Clone(k.policies), func(q signet.RevocationPolicy) bool { return sameName(q.CA, p.CA) }), p)
+	}
+	for _, id := range h.DropCRLs {
+		if s.crls.find(id) == nil {
+			return nil, signet.Refuse(signet.CRLUnknown, "The hub keeps no CRL under the ID %q.", signet.Clip(id))
+		}
+		s.crls = s.crls.without(id)
+	}
 	for _, upload := range h.CRLs {
 		der, issuers, err := pki.ParseCRLUpload(upload)
 		if err != nil {
@@ -116,6 +148,28 @@ func (a *Authority) Suppose(ctx context.Context, hub string, h Hypothesis) (*Sup
 	}
 	s.trust, err = newTrust(k)
 	return s, err
+}
+
+// supposeCA registers a CA certificate, or replaces the one of its name.
+func (a *Authority) supposeCA(k *kept, hub string, r CARequest) error {
+	cert, err := pki.ParseUpload(r.Upload)
+	if err != nil {
+		return err
+	}
+	if err := pki.CheckCA(cert, a.now()); err != nil {
+		return err
+	}
+	c := signet.CACertificate{Hub: hub, Name: r.Name, DER: cert.Raw, Verified: r.Verified}
+	at := slices.IndexFunc(k.cas, func(c signet.CACertificate) bool { return sameName(c.Name, r.Name) })
+	k.cas = slices.Clone(k.cas)
+	if at < 0 {
+		k.cas = append(k.cas, c)
+		return nil
+	}
+	// What has been proven stays proven.
+	c.Verified = c.Verified || k.cas[at].Verified && string(k.cas[at].DER) == string(c.DER)
+	k.cas[at] = c
+	return nil
 }
 
 // scope puts a scope in the place of what bounded the key before.

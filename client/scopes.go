@@ -56,14 +56,3 @@ func (c *Client) RemoveScope(ctx context.Context, key string) error {
 	}
 	return c.do(ctx, request{method: http.MethodDelete, path: "/signet/scopes/" + segment(key), query: query})
 }
-
-// A Hypothesis is changes of what a hub trusts that are not made.
-type Hypothesis struct {
-	Without  []string          `json:"without,omitempty"`  // registered CA certificates that would be removed, by name
-	Verified []string          `json:"verified,omitempty"` // registered CA certificates that would be verified
-	Distrust []DistrustRequest `json:"distrust,omitempty"`
-	Lift     []string          `json:"lift,omitempty"` // IDs of distrusts
-	CRLs     [][]byte          `json:"crls,omitempty"` // uploads as for AddCRL, of 12 MiB together at most
-	Scopes   []ScopeRequest    `json:"scopes,omitempty"`
-	Unscoped []string          `json:"unscoped,omitempty"` // keys whose scope would be removed
-}

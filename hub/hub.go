@@ -114,6 +114,9 @@ type Hub struct {
 	// judging and being findable judges again.
 	changes atomic.Uint64
 
+	radii     chan struct{} // taken by who asks for a radius
+	assessing chan struct{} // and by the one that is worked out
+
 	mu       sync.RWMutex
 	connects uint64                           // numbers the sessions
 	sessions map[string]map[string][]*Session // hub, device ID → sessions of the device and its modules
@@ -148,6 +151,7 @@ func New(o Options) *Hub {
 	}
 	h := &Hub{node: o.Node, authority: o.Authority, registry: o.Registry, verdicts: o.Verdicts, inventory: o.Inventory, messages: o.Messages,
 		commands: o.Commands, issuer: o.Issuer, activity: o.Activity, limiter: o.Limiter, now: o.Now, sessions: map[string]map[string][]*Session{}, callees: map[[3]string]*callee{}}
+	h.radii, h.assessing = make(chan struct{}, maxRadii), make(chan struct{}, 1)
 	if h.activity == nil {
 		h.activity = noActivity{}
 	}

@@ -86,3 +86,38 @@ func (i *Inventory) Count(ctx context.Context, hub string, g Group) (total int64
 	}
 	return total, nil
 }
+
+// everyonePage is how many are read at a time for [Inventory.Everyone]: some 2 MiB
+// of certificates.
+const everyonePage = 500
+
+// Everyone gives all identities of a hub that have been seen, with their
+// certificates, page by page, those of one branch one after the other, until each
+// fails. What is seen under another branch meanwhile may come twice, or not at all.
+func (i *Inventory) Everyone(ctx context.Context, hub string, each func(page []signet.Sighting) error) error {
+	all, err := i.store.Branches(ctx, hub)
+	if err != nil {
+		return err
+	}
+	g := Group{branches: []string{Thumbprinted}, filter: Filter{DER: true}}
+	for _, b := range all {
+		if b.Parent == "" {
+			g.branches = append(g.branches, b.ID)
+		}
+	}
+	for from, more := "", true; more; more = from != "" {
+		var page []signet.Sighting
+		if page, from, err = i.Devices(ctx, hub, g, from, everyonePage); err != nil {
+			return err
+		}
+		if err := each(page); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Unseen counts the identities of a hub that authenticate by a CA and never have.
+func (i *Inventory) Unseen(ctx context.Context, hub string) (int64, error) {
+	return i.store.CountUnseen(ctx, hub)
+}

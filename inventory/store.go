@@ -39,6 +39,9 @@ type Store interface {
 	Sightings(ctx context.Context, hub string, f Filter, after Place, limit int) ([]signet.Sighting, error)
 	// CountSightings counts those that pass the filter.
 	CountSightings(ctx context.Context, hub string, f Filter) (int64, error)
+	// CountUnseen counts the identities of a hub that authenticate by a CA and have no
+	// sighting.
+	CountUnseen(ctx context.Context, hub string) (int64, error)
 	// Sighting reads one. It fails with signet.ErrNotFound.
 	Sighting(ctx context.Context, hub, device, module string) (signet.Sighting, error)
 

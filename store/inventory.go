@@ -460,6 +460,16 @@ func (s *Store) CountSightings(ctx context.Context, hub string, f inventory.Filt
 	return one(ctx, s.engine.reader(), func(rows *sql.Rows, n *int64) error { return rows.Scan(n) }, `SELECT count(*)`+from+c.text, c.args...)
 }
 
+// CountUnseen counts the identities that authenticate by a CA and have no sighting.
+func (s *Store) CountUnseen(ctx context.Context, hub string) (int64, error) {
+	if !findable(hub) {
+		return 0, nil
+	}
+	return one(ctx, s.engine.reader(), func(rows *sql.Rows, n *int64) error { return rows.Scan(n) }, `SELECT count(*) FROM identity i
+		WHERE i.hub = $1 AND i.auth_type = $2 AND NOT EXISTS (SELECT 1 FROM sighting s
+		WHERE s.hub = i.hub AND s.device_id = i.device_id AND s.module_id = i.module_id)`, hub, string(signet.AuthCA))
+}
+
 // Sighting reads how one identity last authenticated.
 func (s *Store) Sighting(ctx context.Context, hub, device, module string) (signet.Sighting, error) {
 	if !findable(hub, device, module) {

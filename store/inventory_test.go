@@ -48,6 +48,20 @@ func init() {
 				same(t, len(populations), 0)
 			}
 		}},
+		{"who authenticates by a CA and never has is counted", func(t *testing.T, s *store.Store) {
+			plant(t, s)
+			unseen := device("east", "d5")
+			unseen.Auth = signet.Authentication{Type: signet.AuthCA}
+			ok(t, s.CreateIdentity(t.Context(), unseen))
+			other := device("east", "d6")
+			other.Auth = signet.Authentication{Type: signet.AuthSAS}
+			ok(t, s.CreateIdentity(t.Context(), other))
+			for hub, want := range map[string]int64{"east": 1, "west": 0, "ea\x00st": 0} {
+				n, err := s.CountUnseen(t.Context(), hub)
+				ok(t, err)
+				same(t, n, want)
+			}
+		}},
 		{"a sighting replaces the one before, and the identity was first seen when it was", func(t *testing.T, s *store.Store) {
 			plant(t, s)
 			first := sighting("east", "d1", "line")

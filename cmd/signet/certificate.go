@@ -40,6 +40,7 @@ const etagHelp = "act only on this version of the record"
 
 func certificateUploadCommand() *cobra.Command {
 	var verified bool
+	var dry *bool
 	var etag string
 	cmd := &cobra.Command{
 		Use:   "upload NAME FILE",
@@ -54,6 +55,9 @@ func certificateUploadCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{Register: []client.CARequest{{Name: args[0], Certificate: certificate, Verified: verified}}})
+			}
 			registered, err := c.RegisterCertificate(cmd.Context(), args[0], certificate, verified, etag)
 			if err != nil {
 				return err
@@ -63,6 +67,7 @@ func certificateUploadCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&verified, "verified", false, "vouch for the certificate: trust it without a proof of possession")
 	cmd.Flags().StringVar(&etag, "etag", "", "replace the certificate of that name, if this is its version")
+	dry = dryRunFlag(cmd)
 	return cmd
 }
 
@@ -162,14 +167,23 @@ func certificateCodeCommand() *cobra.Command {
 
 func certificateVerifyCommand() *cobra.Command {
 	var etag string
+	var dry *bool
 	cmd := &cobra.Command{
 		Use:   "verify NAME FILE",
 		Short: "Upload the proof of possession; the CA is trusted from then on",
-		Args:  arguments("NAME", "FILE"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if *dry && len(args) == 1 {
+				return nil // there need be no proof yet
+			}
+			return arguments("NAME", "FILE")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect(cmd)
 			if err != nil {
 				return err
+			}
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{Verified: args[:1]})
 			}
 			proof, err := readUpload(args[1])
 			if err != nil {
@@ -186,11 +200,13 @@ func certificateVerifyCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	dry = dryRunFlag(cmd)
 	return cmd
 }
 
 func certificateDeleteCommand() *cobra.Command {
 	var etag string
+	var dry *bool
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Remove a CA certificate; devices connected by it are cut off at once",
@@ -203,6 +219,9 @@ func certificateDeleteCommand() *cobra.Command {
 			if etag, err = currentETag(cmd.Context(), c, args[0], etag); err != nil {
 				return err
 			}
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{Without: args})
+			}
 			ctx, receipts := signet.WithReceipts(cmd.Context())
 			if err := c.DeleteCertificate(ctx, args[0], etag); err != nil {
 				return err
@@ -211,6 +230,7 @@ func certificateDeleteCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	dry = dryRunFlag(cmd)
 	return cmd
 }
 

@@ -21,6 +21,7 @@ func distrustCommand() *cobra.Command {
 
 func distrustAddCommand() *cobra.Command {
 	var certificate, issuer, by string
+	var dry *bool
 	var d client.DistrustRequest
 	cmd := &cobra.Command{
 		Use:   "add --certificate FILE",
@@ -83,6 +84,9 @@ SubjectPublicKeyInfo), or --serial with the issuer's certificate in --issuer.`,
 			if err != nil {
 				return err
 			}
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{Distrust: []client.DistrustRequest{d}})
+			}
 			made, receipts, err := c.Distrust(cmd.Context(), d)
 			if err != nil {
 				return err
@@ -104,6 +108,7 @@ SubjectPublicKeyInfo), or --serial with the issuer's certificate in --issuer.`,
 	cmd.Flags().StringVar(&d.Key, "key", "", "SHA-256 of a SubjectPublicKeyInfo, in hex")
 	cmd.Flags().StringVar(&d.Serial, "serial", "", "serial number of a certificate of --issuer, in hex")
 	cmd.Flags().StringVar(&d.Reason, "reason", "", "why, for people; at most 128 characters")
+	dry = dryRunFlag(cmd)
 	return cmd
 }
 
@@ -132,7 +137,8 @@ func distrustListCommand() *cobra.Command {
 }
 
 func distrustLiftCommand() *cobra.Command {
-	return &cobra.Command{
+	var dry *bool
+	cmd := &cobra.Command{
 		Use:   "lift ID",
 		Short: "Let what was distrusted count again",
 		Args:  arguments("ID"),
@@ -141,12 +147,17 @@ func distrustLiftCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{Lift: args})
+			}
 			if err := c.LiftDistrust(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			return show(cmd, map[string]string{"lifted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s lifted\n", args[0]) })
 		},
 	}
+	dry = dryRunFlag(cmd)
+	return cmd
 }
 
 // distrusted names what is distrusted: the subject where it is known.

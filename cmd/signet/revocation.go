@@ -36,6 +36,7 @@ responder and hard, the first connect of a certificate is refused, and one that 
 func revocationSetCommand() *cobra.Command {
 	var p signet.RevocationPolicy
 	var mode string
+	var dry *bool
 	cmd := &cobra.Command{
 		Use:   "set NAME --policy soft|hard|off",
 		Short: "Set the policy of the CA registered under a name; it replaces the one before, whole",
@@ -49,6 +50,9 @@ func revocationSetCommand() *cobra.Command {
 				return err
 			}
 			p.CA, p.Mode = args[0], signet.RevocationMode(mode)
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{Policies: []signet.RevocationPolicy{p}})
+			}
 			set, receipts, err := c.SetRevocationPolicy(cmd.Context(), p)
 			if err != nil {
 				return err
@@ -67,6 +71,7 @@ func revocationSetCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&p.RequireNonce, "require-nonce", false, "take no OCSP response that was not made for the question")
 	cmd.Flags().BoolVar(&p.Follow, "follow", false, "also go to the addresses that accepted certificates name")
 	cmd.Flags().BoolVar(&p.AllowPrivate, "allow-private", false, "let these addresses be private ones (takes the admin token)")
+	dry = dryRunFlag(cmd)
 	return cmd
 }
 
@@ -120,6 +125,7 @@ policy is not off: see signet revocation.`,
 
 func crlUploadCommand() *cobra.Command {
 	var issuer string
+	var dry *bool
 	cmd := &cobra.Command{
 		Use:   "upload FILE",
 		Short: "Upload a CRL, PEM or DER; sessions of what it newly lists end at once",
@@ -150,6 +156,9 @@ policy; otherwise give it with --issuer.`,
 			if err != nil {
 				return err
 			}
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{CRLs: [][]byte{upload}})
+			}
 			l, receipts, err := c.AddCRL(cmd.Context(), upload)
 			if err != nil {
 				return err
@@ -164,6 +173,7 @@ policy; otherwise give it with --issuer.`,
 		},
 	}
 	cmd.Flags().StringVar(&issuer, "issuer", "", "PEM file with the certificate of the CRL's issuer")
+	dry = dryRunFlag(cmd)
 	return cmd
 }
 
@@ -261,7 +271,8 @@ func minute(t time.Time) string {
 }
 
 func crlDeleteCommand() *cobra.Command {
-	return &cobra.Command{
+	var dry *bool
+	cmd := &cobra.Command{
 		Use:   "delete ID",
 		Short: "Have a CRL count no longer; one that a policy names is fetched again",
 		Args:  arguments("ID"),
@@ -270,10 +281,15 @@ func crlDeleteCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if *dry {
+				return dryRun(cmd, c, client.Hypothesis{DropCRLs: args})
+			}
 			if err := c.DeleteCRL(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
 		},
 	}
+	dry = dryRunFlag(cmd)
+	return cmd
 }

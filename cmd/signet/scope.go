@@ -18,6 +18,7 @@ import (
 func certificateScopeCommand() *cobra.Command {
 	var of scopeFlags
 	var remove bool
+	var dry *bool
 	cmd := &cobra.Command{
 		Use:   "scope [NAME]",
 		Short: "Bound what a CA may vouch for: device IDs, time of issue, key types, how many",
@@ -54,6 +55,8 @@ whole, and sessions outside of it are cut. Without a flag it is shown; without N
 			switch {
 			case remove && set:
 				return usageError{errors.New("--remove goes with no bounds")}
+			case set && *dry:
+				return dryRun(cmd, c, client.Hypothesis{Scopes: []client.ScopeRequest{of.r}})
 			case set:
 				return of.set(cmd, c)
 			}
@@ -71,6 +74,9 @@ whole, and sessions outside of it are cut. Without a flag it is shown; without N
 			if err != nil {
 				return err
 			}
+			if remove && *dry {
+				return dryRun(cmd, c, client.Hypothesis{Unscoped: []string{key}})
+			}
 			if remove {
 				if err := c.RemoveScope(cmd.Context(), key); err != nil {
 					return err
@@ -86,6 +92,7 @@ whole, and sessions outside of it are cut. Without a flag it is shown; without N
 		},
 	}
 	of.add(cmd, "")
+	dry = dryRunFlag(cmd)
 	cmd.Flags().BoolVar(&remove, "remove", false, "remove the scope, and the count with it")
 	return cmd
 }

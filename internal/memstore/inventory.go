@@ -227,6 +227,19 @@ func (s *Store) CountSightings(_ context.Context, hub string, f inventory.Filter
 	return n, err
 }
 
+// CountUnseen counts identities.
+func (s *Store) CountUnseen(_ context.Context, hub string) (n int64, err error) {
+	err = s.do("CountUnseen", func() error {
+		for k, i := range s.identities {
+			if _, seen := s.sightings[k]; k[0] == hub && i.Auth.Type == signet.AuthCA && !seen {
+				n++
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
 // Sighting reads one.
 func (s *Store) Sighting(_ context.Context, hub, device, module string) (w signet.Sighting, err error) {
 	err = s.do("Sighting", func() error {

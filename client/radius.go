@@ -1,0 +1,78 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/signet-iot/signet"
+)
+
+// A Hypothesis is changes of what a hub trusts that are not made.
+type Hypothesis struct {
+	Register []CARequest               `json:"register,omitempty"` // as RegisterCertificate would
+	Without  []string                  `json:"without,omitempty"`  // registered CA certificates that would be removed, by name
+	Verified []string                  `json:"verified,omitempty"` // registered CA certificates that would be verified
+	Distrust []DistrustRequest         `json:"distrust,omitempty"`
+	Lift     []string                  `json:"lift,omitempty"`     // IDs of distrusts
+	Policies []signet.RevocationPolicy `json:"policies,omitempty"` // as SetRevocationPolicy would
+	CRLs     [][]byte                  `json:"crls,omitempty"`     // uploads as for AddCRL, of 12 MiB together at most
+	DropCRLs []string                  `json:"dropCrls,omitempty"` // IDs of CRLs that would be deleted
+	Scopes   []ScopeRequest            `json:"scopes,omitempty"`
+	Unscoped []string                  `json:"unscoped,omitempty"` // keys whose scope would be removed
+}
+
+// A CARequest is a CA certificate under a name.
+type CARequest struct {
+	Name        string `json:"name"`
+	Certificate string `json:"certificate"` // in the encodings of RegisterCertificate
+	Verified    bool   `json:"verified,omitempty"`
+}
+
+// Radius says what changes of trust would do to the devices that have been seen,
+// and makes none. each is told of every device to which they make a difference,
+// unless it is nil, and beat, unless it is nil, of how many have been looked at: a
+// large fleet takes minutes.
+func (c *Client) Radius(ctx context.Context, h Hypothesis, each func(signet.DeviceFate), beat func(devices int64)) (signet.Radius, error) {
+	query, err := c.ofHub(ctx)
+	if err != nil {
+		return signet.Radius{}, err
+	}
+	if each == nil {
+		query.Set("list", "false")
+	}
+	response, err := c.open(ctx, request{method: http.MethodPost, path: "/signet/radius", query: query, in: h})
+	if err != nil {
+		return signet.Radius{}, err
+	}
+	defer response.Body.Close()
+	lines := bufio.NewScanner(response.Body)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		var l struct {
+			Device  *signet.DeviceFate
+			Devices *int64
+			Radius  *signet.Radius
+			Error   *signet.Error
+		}
+		switch err := json.Unmarshal(lines.Bytes(), &l); {
+		case err != nil:
+			return signet.Radius{}, fmt.Errorf("a line of the answer is not of a radius: %w", err)
+		case l.Error != nil:
+			return signet.Radius{}, l.Error
+		case l.Radius != nil:
+			return *l.Radius, nil
+		case l.Device != nil && each != nil:
+			each(*l.Device)
+		case l.Devices != nil && beat != nil:
+			beat(*l.Devices)
+		}
+	}
+	if err = lines.Err(); err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return signet.Radius{}, c.unreachable(err)
+}
