@@ -51,7 +51,7 @@ type Sighting struct {
 	// has no room for that CA, of the nearest above it. It is empty for a certificate
 	// that is known by thumbprint.
 	Branch string `json:"branch,omitempty"`
-	Issued string `json:"-"` // 32 hex digits made of the signing CA's key and the serial number; or ""
+	Issued string `json:"-"` // [IssuedID] of the signing CA's key and the serial number; or ""
 	SeenCertificate
 	DER []byte `json:"-"`
 	// Sent is [Principal.Sent]; 0 when it is not known.
@@ -76,6 +76,13 @@ type Sighting struct {
 type PathCount struct {
 	CAs      []*PathCertificate // issuer of the leaf first, anchor last; empty for none
 	Sessions int
+}
+
+// IssuedID names a certificate as its issuer knows it: 32 hex digits made of the
+// SHA-256 of the issuer's SubjectPublicKeyInfo and the serial number in hex.
+func IssuedID(issuerKey [32]byte, serial string) string {
+	sum := sha256.Sum256(append(issuerKey[:], serial...))
+	return hex.EncodeToString(sum[:16])
 }
 
 // BranchID names the branch of the CAs of a path, issuer of the leaf first and

@@ -108,7 +108,7 @@ func (h *Hub) takeTurn(ctx context.Context) (leave func(), _ error) {
 type issuers struct {
 	branch string
 	path   []*x509.Certificate // nearest to the device first
-	key    string              // hash of the first one's
+	key    [32]byte            // hash of the first one's
 }
 
 func (s *issuers) read(ctx context.Context, seen Sightings, hub, branch string) error {
@@ -130,8 +130,8 @@ func (s *issuers) read(ctx context.Context, seen Sightings, hub, branch string) 
 		}
 		s.path = append(s.path, c)
 	}
-	if len(path) > 0 {
-		s.key = path[0].Key
+	if len(s.path) > 0 {
+		s.key = pki.PathCertificate(s.path[0]).Key
 	}
 	return err
 }
@@ -154,7 +154,7 @@ func (s *issuers) presented(w *signet.Sighting) (c Credentials, known bool) {
 		}
 	}
 	// In a tree that is full a device is at the nearest CA that is kept.
-	return c, len(s.path) > 0 && w.IssuerKey == s.key
+	return c, len(s.path) > 0 && w.Issued == signet.IssuedID(s.key, w.Serial)
 }
 
 // fate judges a device twice and counts it.

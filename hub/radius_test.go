@@ -13,6 +13,7 @@ import (
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/internal/hubtest"
 	"github.com/signet-iot/signet/inventory"
+	"github.com/signet-iot/signet/pki"
 )
 
 // remember has the hub remember how devices authenticate.
@@ -129,18 +130,18 @@ func TestRadiusOfWhatIsNotKnown(t *testing.T) {
 	leaf := presented(t, line.Device(t, "d"))[0]
 	h.device(signet.Identity{DeviceID: "d", Auth: byCA})
 	h.device(signet.Identity{DeviceID: "never", Auth: byCA})
-	full := signet.Sighting{Hub: "first", DeviceID: "d", DER: leaf.Raw, Branch: "line", IssuerKey: "key", Sent: 0b11}
+	full := signet.Sighting{Hub: "first", DeviceID: "d", DER: leaf.Raw, Branch: "line", Issued: signet.IssuedID(pki.PathCertificate(line.Cert).Key, "01"), Sent: 0b11}
+	full.Serial = "01"
 	for name, change := range map[string]func(*sightings){
 		"what it sent":         func(s *sightings) { s.all[0].Sent = 0 },
-		"its issuer":           func(s *sightings) { s.path[0].Key = "another" },
+		"its issuer":           func(s *sightings) { s.path = s.path[1:] },
 		"a branch that went":   func(s *sightings) { s.path = nil },
 		"a damaged one":        func(s *sightings) { s.all[0].DER = []byte("x") },
 		"nothing: it is known": func(*sightings) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &sightings{all: []signet.Sighting{full}, path: []signet.Branch{
-				{ID: "line", SeenCertificate: signet.SeenCertificate{Key: "key"}, DER: line.Cert.Raw},
-				{ID: "root", DER: root.Cert.Raw}}}
+				{ID: "line", DER: line.Cert.Raw}, {ID: "root", DER: root.Cert.Raw}}}
 			change(s)
 			_, r := h.fates(s, authority.Hypothesis{Without: []string{"Root"}})
 			want := int64(1)

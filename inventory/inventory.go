@@ -22,7 +22,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -432,8 +431,7 @@ func newSighting(s *seen, branch string) signet.Sighting {
 	w := signet.Sighting{Hub: p.Hub, DeviceID: p.DeviceID, ModuleID: p.ModuleID, GenerationID: p.GenerationID, Branch: branch,
 		SeenCertificate: certificate(leaf, p.Path[0]), DER: leaf.Raw, Sent: p.Sent, TLS: s.tls, FirstSeen: s.at.UTC(), LastSeen: s.at.UTC()}
 	if len(p.Path) > 1 {
-		sum := sha256.Sum256(append(p.Path[1].Key[:], p.Path[0].Serial...))
-		w.Issued = hex.EncodeToString(sum[:16])
+		w.Issued = signet.IssuedID(p.Path[1].Key, p.Path[0].Serial)
 	}
 	if s.remote.IsValid() {
 		w.Remote = s.remote.Unmap().String()
