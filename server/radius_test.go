@@ -6,9 +6,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
@@ -67,7 +65,7 @@ func BenchmarkRadius(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		begun := processorTime(b)
+		begun := processorTime()
 		r, err := h.Hub().Radius(b.Context(), "hub", h.Inventory(), now, then, func(f *signet.DeviceFate, n int64) error {
 			if f == nil && n%1000 == 0 {
 				var m runtime.MemStats
@@ -80,16 +78,7 @@ func BenchmarkRadius(b *testing.B) {
 		if err != nil || r.Devices != devices || r.Loses.Devices != devices/lines {
 			b.Fatalf("%+v %v", r, err)
 		}
-		b.ReportMetric(float64((processorTime(b)-begun).Microseconds())/devices, "cpu-µs/device")
+		b.ReportMetric(float64((processorTime()-begun).Microseconds())/devices, "cpu-µs/device")
 		b.ReportMetric(float64(most-before.HeapInuse)/(1<<20), "MiB-more")
 	}
-}
-
-// processorTime is what the process has had of the processors.
-func processorTime(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -94,10 +94,3 @@ func fate(f signet.DeviceFate) string {
 	}
 	return strings.Join(parts, ", ")
 }
-
-func devices(n int64) string {
-	if n == 1 {
-		return "1 device"
-	}
-	return fmt.Sprintf("%d devices", n)
-}
