@@ -2,6 +2,8 @@ package pki
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
@@ -48,6 +50,10 @@ const (
 	// maxSignatures bounds the signatures checked. One chain needs a handful, the
 	// worst honest case of the public test sets 29.
 	maxSignatures = 64
+	// maxWork bounds what they cost, in verifications with a key of P-256, of some
+	// 60 µs: see workOf. A stranger who knows a CA's name could ask for 64 of P-521.
+	// The longest path of that curve needs 108.
+	maxWork = 120
 	// maxSteps bounds the places that path building looks at and the paths that
 	// it judges; those test sets need 20, of some microseconds each.
 	maxSteps = 500
@@ -218,6 +224,7 @@ type search struct {
 
 	edges      map[edge]bool // signatures checked: does the issuer's key fit?
 	signatures int
+	work       int
 	steps      int
 	exhausted  bool // a limit was reached: what follows says nothing
 
@@ -405,7 +412,7 @@ func (s *search) fits(child, issuer *link) bool {
 	if keyFault(issuer.PublicKey) != "" || !signatureTaken[child.SignatureAlgorithm] {
 		return true
 	}
-	if !s.spend(1) {
+	if !s.spend(issuer) {
 		return false
 	}
 	fits = issuer.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature) == nil
@@ -416,12 +423,34 @@ func (s *search) fits(child, issuer *link) bool {
 	return fits
 }
 
-// spend takes signature checks from what the chain may cost.
-func (s *search) spend(signatures int) bool {
-	if s.signatures += signatures; s.signatures > maxSignatures {
+// spend takes a signature check with the key of each from what the chain may cost.
+func (s *search) spend(signers ...*link) bool {
+	s.signatures += len(signers)
+	for _, signer := range signers {
+		s.work += workOf(signer.PublicKey)
+	}
+	if s.signatures > maxSignatures || s.work > maxWork {
 		s.exhausted = true
 	}
 	return !s.exhausted
+}
+
+// workOf is what a verification with a key costs, as a multiple of one with P-256.
+func workOf(key any) int {
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		switch {
+		case k.Params().BitSize > 384:
+			return 12
+		case k.Params().BitSize > 256:
+			return 6
+		}
+	case *rsa.PublicKey:
+		if k.N.BitLen() > 4096 {
+			return 6
+		}
+	}
+	return 1
 }
 
 // broken gives the first certificate of the path whose signature does not fit

@@ -628,6 +628,43 @@ func TestKeyPolicy(t *testing.T) {
 	}
 }
 
+// Large keys do not make a tangle dearer than small ones, and the longest honest
+// path of them is taken.
+func TestWorkOfLargeKeys(t *testing.T) {
+	large := func(issuer *party, name string, ca bool) *party {
+		key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newPartyWithKey(t, issuer, name, ca, key.Public(), key, nil)
+	}
+	root := large(nil, "Root", true)
+	lost := large(nil, "Root", true)
+	chain := []*party{large(lost, "device-1", false)}
+	for range 9 {
+		chain = append(chain, large(lost, "Root", true))
+	}
+	anchors := NewAnchors(certificates(root))
+	s := newSearch(anchors, &PathRequest{Chain: certificates(chain...), Time: noon, Usage: UsageClient, MaxDepth: -1})
+	if path := s.climb([]*link{s.presented[0]}); path != nil || s.explain().Code != signet.LimitPathWork {
+		t.Errorf("a tangle of large keys leads to %v, %v", path, s.explain())
+	}
+	if most := maxWork + 12*maxPath; s.work > most { // the last path is counted before it is checked
+		t.Errorf("it may cost %d verifications", s.work)
+	}
+
+	above := root
+	chain = nil
+	for n := range maxPath - 2 {
+		above = large(above, fmt.Sprint("CA ", n), true)
+		chain = append([]*party{above}, chain...)
+	}
+	chain = append([]*party{large(above, "device-1", false)}, chain...)
+	if path, err := anchors.Validate(PathRequest{Chain: certificates(chain...), Time: noon, MaxDepth: -1}); err != nil || len(path) != maxPath {
+		t.Errorf("the longest path of large keys: %d, %v", len(path), err)
+	}
+}
+
 // BenchmarkValidate tells what a device costs: leaf, two intermediates and root,
 // P-256. cold: nothing is remembered of the issuers; warm: the second device
 // below them; stranger: a chain up to a root that is not known; impostor: one of
