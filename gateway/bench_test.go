@@ -3,6 +3,8 @@ package gateway
 import (
 	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
 	"runtime"
 	"testing"
 	"time"
@@ -28,6 +30,42 @@ func BenchmarkConnect(b *testing.B) {
 		}
 		c.NetConn().Close()
 	}
+}
+
+// BenchmarkParts is what the door does itself, without TLS and without the hub:
+// a connection from CONNECT to CONNACK and its end, and a message from PUBLISH to
+// PUBACK.
+func BenchmarkParts(b *testing.B) {
+	connect := mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d1", KeepAlive: 60, HasUsername: true, Username: "hub.example.test/d1/?api-version=2021-04-12"})
+	read := func(b *testing.B, c net.Conn, n int) {
+		if _, err := io.ReadFull(c, make([]byte, n)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("connect", func(b *testing.B) {
+		w := &fakeWaist{forget: true}
+		m := plainDoor(b, w)
+		b.ReportAllocs()
+		for b.Loop() {
+			c := pipe(m)
+			c.Write(connect)
+			read(b, c, 4)
+			c.Write(mqtt.AppendDisconnect(nil))
+			io.Copy(io.Discard, c)
+		}
+	})
+	b.Run("publish", func(b *testing.B) {
+		c := pipe(plainDoor(b, &fakeWaist{forget: true}))
+		defer c.Close()
+		c.Write(connect)
+		read(b, c, 4)
+		packet := mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/d1/messages/events/", Payload: make([]byte, 256)})
+		b.ReportAllocs()
+		for b.Loop() {
+			c.Write(packet)
+			read(b, c, 4)
+		}
+	})
 }
 
 // BenchmarkPublish is one device with 100 messages of 256 bytes under way, QoS 1,

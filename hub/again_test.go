@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"crypto/x509"
+	"fmt"
 	"testing"
 	"time"
 
@@ -78,5 +79,49 @@ func TestHammering(t *testing.T) {
 	h.now = h.now.Add(5 * time.Second)
 	if _, err := h.connect(credentials); err != nil {
 		t.Errorf("after it was mended: %v", err)
+	}
+}
+
+// An anchor that goes between two connects that need not validate the path above
+// the leaf takes with it what was known.
+func TestKnownPathGoesWithItsAnchor(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Acme Root")
+	line := root.Intermediate(t, "Factory").Intermediate(t, "Line")
+	anchor := h.trust("first", root)
+	for n, want := range []signet.Code{"", "", signet.ChainIssuerMissing, ""} {
+		id := fmt.Sprint("press-", n)
+		h.device(signet.Identity{DeviceID: id, Auth: byCA})
+		switch n {
+		case 2:
+			if err := h.authority.Delete(t.Context(), "first", anchor.Name, "*"); err != nil {
+				t.Fatal(err)
+			}
+		case 3:
+			h.trust("first", root)
+		}
+		if _, err := h.connect(hub.Credentials{DeviceID: id, Chain: presented(t, line.Device(t, id))}); signet.CodeOf(err) != want {
+			t.Errorf("connect %d: %v, want %q", n, err, want)
+		}
+	}
+}
+
+// BenchmarkConnect is what the hub and its keepers do for a connect, on a fake
+// store: the identity, the path of a leaf below two known intermediates, the
+// session and its end.
+func BenchmarkConnect(b *testing.B) {
+	h := newHouse(b)
+	root := hubtest.NewCA(b, "Acme Root")
+	h.trust("first", root)
+	h.device(signet.Identity{DeviceID: "press-17", Auth: byCA})
+	c := hub.Credentials{Door: signet.DoorMQTT, Host: "first.test", DeviceID: "press-17",
+		Chain: presented(b, root.Intermediate(b, "Factory").Intermediate(b, "Line").Device(b, "press-17"))}
+	b.ReportAllocs()
+	for b.Loop() {
+		s, err := h.hub.Connect(b.Context(), c, func() {})
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.Close()
 	}
 }

@@ -48,7 +48,7 @@ func (m *messages) Forget(context.Context, string) error { return nil }
 
 // house is everything behind the doors, on a fake store and a fake clock.
 type house struct {
-	t         *testing.T
+	t         testing.TB
 	store     *memstore.Store
 	authority *authority.Authority
 	registry  *registry.Registry
@@ -59,7 +59,7 @@ type house struct {
 	now       time.Time
 }
 
-func newHouse(t *testing.T) *house {
+func newHouse(t testing.TB) *house {
 	h := &house{t: t, store: memstore.New(), messages: &messages{}, now: time.Now().UTC()}
 	clock := func() time.Time { return h.now }
 	changed := func(ctx context.Context, c signet.Change) {
@@ -121,7 +121,7 @@ func (h *house) connect(c hub.Credentials) (*hub.Session, error) {
 	return s, err
 }
 
-func presented(t *testing.T, pair tls.Certificate) []*x509.Certificate {
+func presented(t testing.TB, pair tls.Certificate) []*x509.Certificate {
 	t.Helper()
 	var chain []*x509.Certificate
 	for _, der := range pair.Certificate {

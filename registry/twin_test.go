@@ -57,6 +57,29 @@ func (w *twins) patch(desired string) (signet.Twin, error) {
 	return w.ChangeTwin(context.Background(), "hub", "d", "", registry.TwinChange{Desired: []byte(desired)}, "")
 }
 
+// BenchmarkTwinPatch is a desired change of one property of ten, and its telling.
+func BenchmarkTwinPatch(b *testing.B) {
+	w := newTwins(b)
+	var patches [2]string
+	for n := range patches {
+		patches[n] = fmt.Sprintf(`{"p0":{"value":%d}}`, n)
+	}
+	for n := range 10 {
+		if _, err := w.patch(fmt.Sprintf(`{"p%d":{"value":0}}`, n)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		n++
+		w.notices = w.notices[:0]
+		if _, err := w.patch(patches[n%2]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func (w *twins) report(patch string, ifVersion int64) (int64, error) {
 	return w.Report(context.Background(), "hub", "d", "", w.device.GenerationID, []byte(patch), ifVersion)
 }
