@@ -358,7 +358,7 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time, trust Trus
 	case len(c.Chain) == 0:
 		err = signet.Refuse(signet.ChainNone, "The device presented neither a certificate nor a token.")
 	case identity.Auth.Type == signet.AuthCA:
-		err = judgeChain(trust, j, c.Chain, at)
+		err = judgeChain(trust, j, c.Chain, tenant.HostName, at)
 	case identity.Auth.Type == signet.AuthSelfSigned:
 		err = judgeThumbprint(trust, j, &identity, c.Chain[0], at)
 	default:
@@ -402,13 +402,17 @@ func (h *Hub) enabled(ctx context.Context, i *signet.Identity) error {
 	return e
 }
 
-// judgeChain: a path to a verified CA, and the leaf names the identity.
-func judgeChain(trust Trust, j *judgement, chain []*x509.Certificate, at time.Time) (err error) {
+// judgeChain: a path to a verified CA, and the leaf names the identity, and no other
+// hub.
+func judgeChain(trust Trust, j *judgement, chain []*x509.Certificate, host string, at time.Time) (err error) {
 	p := &j.principal
 	if j.path, err = trust.Judge(p.Hub, chain, at); err != nil {
 		return err
 	}
-	return pki.CheckCommonName(j.path[0], signet.IdentityName(p.DeviceID, p.ModuleID))
+	if err := pki.CheckCommonName(j.path[0], signet.IdentityName(p.DeviceID, p.ModuleID)); err != nil {
+		return err
+	}
+	return pki.CheckHub(j.path[0], host)
 }
 
 // judgeThumbprint: the leaf itself is registered. No path is asked for, but a

@@ -177,7 +177,7 @@ func TestLaneVerbs(t *testing.T) {
 			}
 		},
 	}
-	for _, harmless := range []string{"Principal", "Expires", "Ended", "Close", "CommandWaiting"} {
+	for _, harmless := range []string{"Principal", "Expires", "Ended", "Close", "CommandWaiting", "Meter"} {
 		verbs[harmless] = func() {}
 	}
 	of := reflect.TypeOf(s)

@@ -292,7 +292,7 @@ func (k *Issuance) sign(ctx context.Context, p Policy, i signet.Issued, csr []by
 	if err := k.store.CheckIssued(ctx, i.Service, i.DeviceID, i.Key, MaxHourly, lately); err != nil {
 		return nil, unrecorded(err, &i)
 	}
-	issued, err := p.CA.Operational(i.DeviceID, request.PublicKey, now, p.Validity)
+	issued, err := p.CA.Operational(i.DeviceID, i.HostName, request.PublicKey, now, p.Validity)
 	if err != nil {
 		return nil, err
 	}

@@ -143,7 +143,7 @@ func TestIssue(t *testing.T) {
 	}
 	leaf := chain[0]
 	if !key.Public().(*ecdsa.PublicKey).Equal(leaf.PublicKey) || leaf.Subject.String() != "CN=press-17" || leaf.IsCA || len(leaf.DNSNames) > 0 ||
-		len(leaf.Extensions) != 5 || leaf.KeyUsage != x509.KeyUsageDigitalSignature || len(leaf.ExtKeyUsage) != 1 || leaf.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth ||
+		len(leaf.URIs) != 1 || leaf.URIs[0].String() != "urn:signet:hub:first.test" || len(leaf.Extensions) != 6 || leaf.KeyUsage != x509.KeyUsageDigitalSignature || len(leaf.ExtKeyUsage) != 1 || leaf.ExtKeyUsage[0] != x509.ExtKeyUsageClientAuth ||
 		string(leaf.AuthorityKeyId) != string(h.ca.Certificate.SubjectKeyId) || len(leaf.SubjectKeyId) != 20 ||
 		!leaf.NotBefore.Equal(h.now.Add(-5*time.Minute)) || !leaf.NotAfter.Equal(h.now.Add(90*24*time.Hour)) {
 		t.Errorf("%s: extensions %v, from %s to %s", leaf.Subject, leaf.Extensions, leaf.NotBefore, leaf.NotAfter)

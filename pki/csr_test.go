@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/pki"
@@ -120,4 +121,33 @@ func FuzzCSR(f *testing.F) {
 			t.Fatalf("%v", err)
 		}
 	})
+}
+
+// TestCheckHub: a certificate that was issued for one hub is for no other; one that
+// names none is for any.
+func TestCheckHub(t *testing.T) {
+	ca := root(t, "Issuing")
+	chain, err := ca.Operational("press-17", "Hub.example.test:8883", key(t, pki.P256).Public(), time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := ca.Device("press-17", key(t, pki.P256).Public(), time.Now(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		leaf *x509.Certificate
+		host string
+		code signet.Code
+	}{
+		{chain[0], "hub.example.test", ""},
+		{chain[0], "HUB.example.test:443", ""},
+		{chain[0], "hub2.example.test", signet.CertOutOfScope},
+		{chain[0], "", signet.CertOutOfScope},
+		{plain[0], "hub2.example.test", ""},
+	} {
+		if err := pki.CheckHub(test.leaf, test.host); signet.CodeOf(err) != test.code {
+			t.Errorf("%q: %v", test.host, err)
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"math/big"
+	"net/url"
 	"strings"
 	"time"
 	"unicode"
@@ -154,8 +155,9 @@ func (ca *CA) Device(id string, key crypto.PublicKey, at time.Time, days int) ([
 }
 
 // Operational signs a certificate for a device as [CA.Device] does, for a time
-// that need not be of whole days.
-func (ca *CA) Operational(deviceID string, key crypto.PublicKey, at time.Time, validity time.Duration) ([]*x509.Certificate, error) {
+// that need not be of whole days, and for the hub of that host name alone: see
+// [CheckHub].
+func (ca *CA) Operational(deviceID, host string, key crypto.PublicKey, at time.Time, validity time.Duration) ([]*x509.Certificate, error) {
 	if !signet.ValidID(deviceID) || len(deviceID) > maxCommonName {
 		return nil, signet.Refuse(signet.IdentityMalformed, "%q cannot be the common name of a certificate.", signet.Clip(deviceID)).
 			At("id", "a device ID of at most 64 characters", deviceID).
@@ -166,6 +168,7 @@ func (ca *CA) Operational(deviceID string, key crypto.PublicKey, at time.Time, v
 		return nil, err
 	}
 	template.NotAfter = at.UTC().Truncate(time.Second).Add(validity)
+	template.URIs = []*url.URL{{Scheme: "urn", Opaque: hubURN + signet.HostOnly(host)}}
 	return ca.leaf(template, key, at)
 }
 

@@ -69,6 +69,24 @@ func CommonName(leaf *x509.Certificate) (string, error) {
 	return names[0], nil
 }
 
+// hubURN begins, in the subjectAltName of a certificate that was issued for one hub,
+// the URI that names the hub: urn:signet:hub:HOST.
+const hubURN = "signet:hub:"
+
+// CheckHub refuses, with [signet.CertOutOfScope], a certificate that was issued for
+// another hub than the one with that host name. One CA may issue for many hubs,
+// and a device of one is no device of the next that happens to have its ID.
+func CheckHub(leaf *x509.Certificate, host string) error {
+	for _, uri := range leaf.URIs {
+		if of, ok := strings.CutPrefix(uri.Opaque, hubURN); ok && strings.EqualFold(uri.Scheme, "urn") && of != signet.HostOnly(host) {
+			return signet.Refuse(signet.CertOutOfScope, "The certificate was issued for the hub %q.", signet.Clip(of)).
+				At("subjectAltName", "urn:"+hubURN+signet.HostOnly(host), uri.String()).Of(Reference(leaf, 0)).
+				FixBy("Connect to the hub that the device was assigned to, or register again.")
+		}
+	}
+	return nil
+}
+
 // CheckCommonName refuses, with [signet.IdentityCNMismatch], a device's
 // certificate whose common name is not name, byte for byte: neither case nor
 // blanks are forgiven, as device IDs that differ in them are different devices.

@@ -345,8 +345,8 @@ func waitFor(t testing.TB, condition func() bool) {
 	t.Fatal("it does not come to pass")
 }
 
-// TestCertificateRenewalRefused: a certificate of the factory, a thumbprint, a token: none of
-// them was issued here.
+// TestCertificateRenewalRefused: a certificate of the factory, one known by its
+// thumbprint: neither was issued here.
 func TestCertificateRenewalRefused(t *testing.T) {
 	h := hubtest.Start(t, func(c *server.Config) { issuing(t, c.Data, "") })
 	ca := hubtest.NewCA(t, "Factory")
@@ -512,6 +512,38 @@ func TestKeyStaysInItsFile(t *testing.T) {
 	defer mu.Unlock()
 	if log := said.String(); strings.Contains(log, "correct horse") || strings.Contains(log, "PRIVATE KEY") || !strings.Contains(log, "certificate issued") {
 		t.Error("the log tells too much, or too little")
+	}
+}
+
+// TestOneHubsCertificate: one CA issues for two hubs, whose devices happen to have
+// one ID; the certificate of the one is nothing at the other.
+func TestOneHubsCertificate(t *testing.T) {
+	h := hubtest.Start(t, func(c *server.Config) { issuing(t, c.Data, "") })
+	if _, err := h.Registry().CreateHub(t.Context(), "other", "other.test"); err != nil {
+		t.Fatal(err)
+	}
+	pairs := map[string]tls.Certificate{}
+	for name, host := range map[string]string{tenant: "localhost", "other": "other.test"} {
+		h.CADevice(t, name, "press-17")
+		key := newKey(t)
+		chain, err := h.Issuance().Issue(t.Context(), signet.CertificateOrder{Service: "dps", Policy: "operational", HostName: host,
+			DeviceID: "press-17", CSR: newCSR(t, key, "press-17"), Operation: host})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pairs[host] = operational(chain, key)
+	}
+	for _, at := range []string{"localhost", "other.test"} {
+		for of, pair := range pairs {
+			code := h.Dial(t, h.ClientTLS(pair)).Connect(t, at, "press-17")
+			if (code == 0) != (of == at) {
+				t.Errorf("the certificate of %s at %s: CONNACK %d", of, at, code)
+			}
+		}
+	}
+	vs, err := h.Verdicts().List(t.Context(), authority.VerdictQuery{Hub: tenant, DeviceID: "press-17", Limit: 5})
+	if err != nil || len(vs) != 1 || vs[0].Code != signet.CertOutOfScope || !strings.Contains(vs[0].Message, "other.test") {
+		t.Errorf("%+v %v", vs, err)
 	}
 }
 
