@@ -51,10 +51,14 @@ type compiler struct {
 	args   []any
 	used   map[string]bool // documents that the statement needs
 	module bool            // it is about modules
+	source string          // FROM: the identities i
 }
 
 // A tongue is how a database reads JSON.
 type tongue struct {
+	joins string // the twin t and the activity a of each identity i
+	// listed gives the FROM and the WHERE of the identities i of some devices.
+	listed   func(c *compiler, hub string, ids []string) (from, where string)
 	bytewise string // after a text: order by bytes
 	instr    string // the function that finds one text in another
 	// documents joins the documents that are used to the rows; name is then
@@ -76,6 +80,15 @@ var documents = map[string]string{
 }
 
 var sqliteTongue = tongue{
+	joins: ` LEFT JOIN twin t ON t.hub = i.hub AND t.device_id = i.device_id AND t.module_id = i.module_id
+		LEFT JOIN activity a ON a.hub = i.hub AND a.device_id = i.device_id AND a.module_id = i.module_id`,
+	listed: func(c *compiler, hub string, ids []string) (from, where string) {
+		places := make([]string, len(ids))
+		for n, id := range ids {
+			places[n] = c.textArg(id)
+		}
+		return ` FROM identity i`, ` WHERE i.hub = ` + c.textArg(hub) + ` AND i.device_id IN (` + strings.Join(places, ", ") + `)`
+	},
 	instr:     "instr",
 	documents: func([]string) string { return "" },
 	document:  func(name string) string { return documents[name] },
@@ -105,6 +118,20 @@ var sqliteTongue = tongue{
 }
 
 var postgresTongue = tongue{
+	// LIMIT 1 has the planner look each up by its whole key: without statistics, it
+	// takes the hub for enough.
+	joins: ` LEFT JOIN LATERAL (SELECT * FROM twin WHERE twin.hub = i.hub AND twin.device_id = i.device_id AND twin.module_id = i.module_id LIMIT 1) t ON TRUE
+		LEFT JOIN LATERAL (SELECT * FROM activity WHERE activity.hub = i.hub AND activity.device_id = i.device_id AND activity.module_id = i.module_id LIMIT 1) a ON TRUE`,
+	// OFFSET 0 does the same here: it would read the hub, and look at each whether it
+	// is listed.
+	listed: func(c *compiler, hub string, ids []string) (from, where string) {
+		var list strings.Builder
+		for _, id := range ids {
+			list.WriteString(`,"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(id) + `"`)
+		}
+		return ` FROM unnest(CAST(` + c.textArg("{"+list.String()[1:]+"}") + ` AS TEXT[])) k (id) CROSS JOIN LATERAL
+			(SELECT * FROM identity WHERE identity.hub = ` + c.textArg(hub) + ` AND identity.device_id = k.id COLLATE "C" OFFSET 0) i`, ` WHERE TRUE`
+	},
 	bytewise: ` COLLATE "C"`,
 	instr:    "strpos",
 	// OFFSET 0 keeps the planner from reading a document anew for each of its uses.

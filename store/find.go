@@ -5,10 +5,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -34,10 +32,12 @@ const (
 	pageBytes = 8 << 20
 	// aggregatePatience bounds an aggregate, within the minute that a request has.
 	aggregatePatience = 30 * time.Second
-	// probe is as far as ways to the same are counted to find the shorter.
+	// probe is how much of each way is looked at to find the shortest.
 	probe = 1000
-	// maxIDs is how many of listed IDs make a slice.
-	maxIDs = 64
+	// maxWays is how many ways are counted.
+	maxWays = 8
+	// maxKeys is how many identities a slice looks up one by one.
+	maxKeys = 256
 )
 
 // scanPlaces is how many slices run at a time: half of the processors, so that the
@@ -116,7 +116,7 @@ type walk struct {
 	hub   string
 	query *query.Query
 	way   way
-	ids   []string // when it is these: those that are still to be looked at
+	ids   []string // where the way is a list: those of it that are still to be looked at
 
 	after     registry.Key // what has been looked at
 	including bool         // the key after is still to be looked at itself
@@ -126,7 +126,8 @@ type walk struct {
 	size      int // of the next slice
 }
 
-// A way is a table that leads to identities in the order of their keys.
+// A way is a table that leads to identities in the order of their keys; no table
+// is all identities, one after the other, or those of a list.
 type way struct {
 	table       string
 	path, value string // of tags
@@ -136,7 +137,7 @@ type way struct {
 // walk finds the shortest way to what a query looks for. Whatever the way, the
 // whole condition is asked of what lies on it.
 func (s *Store) walk(ctx context.Context, hub string, q *query.Query, after registry.Key) (*walk, error) {
-	w := &walk{store: s, hub: hub, query: q, after: after, way: way{table: "identity"}, size: firstSlice}
+	w := &walk{store: s, hub: hub, query: q, after: after, size: firstSlice}
 	var ways []way
 	for _, e := range conjuncts(q.Where) {
 		ways = append(ways, w.narrow(e)...)
@@ -153,14 +154,14 @@ func (s *Store) walk(ctx context.Context, hub string, q *query.Query, after regi
 	case len(ways) == 1:
 		w.way = ways[0]
 	case len(ways) > 1:
-		shortest := probe + 1
-		for _, candidate := range ways {
-			n, err := w.length(ctx, candidate)
+		fewest, furthest := probe+1, ""
+		for _, candidate := range ways[:min(maxWays, len(ways))] {
+			n, at, err := w.probe(ctx, candidate)
 			if err != nil {
 				return nil, err
 			}
-			if n < shortest {
-				shortest, w.way = n, candidate
+			if n < fewest || n == fewest && at > furthest {
+				fewest, furthest, w.way = n, at, candidate
 			}
 		}
 	}
@@ -252,51 +253,40 @@ func (w *walk) upTo(id string) {
 	}
 }
 
-// table is the alias of the table that is walked in a slice.
-func (w *walk) table() string {
-	if w.way.table == "identity" {
-		return "i"
-	}
-	return "k"
-}
-
-// on is the condition of a way itself.
-func (w *walk) on(c *compiler, way way, alias string) string {
-	where := ` WHERE ` + alias + `.hub = ` + c.textArg(w.hub)
+// on is the condition of a way, with its table as k.
+func (w *walk) on(c *compiler, way way) string {
+	where := ` WHERE k.hub = ` + c.textArg(w.hub)
 	if way.flag != "" {
-		where += ` AND ` + alias + `.` + way.flag
+		where += ` AND k.` + way.flag
 	}
 	if way.path != "" {
-		where += ` AND ` + alias + `.path = ` + c.textArg(way.path) + ` AND ` + alias + `.value = ` + c.textArg(way.value)
+		where += ` AND k.path = ` + c.textArg(way.path) + ` AND k.value = ` + c.textArg(way.value)
 	}
 	return where
 }
 
-// length counts what lies on a way, as far as matters.
-func (w *walk) length(ctx context.Context, on way) (n int, err error) {
+// probe counts what lies next on a way, and says how far that leads: the way is the
+// shorter, the fewer there are or the further they lead.
+func (w *walk) probe(ctx context.Context, on way) (n int, at string, err error) {
 	c := w.compiler()
-	err = c.each(ctx, func(rows *sql.Rows) error { return rows.Scan(&n) },
-		`SELECT count(*) FROM (SELECT 1 FROM `+on.table+` k`+w.on(c, on, "k")+` LIMIT `+c.arg(int64(probe))+`) AS few`)
-	return n, err
+	err = c.each(ctx, func(rows *sql.Rows) error { return rows.Scan(&n, &at) },
+		`SELECT count(*), COALESCE(max(device_id), '') FROM (SELECT device_id FROM `+on.table+` k`+w.on(c, on)+w.behind(c, "k")+
+			` ORDER BY k.device_id, k.module_id LIMIT `+c.arg(int64(probe))+`) AS few`)
+	return n, at, err
 }
 
 func (w *walk) compiler() *compiler {
-	return &compiler{engine: w.store.engine, tongue: w.store.engine.tongue(), used: map[string]bool{}, module: w.query.Modules}
+	return &compiler{engine: w.store.engine, tongue: w.store.engine.tongue(), used: map[string]bool{}, module: w.query.Modules, source: ` FROM identity i`}
 }
 
 // from is the FROM of a slice; the condition has been compiled before.
 func (w *walk) from(c *compiler) string {
-	const same = `.hub = i.hub AND %[1]s.device_id = i.device_id AND %[1]s.module_id = i.module_id`
-	from := ` FROM identity i`
-	if w.table() == "k" {
-		from = ` FROM ` + w.way.table + ` k JOIN identity i ON k` + fmt.Sprintf(same, "k")
-	}
 	var used []string
 	for name := range c.used {
 		used = append(used, name)
 	}
 	slices.Sort(used)
-	return from + ` LEFT JOIN twin t ON t` + fmt.Sprintf(same, "t") + ` LEFT JOIN activity a ON a` + fmt.Sprintf(same, "a") + c.tongue.documents(used)
+	return c.source + c.tongue.joins + c.tongue.documents(used)
 }
 
 // slice has f read the part of the walk that is next, by the WHERE that it is
@@ -313,19 +303,15 @@ func (w *walk) slice(ctx context.Context, f func(ctx context.Context, c *compile
 	begun := time.Now()
 	c := w.compiler()
 	var where string
-	if w.ids != nil {
-		if len(w.ids) == 0 {
-			return true, nil
-		}
-		where, last = w.listed(c)
-	} else if where, last, err = w.next(ctx, c); err != nil {
-		return false, err
-	}
-	if w.query.Modules {
-		where += ` AND i.module_id <> ''`
+	if w.ids == nil && w.way.table == "" {
+		where, last, err = w.along(ctx, c)
 	} else {
-		where += ` AND i.module_id = ''`
+		where, last, err = w.oneByOne(ctx, c)
 	}
+	if err != nil || where == "" {
+		return last, err
+	}
+	where += ` AND ` + w.kind("i")
 	if w.query.Where != nil {
 		where += ` AND ` + c.condition(w.query.Where)
 	}
@@ -339,48 +325,90 @@ func (w *walk) slice(ctx context.Context, f func(ctx context.Context, c *compile
 	return last, err
 }
 
-// listed takes the next of the IDs that are listed.
-func (w *walk) listed(c *compiler) (where string, last bool) {
-	part := w.ids[:min(maxIDs, len(w.ids))]
-	w.ids = w.ids[len(part):]
-	places := make([]string, len(part))
-	for n, id := range part {
-		places[n] = c.textArg(id)
-	}
-	where = w.on(c, w.way, "i") + ` AND i.device_id IN (` + strings.Join(places, ", ") + `)`
-	if part[0] == w.after.DeviceID && !w.including {
-		where += ` AND NOT (i.device_id = ` + c.textArg(part[0]) + ` AND i.module_id <= ` + c.textArg(w.after.ModuleID) + `)`
-	}
-	w.after, w.including = registry.Key{DeviceID: part[len(part)-1], ModuleID: "\x7f"}, false // behind its modules
-	return where, len(w.ids) == 0
+// kind tells devices from modules.
+func (w *walk) kind(alias string) string {
+	return alias + `.module_id ` + map[bool]string{false: "=", true: "<>"}[w.query.Modules] + ` ''`
 }
 
-// next finds where the slice ends, and moves on to there.
-func (w *walk) next(ctx context.Context, c *compiler) (where string, last bool, err error) {
-	ranged := func(c *compiler, alias string) string {
-		than := map[bool]string{false: " > ", true: " >= "}[w.including]
-		where := ` AND (` + alias + `.device_id, ` + alias + `.module_id)` + than + `(` + c.textArg(w.after.DeviceID) + `, ` + c.textArg(w.after.ModuleID) + `)`
-		if w.bounded {
-			where += ` AND ` + alias + `.device_id <= ` + c.textArg(w.most)
-		}
-		return where
+// behind is the condition of what is still to be looked at. Of device IDs alone it
+// says so twice: a planner understands no more.
+func (w *walk) behind(c *compiler, alias string) string {
+	id, module := c.textArg(w.after.DeviceID), c.textArg(w.after.ModuleID)
+	var where string
+	switch {
+	case w.including:
+		where = ` AND ` + alias + `.device_id >= ` + id
+	case w.query.Modules:
+		where = ` AND ` + alias + `.device_id >= ` + id + ` AND (` + alias + `.device_id, ` + alias + `.module_id) > (` + id + `, ` + module + `)`
+	default:
+		where = ` AND ` + alias + `.device_id > ` + id
 	}
-	e := w.compiler()
-	var end registry.Key
+	if w.bounded {
+		where += ` AND ` + alias + `.device_id <= ` + c.textArg(w.most)
+	}
+	return where
+}
+
+// along takes the next identities as they come.
+func (w *walk) along(ctx context.Context, c *compiler) (where string, last bool, err error) {
+	e, end := w.compiler(), registry.Key{}
 	last = true
 	err = e.each(ctx, func(rows *sql.Rows) error {
 		last = false
 		return rows.Scan(&end.DeviceID, &end.ModuleID)
-	}, `SELECT k.device_id, k.module_id FROM `+w.way.table+` k`+w.on(e, w.way, "k")+ranged(e, "k")+
+	}, `SELECT k.device_id, k.module_id FROM identity k`+w.on(e, way{})+w.behind(e, "k")+
 		` ORDER BY k.device_id, k.module_id LIMIT 1 OFFSET `+e.arg(int64(w.size-1)))
 	if err != nil {
 		return "", false, err
 	}
-	alias := w.table()
-	where = w.on(c, w.way, alias) + ranged(c, alias)
+	where = ` WHERE i.hub = ` + c.textArg(w.hub) + w.behind(c, "i")
 	if !last {
-		where += ` AND (` + alias + `.device_id, ` + alias + `.module_id) <= (` + c.textArg(end.DeviceID) + `, ` + c.textArg(end.ModuleID) + `)`
+		id, module := c.textArg(end.DeviceID), c.textArg(end.ModuleID)
+		where += ` AND i.device_id <= ` + id
+		if w.query.Modules {
+			where += ` AND (i.device_id, i.module_id) <= (` + id + `, ` + module + `)`
+		}
 		w.after, w.including = end, false
+	}
+	return where, last, nil
+}
+
+// oneByOne takes the identities that a list names, or that the way leads to next;
+// where is "" when it leads to none.
+func (w *walk) oneByOne(ctx context.Context, c *compiler) (where string, last bool, err error) {
+	after, including := w.after, w.including
+	var ids []string
+	if w.ids != nil {
+		ids = w.ids[:min(maxKeys, len(w.ids))]
+		w.ids = w.ids[len(ids):]
+		last = len(w.ids) == 0
+		if len(ids) > 0 {
+			w.after, w.including = registry.Key{DeviceID: ids[len(ids)-1], ModuleID: "\x7f"}, false // behind its modules
+		}
+	} else {
+		size, e := min(maxKeys, w.size), w.compiler()
+		keys := 0
+		err = e.each(ctx, func(rows *sql.Rows) error {
+			err := rows.Scan(&w.after.DeviceID, &w.after.ModuleID)
+			if keys++; len(ids) == 0 || ids[len(ids)-1] != w.after.DeviceID {
+				ids = append(ids, w.after.DeviceID)
+			}
+			return err
+		}, `SELECT k.device_id, k.module_id FROM `+w.way.table+` k`+w.on(e, w.way)+w.behind(e, "k")+` AND `+w.kind("k")+
+			` ORDER BY k.device_id, k.module_id LIMIT `+e.arg(int64(size)))
+		w.including, last = false, keys < size
+	}
+	if err != nil || len(ids) == 0 {
+		return "", true, err
+	}
+	c.source, where = c.tongue.listed(c, w.hub, ids)
+	if w.query.Modules {
+		if ids[0] == after.DeviceID && !including {
+			where += ` AND NOT (i.device_id = ` + c.textArg(ids[0]) + ` AND i.module_id <= ` + c.textArg(after.ModuleID) + `)`
+		}
+		where += ` AND NOT (i.device_id = ` + c.textArg(ids[len(ids)-1]) + ` AND i.module_id > ` + c.textArg(w.after.ModuleID) + `)`
+	} else if ids[0] == after.DeviceID && !including {
+		where += ` AND i.device_id <> ` + c.textArg(ids[0])
 	}
 	return where, last, nil
 }

@@ -37,6 +37,7 @@ var postgresWords = strings.NewReplacer("{text}", `TEXT COLLATE "C"`, "{bytes}",
 // postgresEngine is a PostgreSQL database; many servers may share it.
 type postgresEngine struct {
 	db        *sql.DB
+	scans     *sql.DB // of queries: as many connections as there are places for slices
 	committed func(changes int)
 }
 
@@ -50,7 +51,10 @@ func OpenPostgres(ctx context.Context, url string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &postgresEngine{db: stdlib.OpenDB(*cfg), committed: o.Committed}
+	e := &postgresEngine{db: stdlib.OpenDB(*cfg), committed: o.Committed, scans: stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(forScans))}
+	e.scans.SetMaxOpenConns(scanPlaces())
+	e.scans.SetMaxIdleConns(scanPlaces())
+	e.scans.SetConnMaxIdleTime(5 * time.Minute)
 	e.db.SetMaxOpenConns(maxConnections)
 	e.db.SetMaxIdleConns(maxConnections)
 	e.db.SetConnMaxIdleTime(5 * time.Minute)
@@ -61,16 +65,25 @@ func OpenPostgres(ctx context.Context, url string, o Options) (*Store, error) {
 		return migrate(ctx, q, postgresWords, o.Logger)
 	})
 	if err != nil {
-		return nil, errors.Join(err, e.db.Close())
+		return nil, errors.Join(err, e.close())
 	}
 	return newStore(e), nil
+}
+
+// forScans has the planner go from one identity to the next by the indexes, which
+// is what slices are made for. Where it has no statistics yet, or the cost of the
+// whole table in mind, it would rather read all of that, or compile the statement
+// first, for each slice anew.
+func forScans(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, `SET jit = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET enable_bitmapscan = off`, pgx.QueryExecModeSimpleProtocol)
+	return err
 }
 
 func (e *postgresEngine) reader() queryer { return e.db }
 func (e *postgresEngine) tongue() tongue  { return postgresTongue }
 
 func (e *postgresEngine) scan(ctx context.Context, statement string, args []any) (*sql.Rows, error) {
-	return e.db.QueryContext(ctx, statement, append([]any{pgx.QueryExecModeExec}, args...)...)
+	return e.scans.QueryContext(ctx, statement, append([]any{pgx.QueryExecModeExec}, args...)...)
 }
 
 func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error {
@@ -125,4 +138,4 @@ func (e *postgresEngine) transact(ctx context.Context, o *sql.TxOptions, c chang
 	return nil
 }
 
-func (e *postgresEngine) close() error { return e.db.Close() }
+func (e *postgresEngine) close() error { return errors.Join(e.scans.Close(), e.db.Close()) }
