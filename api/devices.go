@@ -126,7 +126,11 @@ func (c *call) listDevices() error {
 		if waiting, err = c.Commands.Count(c.r.Context(), c.hub.Name, first, last); err != nil {
 			return err
 		}
-		if activity, err = c.Registry.Activity(c.r.Context(), c.hub.Name, first, last); err != nil {
+		ids := make([]string, len(identities))
+		for n := range identities {
+			ids[n] = identities[n].DeviceID
+		}
+		if activity, err = c.Registry.Activity(c.r.Context(), c.hub.Name, ids...); err != nil {
 			return err
 		}
 	}

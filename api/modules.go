@@ -37,7 +37,7 @@ func (c *call) listModules() error {
 	if err != nil {
 		return err
 	}
-	activity, err := c.Registry.Activity(c.r.Context(), c.hub.Name, c.args["device"], c.args["device"])
+	activity, err := c.Registry.Activity(c.r.Context(), c.hub.Name, c.args["device"])
 	if err != nil {
 		return err
 	}

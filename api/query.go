@@ -198,6 +198,6 @@ const (
 
 // activityOf reads what is known of one identity.
 func (c *call) activityOf(i *signet.Identity) (signet.Activity, error) {
-	of, err := c.Registry.Activity(c.r.Context(), i.Hub, i.DeviceID, i.DeviceID)
+	of, err := c.Registry.Activity(c.r.Context(), i.Hub, i.DeviceID)
 	return of[i.Name()], err
 }

@@ -22,7 +22,7 @@ func TestActivity(t *testing.T) {
 	known := func(connected bool, updated, active int) {
 		t.Helper()
 		h.registry.WriteActivity(t.Context())
-		of, err := h.registry.Activity(t.Context(), "first", "press", "press")
+		of, err := h.registry.Activity(t.Context(), "first", "press")
 		if err != nil {
 			t.Fatal(err)
 		}

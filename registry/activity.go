@@ -26,8 +26,8 @@ const (
 type activity struct {
 	connected func(hub, device, module string) bool
 
-	mu      sync.Mutex // held with no other lock, never over I/O
-	pending map[[3]string]signet.Activity
+	mu      sync.Mutex                      // held with no other lock, never over I/O
+	pending map[[2]string][]signet.Activity // by hub and device: of it and its modules
 }
 
 // Seen tells that an identity has sent something. It does not wait.
@@ -44,15 +44,21 @@ func (r *Registry) ConnectionChanged(p *signet.Principal, at time.Time) {
 
 func (r *Registry) note(p *signet.Principal, a signet.Activity) {
 	l := &r.activity
-	key := [3]string{p.Hub, p.DeviceID, p.ModuleID}
 	a.Hub, a.DeviceID, a.ModuleID, a.GenerationID = p.Hub, p.DeviceID, p.ModuleID, p.GenerationID
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	was, there := l.pending[key]
-	if !there && len(l.pending) >= maxSeen && a.ConnectionUpdated.IsZero() {
-		return
+	l.add(a)
+}
+
+// add puts what is new beside what waits, under l.mu.
+func (l *activity) add(a signet.Activity) {
+	key := [2]string{a.Hub, a.DeviceID}
+	of := l.pending[key]
+	if n := slices.IndexFunc(of, func(was signet.Activity) bool { return was.ModuleID == a.ModuleID }); n >= 0 {
+		of[n] = later(of[n], a)
+	} else if len(l.pending) < maxSeen || !a.ConnectionUpdated.IsZero() {
+		l.pending[key] = append(of, a)
 	}
-	l.pending[key] = later(was, a)
 }
 
 // later joins two things that are known of one identity; what is of an earlier
@@ -97,12 +103,14 @@ func (r *Registry) WriteActivity(ctx context.Context) {
 	l := &r.activity
 	l.mu.Lock()
 	pending := l.pending
-	l.pending = map[[3]string]signet.Activity{}
+	l.pending = map[[2]string][]signet.Activity{}
 	l.mu.Unlock()
 	all := make([]signet.Activity, 0, len(pending))
-	for _, a := range pending {
-		a.Connected = l.connected(a.Hub, a.DeviceID, a.ModuleID)
-		all = append(all, a)
+	for _, of := range pending {
+		for _, a := range of {
+			a.Connected = l.connected(a.Hub, a.DeviceID, a.ModuleID)
+			all = append(all, a)
+		}
 	}
 	// In the order of keys, so that two who write do not wait for each other.
 	slices.SortFunc(all, func(a, b signet.Activity) int {
@@ -117,33 +125,32 @@ func (r *Registry) WriteActivity(ctx context.Context) {
 		}
 		l.mu.Lock()
 		for _, a := range batch {
-			key := [3]string{a.Hub, a.DeviceID, a.ModuleID}
-			if now, there := l.pending[key]; there {
-				a = later(a, now)
-			}
-			l.pending[key] = a
+			l.add(a)
 		}
 		l.mu.Unlock()
 	}
 }
 
-// Activity gives what is known of the identities of the devices from one ID to
-// another, by [signet.IdentityName]; of what was never active, nothing.
-func (r *Registry) Activity(ctx context.Context, hub, first, last string) (map[string]signet.Activity, error) {
-	list, err := r.store.Activity(ctx, hub, first, last)
+// Activity gives what is known of devices, which are named in byte order, and of
+// their modules, by [signet.IdentityName]; of what was never active, nothing.
+func (r *Registry) Activity(ctx context.Context, hub string, devices ...string) (map[string]signet.Activity, error) {
+	of := map[string]signet.Activity{}
+	if len(devices) == 0 {
+		return of, nil
+	}
+	list, err := r.store.Activity(ctx, hub, devices[0], devices[len(devices)-1])
 	if err != nil {
 		return nil, err
 	}
-	of := make(map[string]signet.Activity, len(list))
 	for _, a := range list {
 		of[signet.IdentityName(a.DeviceID, a.ModuleID)] = a
 	}
 	l := &r.activity
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for key, a := range l.pending {
-		if key[0] == hub && key[1] >= first && key[1] <= last {
-			name := signet.IdentityName(key[1], key[2])
+	for _, device := range devices {
+		for _, a := range l.pending[[2]string{hub, device}] {
+			name := signet.IdentityName(a.DeviceID, a.ModuleID)
 			of[name] = later(of[name], a)
 		}
 	}

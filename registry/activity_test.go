@@ -41,7 +41,7 @@ func TestActivity(t *testing.T) {
 	a, b := principal("a"), principal("b")
 	known := func(id string) signet.Activity {
 		t.Helper()
-		of, err := r.Activity(t.Context(), "hub", id, id)
+		of, err := r.Activity(t.Context(), "hub", id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,12 +120,14 @@ func TestActivityIsBounded(t *testing.T) {
 		r.Seen(&signet.Principal{Hub: "hub", DeviceID: fmt.Sprint(n)}, noon)
 	}
 	r.ConnectionChanged(&signet.Principal{Hub: "hub", DeviceID: "late"}, noon)
-	of, err := r.Activity(t.Context(), "hub", "", "~")
+	of, err := r.Activity(t.Context(), "hub", "99999", "100000", "late")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, first := of["99999"]
+	_, beyond := of["100000"]
 	_, late := of["late"]
-	equal(t, []any{len(of), late}, []any{100_001, true})
+	equal(t, []bool{first, beyond, late}, []bool{true, false, true})
 }
 
 // BenchmarkConnectionChanged is what a connect pays for being seen.

@@ -88,7 +88,7 @@ func New(store Store, o Options) *Registry {
 	if r.eventsHeld == nil {
 		r.eventsHeld = func(string) bool { return false }
 	}
-	r.activity = activity{connected: o.Connected, pending: map[[3]string]signet.Activity{}}
+	r.activity = activity{connected: o.Connected, pending: map[[2]string][]signet.Activity{}}
 	if o.Connected == nil {
 		r.activity.connected = func(string, string, string) bool { return false }
 	}

@@ -120,3 +120,19 @@ func BenchmarkSaveVerdicts(b *testing.B) {
 		})
 	}
 }
+
+// What is written behind 500 devices that connect, in one transaction.
+func BenchmarkSaveActivity(b *testing.B) {
+	for _, db := range kinds {
+		b.Run(db.name, func(b *testing.B) {
+			s := openFleet(b, db)
+			for n := 0; b.Loop(); n++ {
+				as := make([]signet.Activity, 500)
+				for i := range as {
+					as[i] = signet.Activity{Hub: "east", DeviceID: deviceID((n*500 + i) * 7 % fleet), GenerationID: "1", Connected: n%2 == 0, ConnectionUpdated: at(n), LastActive: at(n)}
+				}
+				ok(b, s.SaveActivity(b.Context(), as))
+			}
+		})
+	}
+}

@@ -329,3 +329,27 @@ func TestActivity(t *testing.T) {
 		same(t, len(got), 0)
 	})
 }
+
+// FuzzFind: whatever can be asked, SQLite answers as the reference does.
+func FuzzFind(f *testing.F) {
+	for _, question := range questions {
+		f.Add(question)
+	}
+	s, want := twoHubs(f, kinds[0], kinds[0].dsn(f)), reference(f)
+	zoo(f, s)
+	f.Fuzz(func(t *testing.T, condition string) {
+		q, err := query.Parse(`SELECT * FROM devices WHERE ` + condition)
+		if err != nil || q.Aggregates() || q.Top > 0 {
+			return
+		}
+		expected, err := want.Find(t.Context(), "east", q, registry.Key{}, 1000)
+		ok(t, err)
+		got, err := s.Find(t.Context(), "east", q, registry.Key{}, 1000)
+		if err != nil {
+			t.Fatalf("%s: %v", condition, err)
+		}
+		if a, b := keysOf(got.Records), keysOf(expected.Records); a != b {
+			t.Fatalf("%s:\n%s\nwant\n%s", condition, a, b)
+		}
+	})
+}

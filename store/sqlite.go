@@ -39,6 +39,7 @@ type sqliteEngine struct {
 
 	readers *sql.DB
 	read    *statements
+	scans   *sql.DB // of queries: as many connections as there are places for slices
 
 	queue   chan *waiting
 	closing chan struct{} // closed: nothing more is queued
@@ -105,6 +106,12 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 	e.readers.SetMaxOpenConns(maxReaders)
 	e.readers.SetMaxIdleConns(maxReaders)
 	e.read = &statements{on: e.readers}
+	// The inner pages of a million twins, so that finding one reads its own page only.
+	if e.scans, err = sql.Open("sqlite", file+"?mode=ro&_pragma=busy_timeout(5000)&_pragma=cache_size(-16384)"); err != nil {
+		return nil, errors.Join(err, e.readers.Close(), e.writers.Close())
+	}
+	e.scans.SetMaxOpenConns(scanPlaces())
+	e.scans.SetMaxIdleConns(scanPlaces())
 	go e.run()
 	return newStore(e), nil
 }
@@ -152,7 +159,7 @@ func (e *sqliteEngine) reader() queryer { return e.read }
 func (e *sqliteEngine) tongue() tongue  { return sqliteTongue }
 
 func (e *sqliteEngine) scan(ctx context.Context, statement string, args []any) (*sql.Rows, error) {
-	return e.readers.QueryContext(ctx, statement, args...)
+	return e.scans.QueryContext(ctx, statement, args...)
 }
 
 func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
@@ -317,7 +324,7 @@ func (e *sqliteEngine) close() error {
 		// The writer's connection last: it moves what is in the -wal file into the
 		// database, which the read-only ones cannot.
 		e.read.close()
-		err := e.readers.Close()
+		err := errors.Join(e.scans.Close(), e.readers.Close())
 		e.disconnect()
 		e.closed = errors.Join(err, e.writers.Close())
 	})

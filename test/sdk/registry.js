@@ -66,6 +66,11 @@ async function main() {
   const updated = (await registry.updateDevices([{ deviceId: 'b-1', status: 'disabled' }], true)).responseBody;
   assert.strictEqual(updated.isSuccessful, true);
   assert.strictEqual((await registry.get('b-1')).responseBody.status, 'disabled');
+  const tagged = (await registry.addDevices([{ deviceId: 'b-3', tags: { site: 'Augsburg' }, properties: { desired: { rate: 5 } } }])).responseBody;
+  assert.deepStrictEqual([tagged.isSuccessful, tagged.warnings], [true, []]);
+  const twin = (await registry.getTwin('b-3')).responseBody;
+  assert.deepStrictEqual([twin.tags, twin.properties.desired.rate], [{ site: 'Augsburg' }, 5]);
+  await registry.delete('b-3');
   const removed = (await registry.removeDevices([{ deviceId: 'b-1' }, { deviceId: 'b-2' }], true)).responseBody;
   assert.strictEqual(removed.isSuccessful, true);
   console.log('ok bulk');
