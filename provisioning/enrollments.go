@@ -346,7 +346,7 @@ func (p *Provisioning) settleAllocation(ctx context.Context, e, old *signet.Enro
 		u, err := url.Parse(webhook.URL)
 		if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" || u.User != nil || len(webhook.URL) > maxURL {
 			// Its query may hold a code, which is never repeated.
-			return malformed("customAllocationDefinition.webhookUrl", "an https:// URL of at most 2048 bytes, without a user name", "")
+			return malformed("customAllocationDefinition.webhookUrl", "an https:// or http:// URL of at most 2048 bytes, without a user name", "")
 		}
 		if len(webhook.APIVersion) > 64 || !utf8.ValidString(webhook.APIVersion) || strings.ContainsRune(webhook.APIVersion, 0) {
 			return malformed("customAllocationDefinition.apiVersion", "at most 64 bytes", webhook.APIVersion)
@@ -480,7 +480,7 @@ func (p *Provisioning) settleLink(l *signet.LinkedHub) error {
 	host := l.HostName // with its port: a hub elsewhere may have another than 443
 	l.HostName = signet.HostOnly(host)
 	if _, err := netip.ParseAddr(l.HostName); err != nil && !hostName.MatchString(l.HostName) {
-		return linkMalformed("name", "the host name of a hub", host)
+		return linkMalformed("name", "the host name of a hub", "") // it may be a connection string in the wrong place
 	}
 	if _, err := p.deps.Tenants.HubByHost(l.HostName); err == nil {
 		l.ConnectionString = "" // ours: no key has to lie about

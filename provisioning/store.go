@@ -25,10 +25,11 @@ type EnrollmentStore interface {
 	// Enrollments lists up to limit individual enrollments, or groups, with a folded
 	// ID greater than after, in byte order of the folded IDs.
 	Enrollments(ctx context.Context, service string, group bool, after string, limit int) ([]signet.Enrollment, error)
-	// CreateEnrollment adds one, with what it claims as its own of what devices are
-	// known by. It fails with ErrExists when the ID is taken, with ErrSigner when
-	// another has one of the signers, with ErrFull when the service holds most or
-	// more of its kind, and with ErrNotFound when there is no such service.
+	// CreateEnrollment adds one, with the signers that are its own: no other of the
+	// service has one of them. It fails with ErrExists when the ID is taken, with
+	// ErrSigner when another has one of the signers, with ErrFull when the service
+	// holds most or more of its kind, and with ErrNotFound when there is no such
+	// service.
 	CreateEnrollment(ctx context.Context, e signet.Enrollment, signers []string, most int) error
 	// ReplaceEnrollment replaces the one of the same key, and its signers, if its
 	// ETag is etag.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -58,7 +60,7 @@ var reprovisionings = map[string]*client.ReprovisionPolicy{
 // enrollmentFlags are what create and set have in common.
 type enrollmentFlags struct {
 	group                                      bool
-	file, secondFile, ca, secondCA             string
+	file, secondFile, ca, secondCA, keyFile    string
 	deviceID, allocation, webhook, reprovision string
 	hubAuth, issuancePolicy, tags, desired     string
 	hubs                                       []string
@@ -74,6 +76,7 @@ func (g *enrollmentFlags) add(cmd *cobra.Command) {
 	f.StringVar(&g.secondFile, "secondary-certificate", "", "a second one, for rollover")
 	f.StringVar(&g.ca, "ca", "", "name of a CA certificate of the provisioning service")
 	f.StringVar(&g.secondCA, "secondary-ca", "", "a second one, for rollover")
+	f.StringVar(&g.keyFile, "key-file", "", "file with a symmetric key in base64, and in a second line another; that is made where it is missing")
 	f.StringVar(&g.deviceID, "device-id", "", "of the identity at the hub, if it is not the registration ID")
 	f.StringSliceVar(&g.hubs, "iot-hub", nil, "host name of a linked hub that may be given; may be repeated; all unless given")
 	f.StringVar(&g.allocation, "allocation", "", "hashed (evenly by weight, the default), nearest or static")
@@ -147,14 +150,16 @@ func (g *enrollmentFlags) apply(cmd *cobra.Command, e *client.Enrollment) (err e
 	return nil
 }
 
-// prove puts certificates, or names of CA certificates, into an attestation.
+// prove puts certificates, names of CA certificates or keys into an attestation.
 func (g *enrollmentFlags) prove(a *client.Attestation) error {
 	byFile, byName := g.file+g.secondFile != "", g.ca+g.secondCA != ""
 	switch {
-	case byFile && byName:
-		return usageError{fmt.Errorf("give one of --certificate and --ca")}
+	case byFile && byName || (byFile || byName) && g.keyFile != "":
+		return usageError{fmt.Errorf("give one of --certificate, --ca and --key-file")}
 	case byName && !g.group:
 		return usageError{fmt.Errorf("--ca goes with --group")}
+	case g.keyFile != "":
+		return g.proveByKey(a)
 	case !byFile && !byName:
 		return nil
 	case a.X509 == nil:
@@ -206,6 +211,24 @@ func (g *enrollmentFlags) prove(a *client.Attestation) error {
 	return nil
 }
 
+func (g *enrollmentFlags) proveByKey(a *client.Attestation) error {
+	text, err := readFile(g.keyFile)
+	if err != nil {
+		return err
+	}
+	keys := strings.Fields(string(text))
+	if len(keys) == 1 {
+		var second [64]byte // as long as the service makes them
+		rand.Read(second[:])
+		keys = append(keys, base64.StdEncoding.EncodeToString(second[:]))
+	}
+	if len(keys) != 2 {
+		return signet.Refuse(signet.KeyMalformed, "%s holds %d keys.", g.keyFile, len(keys)).FixBy("Give a file with one key in base64, or two, each in a line.")
+	}
+	*a = client.Attestation{Type: signet.AttestSymmetricKey, SymmetricKey: &client.AttestationKeys{PrimaryKey: keys[0], SecondaryKey: keys[1]}}
+	return nil
+}
+
 func enrollmentCreateCommand() *cobra.Command {
 	var flags enrollmentFlags
 	var keys, disabled, edge bool
@@ -218,6 +241,7 @@ func enrollmentCreateCommand() *cobra.Command {
                       has signed, at any depth
   --ca NAME           of a group, with one below a CA certificate of the provisioning service
   --symmetric-key     with a key, which the service makes: signet enrollment keys
+  --key-file FILE     with a key that there is already
 
 What they get at the hub is an identity that knows their certificate by its thumbprint, as at Azure,
 or with --hub-auth ca one that takes any certificate of theirs below a CA of the hub, so that a renewed
@@ -231,10 +255,10 @@ one goes on working.`,
 			if err := flags.apply(cmd, &e); err != nil {
 				return err
 			}
-			switch byCertificate := e.Attestation.X509 != nil; {
-			case byCertificate == keys:
-				return usageError{fmt.Errorf("give one of --certificate, --ca and --symmetric-key")}
-			case keys:
+			if keys == (e.Attestation.Type != "") {
+				return usageError{fmt.Errorf("give one of --certificate, --ca, --symmetric-key and --key-file")}
+			}
+			if keys {
 				e.Attestation.Type = signet.AttestSymmetricKey
 			}
 			if disabled {
@@ -607,12 +631,18 @@ func linkAddCommand() *cobra.Command {
 				return err
 			}
 			l.HostName, l.Allocates = signet.HostOnly(args[0]), !named
-			if text, err := readFile(args[0]); err == nil {
-				hub, err := signet.ParseConnectionString(string(text))
+			text, err := args[0], error(nil)
+			if !strings.Contains(strings.ToLower(text), "hostname=") {
+				var file []byte
+				file, err = readFile(text)
+				text = string(file)
+			}
+			if err == nil {
+				hub, err := signet.ParseConnectionString(text)
 				if err != nil {
 					return err
 				}
-				l.ConnectionString, l.HostName = strings.TrimSpace(string(text)), signet.HostOnly(hub.HostName)
+				l.ConnectionString, l.HostName = strings.TrimSpace(text), signet.HostOnly(hub.HostName)
 			}
 			links, err := c.LinkedHubs(cmd.Context())
 			if err != nil {
