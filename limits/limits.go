@@ -33,6 +33,7 @@ type Limits struct {
 	now       func() time.Time
 	throttled *prometheus.CounterVec // outcome: delayed, refused
 
+	most    int        // maxBuckets
 	mu      sync.Mutex // held while nothing is asked
 	buckets map[key]*bucket
 }
@@ -54,7 +55,7 @@ func New(now func() time.Time) *Limits {
 	if now == nil {
 		now = time.Now
 	}
-	return &Limits{now: now, buckets: map[key]*bucket{}, throttled: prometheus.NewCounterVec(prometheus.CounterOpts{
+	return &Limits{now: now, most: maxBuckets, buckets: map[key]*bucket{}, throttled: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "signet_throttled_total", Help: "What limits have held back, by hub, limit, whose it is (hub, device) and outcome (delayed, refused).",
 	}, []string{"hub", "limit", "scope", "outcome"})}
 }
@@ -112,7 +113,7 @@ func (l *Limits) look(k key, rate float64, n int, now time.Time) (*bucket, time.
 	holds := math.Max(1, rate)
 	b := l.buckets[k]
 	if b == nil {
-		if len(l.buckets) >= maxBuckets {
+		if len(l.buckets) >= l.most {
 			l.sweep(now)
 		}
 		b = &bucket{left: holds, at: now}
@@ -143,7 +144,7 @@ func (l *Limits) sweep(now time.Time) {
 			delete(l.buckets, k)
 		}
 	}
-	if len(l.buckets) >= maxBuckets/2 { // or the next would sweep again
+	if len(l.buckets) >= l.most/2 { // or the next would sweep again
 		clear(l.buckets)
 	}
 }
