@@ -229,7 +229,7 @@ var Codes = []CodeInfo{
 	{LimitRate, StepLimit, "The device, or the hub, does this more often than its operator lets it.", "Try again with back-off; the operator finds the limits by: signet hub limits"},
 	{LimitEnrollments, StepLimit, "The provisioning service already holds as many enrollments of the kind as it may.", "Delete enrollments that are no longer needed, or enrol devices by a group."},
 	{LimitLinks, StepLimit, "As many hubs are linked to the provisioning service as may be.", "Unlink a hub that is no longer given to devices."},
-	{LimitRegistrations, StepLimit, "The device registers again too soon, or too many registrations are being worked on.", "Wait as long as the answer says, with jitter, and register again."},
+	{LimitRegistrations, StepLimit, "The device registers again too soon, too many registrations are being worked on, or the service holds as many as it may.", "Wait as long as the answer says, with jitter, and register again."},
 	{LimitCRLs, StepLimit, "The hub already holds as many CRLs, or as many bytes of them, as it may.", "Delete a CRL that is no longer needed."},
 	{LimitIssuance, StepLimit, "The device has been issued as many certificates as it may in an hour.", "Let the device keep its certificate, and renew it when most of its time is over."},
 	{LimitCertificates, StepLimit, "The hub already holds as many CA certificates as it may.", "Delete a certificate that is no longer needed."},

@@ -197,10 +197,16 @@ func (p *Provisioning) judgeOwn(service string, e *signet.Enrollment, chain []*x
 // A group has a key, not a certificate: so none below a group that shuts it out
 // gets round it by another certificate of the same signer.
 func (p *Provisioning) nearest(service string, g *groups, path []*x509.Certificate) (*group, error) {
-	for _, c := range path[1:] {
+	for n, c := range path[1:] {
 		if found := g.signers[pki.PathCertificate(c).Key]; found != nil {
+			if n > 0 && g.blind != nil && found.enrollment.Status == signet.Enabled {
+				return nil, blind(g.blind) // it may be one of those in between
+			}
 			return found, nil
 		}
+	}
+	if g.blind != nil {
+		return nil, blind(g.blind)
 	}
 	above := path[len(path)-1:]
 	for range maxAbove {
@@ -281,6 +287,11 @@ func (p *Provisioning) judgeToken(service signet.Hub, id string, t *signet.SASTo
 func disabled(e *signet.Enrollment) error {
 	return signet.Refuse(signet.EnrollmentDisabled, "The %s %q is disabled.", kind(e.Group), e.ID).
 		At("provisioningStatus", string(signet.Enabled), string(e.Status))
+}
+
+func blind(e *signet.Enrollment) error {
+	return signet.Refuse(signet.EnrollmentDisabled, "The enrollment group %q shuts out devices by a CA certificate that is registered no more, and may mean this one.", e.ID).
+		FixBy("Give the group the certificate itself, register the CA again under its name, or delete the group.")
 }
 
 func mismatch(e *signet.Enrollment, presented string) error {

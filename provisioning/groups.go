@@ -20,6 +20,9 @@ type groups struct {
 	signers map[[32]byte]*group
 	keyed   []signet.Enrollment // those of symmetric keys, by ID
 	known   []*x509.Certificate // verified CAs and signers: what may be above an anchor
+	// blind is a group that shuts out by a CA certificate which is registered no
+	// more: whom it means cannot be told. nil when there is none.
+	blind *signet.Enrollment
 }
 
 // A group is one that has signers.
@@ -112,6 +115,8 @@ func newGroups(all []signet.Enrollment, cas []signet.CACertificate) (*groups, er
 			for _, name := range present(e.Attestation.PrimaryCA, e.Attestation.SecondaryCA) {
 				if ca := registered[strings.ToLower(name)]; ca != nil {
 					g.add(group{e, ca.certificate, ca.unverified})
+				} else if e.Status != signet.Enabled {
+					g.blind = &e
 				}
 			}
 			for _, der := range certificates(&e.Attestation) {

@@ -26,9 +26,10 @@ type Provisioning struct {
 	groups  groupCache
 	desk    *desk
 	outside turnstile
+	tally   tally
 }
 
-// Deps are what a Provisioning stands on; all but Issuer, Webhooks, Now and Logger
+// Deps are what a Provisioning stands on; all but Issuer and what comes after it
 // are required.
 type Deps struct {
 	Enrollments   EnrollmentStore
@@ -44,6 +45,8 @@ type Deps struct {
 	Webhooks http.RoundTripper
 	Now      func() time.Time // the clock; time.Now when nil
 	Logger   *slog.Logger     // slog.Default when nil
+	// MaxRegistrations bounds those of a service; [MaxRegistrations] when 0.
+	MaxRegistrations int
 }
 
 // New makes a Provisioning. Nobody gets a place before Run.
@@ -57,8 +60,11 @@ func New(d Deps) *Provisioning {
 	if d.Logger == nil {
 		d.Logger = slog.Default()
 	}
+	if d.MaxRegistrations == 0 {
+		d.MaxRegistrations = MaxRegistrations
+	}
 	return &Provisioning{deps: d, log: d.Logger, groups: groupCache{of: map[string]*groups{}}, desk: newDesk(),
-		outside: turnstile{here: map[string]int{}}}
+		outside: turnstile{here: map[string]int{}}, tally: tally{of: map[string]int{}}}
 }
 
 // Credentials are what a device shows at a door, of one request.

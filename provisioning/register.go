@@ -45,7 +45,8 @@ type Operation struct {
 // not begun again.
 //
 // It refuses with [signet.RequestMalformed], [signet.AttestationUnsupported],
-// [signet.EnrollmentNoPolicy], [signet.LimitRegistrations] and
+// [signet.EnrollmentNoPolicy], [signet.LimitRegistrations], also when the service
+// holds as many as it may, and
 // [signet.HubUnknown]; refusals are recorded.
 func (a *Applicant) Register(ctx context.Context, q Request) (Operation, error) {
 	o, err := a.register(ctx, q)
@@ -74,6 +75,7 @@ func (a *Applicant) register(ctx context.Context, q Request) (Operation, error) 
 			return Operation{}, err
 		}
 		if doing != nil && a.same(&was, doing, &q) {
+			p.desk.submit(task{was.Service, signet.FoldRegistrationID(was.RegistrationID)}) // unless it is known there
 			return p.operation(was, was.OperationID), nil
 		}
 		now := p.stamp()
@@ -85,6 +87,12 @@ func (a *Applicant) register(ctx context.Context, q Request) (Operation, error) 
 		}
 		r := was
 		if !known {
+			if full, err := p.full(ctx, a.service.Name); err != nil {
+				return Operation{}, err
+			} else if full {
+				return Operation{}, signet.Refuse(signet.LimitRegistrations, "The provisioning service has %d registrations, as many as it may.", p.deps.MaxRegistrations).
+					FixBy("Delete the records of devices that are no more: signet registration delete ID")
+			}
 			r = signet.Registration{Service: a.service.Name, RegistrationID: a.id, Created: now}
 		}
 		r.OperationID, r.Status, r.ETag, r.Updated = newOperationID(), signet.Assigning, signet.NewETag(), now
@@ -97,7 +105,9 @@ func (a *Applicant) register(ctx context.Context, q Request) (Operation, error) 
 		if known {
 			err = p.deps.Registrations.ReplaceRegistration(ctx, r, w, was.ETag)
 		} else {
-			err = p.deps.Registrations.CreateRegistration(ctx, r, w)
+			if err = p.deps.Registrations.CreateRegistration(ctx, r, w); err == nil {
+				p.tally.add(r.Service, 1)
+			}
 		}
 		switch {
 		case errors.Is(err, signet.ErrExists), errors.Is(err, signet.ErrStale), errors.Is(err, signet.ErrNotFound) && known:

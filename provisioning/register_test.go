@@ -379,6 +379,26 @@ func TestCAIsDeletedOrDistrusted(t *testing.T) {
 		if _, err := h.registers(h.credentials("b", line.Device(t, "b")), provisioning.Request{}); signet.CodeOf(err) != signet.CertRevoked {
 			t.Errorf("distrusted above the anchor: %v", err)
 		}
+		// Whom a group shuts out by a CA that is gone cannot be told: nobody below comes
+		// round it.
+		m := line.Intermediate(t, "M")
+		h.trust("M", m, true)
+		h.enroll(signet.Enrollment{Group: true, ID: "line", Attestation: bySigner(line)})
+		h.enroll(signet.Enrollment{Group: true, ID: "m", Attestation: byCA("M"), Status: signet.Disabled})
+		for _, want := range []signet.Code{signet.EnrollmentDisabled, signet.EnrollmentDisabled} {
+			if _, err := h.registers(h.credentials("e", m.Device(t, "e")), provisioning.Request{}); signet.CodeOf(err) != want {
+				t.Errorf("below a group that shuts out: %v", err)
+			}
+			h.assigned(h.credentials("f", line.Device(t, "f"))) // nothing is in between
+			if err := h.authority.Delete(t.Context(), "dps", "M", "*"); err != nil && signet.CodeOf(err) != signet.CertificateUnknown {
+				t.Fatal(err)
+			}
+		}
+		for _, id := range []string{"line", "m"} {
+			if err := h.DeleteEnrollment(t.Context(), "dps", true, id, "*"); err != nil {
+				t.Fatal(err)
+			}
+		}
 		if err := h.authority.Delete(t.Context(), "dps", "R", "*"); err != nil {
 			t.Fatal(err)
 		}
@@ -625,6 +645,46 @@ func TestRequests(t *testing.T) {
 	})
 }
 
+// TestFull: a service holds no more registrations than it may, also after a start;
+// those that are there go on.
+func TestFull(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		g := h.enroll(signet.Enrollment{Group: true, ID: "g", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
+		come := func(id string) signet.Code {
+			key, _ := signet.DeriveKey(g.Attestation.PrimaryKey, id)
+			a, err := h.Admit(t.Context(), h.token(id, key))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = a.Register(t.Context(), provisioning.Request{})
+			time.Sleep(2 * time.Second)
+			return signet.CodeOf(err)
+		}
+		h.stop()
+		h.deps.MaxRegistrations = 2
+		h.open()
+		for n, want := range []signet.Code{"", "", signet.LimitRegistrations} {
+			if got := come(fmt.Sprint("d", n)); got != want {
+				t.Errorf("%d: %s", n, got)
+			}
+		}
+		h.stop()
+		h.open()
+		if got := come("d2"); got != signet.LimitRegistrations {
+			t.Error(got)
+		}
+		if got := come("d1"); got != "" {
+			t.Error(got)
+		}
+		if err := h.DeleteRegistration(t.Context(), "dps", "d0", ""); err != nil {
+			t.Fatal(err)
+		}
+		if got := come("d2"); got != "" {
+			t.Error(got)
+		}
+	})
+}
+
 // TestOneIdentity: many that have one registration ID, with two certificates, race
 // for it.
 func TestOneIdentity(t *testing.T) {
@@ -694,6 +754,11 @@ func TestReprovision(t *testing.T) {
 				if r = h.assigned(credentials); string(h.hubs["east.example"]["d"].twin.Tags) != `{"at":"work"}` || r.Substatus != "initialAssignment" {
 					t.Error("it stays, and its twin with it")
 				}
+				delete(h.hubs["east.example"], "d") // somebody deletes the identity
+				if r = h.assigned(credentials); string(h.hubs["east.example"]["d"].twin.Tags) != `{"new":true}` || r.Substatus != "initialAssignment" {
+					t.Error("it begins anew where it was")
+				}
+				h.hubs["east.example"]["d"] = at
 				e.Hubs = []string{"west.example"}
 				h.change(e)
 				r = h.assigned(credentials)
@@ -871,7 +936,7 @@ func TestRestart(t *testing.T) {
 						replaced++
 						dead = dead || at == fmt.Sprint(operation, " ", replaced)
 					}
-					if dead && operation != "CreateRegistration" && operation != "Enrollment" && operation != "Registration" {
+					if dead && !slices.Contains([]string{"CreateRegistration", "CountRegistrations", "Enrollment", "Registration"}, operation) {
 						return died
 					}
 					return nil

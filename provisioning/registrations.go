@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -33,6 +34,8 @@ type RegistrationStore interface {
 	// DeleteRegistration removes one if its ETag is etag, or whatever it is when etag
 	// is "*".
 	DeleteRegistration(ctx context.Context, service, id, etag string) error
+	// CountRegistrations counts those of a service. It may take seconds.
+	CountRegistrations(ctx context.Context, service string) (int, error)
 	// Unfinished lists up to limit registrations of all services for which something
 	// is to be done, the earliest first.
 	Unfinished(ctx context.Context, limit int) ([]signet.Registration, error)
@@ -93,8 +96,44 @@ func (p *Provisioning) DeleteRegistration(ctx context.Context, service, id, ifMa
 		return registrationUnknown(id)
 	case errors.Is(err, signet.ErrStale):
 		return signet.Refuse(signet.ETagStale, "The registration %q has changed since its etag was read.", signet.Clip(id))
+	case err == nil:
+		p.tally.add(service, -1)
 	}
 	return err
+}
+
+// MaxRegistrations is how many registrations a service holds: Azure's limit. So a
+// CA that signs what it should not fills no disk.
+const MaxRegistrations = 1_000_000
+
+// A tally knows how many registrations each service has. A write whose outcome is
+// unknown may leave it one off.
+type tally struct {
+	mu sync.Mutex // held while they are counted, once
+	of map[string]int
+}
+
+// full says whether a service has as many as it may.
+func (p *Provisioning) full(ctx context.Context, service string) (bool, error) {
+	p.tally.mu.Lock()
+	defer p.tally.mu.Unlock()
+	n, known := p.tally.of[service]
+	if !known {
+		var err error
+		if n, err = p.deps.Registrations.CountRegistrations(ctx, service); err != nil {
+			return false, err
+		}
+		p.tally.of[service] = n
+	}
+	return n >= p.deps.MaxRegistrations, nil
+}
+
+func (t *tally) add(service string, n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, known := t.of[service]; known {
+		t.of[service] += n
+	}
 }
 
 func registrationUnknown(id string) error {

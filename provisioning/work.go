@@ -196,27 +196,29 @@ func (p *Provisioning) place(ctx context.Context, r *signet.Registration, w *Wor
 		}
 	}
 
-	moved := r.Hub != "" && (r.Hub != hub.HostName || r.DeviceID != device)
+	first := r.Hub == ""
+	moved := !first && (r.Hub != hub.HostName || r.DeviceID != device)
 	initial := &signet.Twin{Tags: w.Placement.InitialTwin.Tags, Desired: signet.Properties{Values: w.Placement.InitialTwin.Desired}}
 	var twin *signet.Twin
 	var there *signet.Twin // where it was; nil when it is gone, or was carried along before
-	if moved && old != nil {
+	if !first && old != nil {
 		err := p.at(old, func() error {
 			was, t, err := p.deps.Hubs.Identity(ctx, *old, r.DeviceID)
-			// A device that was disabled where it was is no other one elsewhere.
-			there, i.Status, i.StatusReason = &t, was.Status, was.StatusReason
+			if err == nil {
+				// A device that was disabled where it was is no other one elsewhere.
+				there, i.Status, i.StatusReason = &t, was.Status, was.StatusReason
+			}
 			return err
 		})
-		if signet.CodeOf(err) == signet.IdentityUnknown {
-			there = nil
-		} else if err != nil {
+		if err != nil && signet.CodeOf(err) != signet.IdentityUnknown {
 			return err
 		}
 	}
-	switch {
-	case moved && e.Reprovision.MigrateData && old != nil:
+	migrates := moved && e.Reprovision.MigrateData && old != nil
+	switch anew := first || !moved && there == nil; { // also when its identity was deleted
+	case migrates:
 		twin = there
-	case moved, r.Hub == "" && len(initial.Tags)+len(initial.Desired.Values) > 0:
+	case moved, anew && len(initial.Tags)+len(initial.Desired.Values) > 0:
 		twin = initial
 	}
 	if err := p.at(hub, func() error { return p.deps.Hubs.Put(ctx, *hub, i, twin) }); err != nil {
@@ -229,11 +231,11 @@ func (p *Provisioning) place(ctx context.Context, r *signet.Registration, w *Wor
 	}
 
 	switch {
-	case r.Hub == "":
+	case first:
 		r.FirstHub, r.Substatus = hub.HostName, "initialAssignment"
 	case moved && hub.HostName == r.FirstHub:
 		r.Substatus = "reprovisionedToInitialAssignment"
-	case moved && e.Reprovision.MigrateData:
+	case migrates:
 		r.Substatus = "deviceDataMigrated"
 	case moved:
 		r.Substatus = "deviceDataReset"

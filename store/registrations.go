@@ -131,6 +131,15 @@ func (s *Store) DeleteRegistration(ctx context.Context, service, id, etag string
 	})
 }
 
+// CountRegistrations counts those of a service.
+func (s *Store) CountRegistrations(ctx context.Context, service string) (int, error) {
+	if !findable(service) {
+		return 0, nil
+	}
+	return one(ctx, s.engine.reader(), func(rows *sql.Rows, n *int) error { return rows.Scan(n) },
+		`SELECT count(*) FROM registration WHERE hub = $1`, service)
+}
+
 // Unfinished lists up to limit registrations of all services whose operation is
 // under way, the earliest first.
 func (s *Store) Unfinished(ctx context.Context, limit int) ([]signet.Registration, error) {

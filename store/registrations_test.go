@@ -95,6 +95,11 @@ func init() {
 			same(t, list(s.Registrations(t.Context(), "east", "", "", 9)), "d ")
 			same(t, list(s.Registrations(t.Context(), "north", "acme", "", 9)), "")
 			same(t, list(s.Registrations(t.Context(), "east", "a\x00", "", 9)), "")
+			for service, want := range map[string]int{"east": 4, "west": 2, "north": 0, "ea\x00st": 0} {
+				n, err := s.CountRegistrations(t.Context(), service)
+				ok(t, err)
+				same(t, n, want)
+			}
 			same(t, list(s.Unfinished(t.Context(), 9)), "w d B a C ")
 			same(t, list(s.Unfinished(t.Context(), 2)), "w d ")
 		}},

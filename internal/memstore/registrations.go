@@ -104,6 +104,19 @@ func (s *Store) DeleteRegistration(_ context.Context, service, id, etag string) 
 	})
 }
 
+// CountRegistrations counts those of a service.
+func (s *Store) CountRegistrations(_ context.Context, service string) (n int, err error) {
+	err = s.do("CountRegistrations", func() error {
+		for k := range s.registrations {
+			if k[0] == service {
+				n++
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
 // Unfinished lists those whose operation is under way.
 func (s *Store) Unfinished(_ context.Context, limit int) (rs []signet.Registration, err error) {
 	err = s.do("Unfinished", func() error {
