@@ -60,7 +60,8 @@ type Sighting struct {
 	TLS       string    `json:"tls,omitempty"`    // as "TLS 1.3"
 	Remote    string    `json:"remote,omitempty"` // address, without the port
 	FirstSeen time.Time `json:"firstSeen"`        // the identity, by any certificate
-	// LastSeen is when it last connected or left, to within ten minutes.
+	// LastSeen is when it last connected or left, to within ten minutes, or was
+	// connected, to within an hour.
 	LastSeen time.Time `json:"lastSeen"`
 
 	Since    time.Time `json:"since"` // first seen with this certificate

@@ -373,6 +373,21 @@ func (h *Hub) Sessions(hub string) int {
 	return n
 }
 
+// Live gives whose sessions live on this node, of all hubs.
+func (h *Hub) Live() []*signet.Principal {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var all []*signet.Principal
+	for _, devices := range h.sessions {
+		for _, of := range devices {
+			for _, s := range of {
+				all = append(all, s.principal)
+			}
+		}
+	}
+	return all
+}
+
 // Paths counts the live sessions of a hub by the CAs that they rest on; those of
 // certificates known by thumbprint by none.
 func (h *Hub) Paths(hub string) []signet.PathCount {

@@ -55,6 +55,8 @@ const (
 	maxRecent = 65_536
 	// again is how old a LastSeen may grow while its device comes and goes.
 	again = 10 * time.Minute
+	// staying is how old it may grow while its session lasts.
+	staying = time.Hour
 	// every is how often it is written.
 	every = time.Second
 	// batch is how many sightings are written in one transaction.
@@ -73,6 +75,7 @@ type Inventory struct {
 	log   *slog.Logger
 	told  func(context.Context, Event)
 
+	live    func() []*signet.Principal
 	tell    func(context.Context, signet.Clone)
 	disable func(ctx context.Context, hub, name, reason string) (bool, error)
 
@@ -135,6 +138,8 @@ type Event struct {
 type Options struct {
 	Now    func() time.Time
 	Logger *slog.Logger
+	// Live gives whose sessions live on this node; nobody's when it is nil.
+	Live func() []*signet.Principal
 	// Told is called by who writes, with what a tree should not have to bear, and
 	// Found with what looks like a clone.
 	Told  func(context.Context, Event)
@@ -146,7 +151,7 @@ type Options struct {
 
 // New makes an Inventory; Run writes what it is told.
 func New(store Store, o Options) *Inventory {
-	i := &Inventory{store: store, now: o.Now, log: o.Logger, told: o.Told, tell: o.Found, disable: o.Disable, turns: map[identity]*turns{}, days: map[string]*day{}, pending: map[identity]seen{}, left: map[identity]time.Time{},
+	i := &Inventory{store: store, now: o.Now, log: o.Logger, told: o.Told, live: o.Live, tell: o.Found, disable: o.Disable, turns: map[identity]*turns{}, days: map[string]*day{}, pending: map[identity]seen{}, left: map[identity]time.Time{},
 		recent: map[identity]mark{}, trees: map[string]*tree{}, refusals: map[[2]string]int64{},
 		missed: prometheus.NewCounter(prometheus.CounterOpts{Name: "signet_inventory_missed_total",
 			Help: "Sightings of devices that were passed over because too many came at once."})}
@@ -158,6 +163,9 @@ func New(store Store, o Options) *Inventory {
 	}
 	if i.told == nil {
 		i.told = func(context.Context, Event) {}
+	}
+	if i.live == nil {
+		i.live = func() []*signet.Principal { return nil }
 	}
 	if i.tell == nil {
 		i.tell = func(context.Context, signet.Clone) {}
@@ -234,12 +242,15 @@ func (i *Inventory) Refused(v *signet.Verdict) {
 
 // Run writes what it was told, every second, until ctx ends; then once more.
 func (i *Inventory) Run(ctx context.Context) {
-	t := time.NewTicker(every)
+	t, hour := time.NewTicker(every), time.NewTicker(staying)
 	defer t.Stop()
+	defer hour.Stop()
 	for {
 		select {
 		case <-t.C:
 			i.Write(ctx)
+		case <-hour.C:
+			i.Stay(ctx)
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
@@ -305,6 +316,26 @@ func (i *Inventory) Write(ctx context.Context) {
 		// These are let go when they fail: a time of leaving and a count.
 		if err := i.store.Save(ctx, last); err != nil {
 			i.log.Warn("when devices have left could not be written", "devices", len(last.Left), "error", err)
+		}
+	}
+}
+
+// Stay writes that whoever is connected was last seen now: a session may last for
+// months.
+func (i *Inventory) Stay(ctx context.Context) {
+	i.writing.Lock()
+	defer i.writing.Unlock()
+	now := i.now()
+	var here []Left
+	for _, p := range i.live() {
+		if len(p.Path) > 0 {
+			here = append(here, Left{p.Hub, p.DeviceID, p.ModuleID, now})
+		}
+	}
+	for some := range slices.Chunk(here, batch) {
+		if err := i.store.Save(ctx, News{Left: some}); err != nil {
+			i.log.Warn("who is connected could not be written", "error", err)
+			return
 		}
 	}
 }

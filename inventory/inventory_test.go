@@ -30,6 +30,7 @@ type yard struct {
 	events   []inventory.Event
 	found    []signet.Clone
 	disabled []string
+	live     []*signet.Principal
 }
 
 func newYard(t *testing.T) *yard {
@@ -39,6 +40,7 @@ func newYard(t *testing.T) *yard {
 	}
 	y.Inventory = inventory.New(y.store, inventory.Options{
 		Now: func() time.Time { return y.now }, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Live:  func() []*signet.Principal { return y.live },
 		Told:  func(_ context.Context, e inventory.Event) { y.events = append(y.events, e) },
 		Found: func(_ context.Context, c signet.Clone) { y.found = append(y.found, c) },
 		Disable: func(_ context.Context, _, name, reason string) (bool, error) {
@@ -183,6 +185,12 @@ func TestComesAndGoes(t *testing.T) {
 		if writes-before != step.writes {
 			t.Errorf("%+v after %v: %d writes", step.shows, step.after, writes-before)
 		}
+	}
+	y.now = y.now.Add(time.Hour)
+	y.live = []*signet.Principal{p, {Hub: "hub", DeviceID: "by-token"}}
+	y.Stay(t.Context())
+	if s := y.sighting("d"); !s.LastSeen.Equal(y.now) {
+		t.Errorf("while it is connected: %+v", s)
 	}
 	y.now = y.now.Add(time.Hour)
 	y.Left(p)

@@ -66,7 +66,7 @@ type News struct {
 	Refusals  []Refusals
 }
 
-// Left tells that an identity was connected until then.
+// Left tells that an identity was connected then.
 type Left struct {
 	Hub, DeviceID, ModuleID string
 	At                      time.Time

@@ -136,7 +136,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
 
 	s.inventory = inventory.New(audit.Inventory(s.audit, db), inventory.Options{Now: cfg.Now, Logger: s.log,
-		Told: s.treeEvent, Found: s.cloneEvent, Disable: s.disable})
+		Live: func() []*signet.Principal { return s.hub.Live() }, Told: s.treeEvent, Found: s.cloneEvent, Disable: s.disable})
 	// What issues certificates to devices, by keys of the operator's.
 	policies, err := loadPolicies(cfg, s.log)
 	if err != nil {
