@@ -16,11 +16,11 @@ import (
 	"github.com/signet-iot/signet/registry"
 )
 
-// BenchmarkConnect measures what a connect costs behind the door, for a device
+// BenchmarkInventory measures what a connect costs behind the door, for a device
 // with a leaf and one intermediate that is known, and what of that is the
 // inventory's: without one; with one, of devices that come again and again; and of
 // devices that come for the first time, with what is written behind.
-func BenchmarkConnect(b *testing.B) {
+func BenchmarkInventory(b *testing.B) {
 	for _, c := range []struct {
 		name      string
 		inventory bool
