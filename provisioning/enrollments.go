@@ -45,7 +45,8 @@ const (
 
 // PutEnrollment adds an enrollment, or replaces it if ifMatch is its ETag or "*".
 // What it leaves open is filled in: status, allocation, and random keys; a
-// secondary certificate alone becomes the primary. Created, Updated and ETag are set here; an ID stays as first written.
+// secondary certificate alone becomes the primary. Created, Updated and ETag are
+// set here; an ID stays as first written.
 //
 // What the enrollment before had already is not judged again: one whose
 // certificate has expired since can still be disabled.
@@ -78,6 +79,9 @@ func (p *Provisioning) PutEnrollment(ctx context.Context, e signet.Enrollment, i
 		signers, err := p.settle(ctx, &e, &old)
 		if err != nil {
 			return e, false, err
+		}
+		if !created && sameSigners(&e.Attestation, &old.Attestation) {
+			signers = nil // they stay, whatever has become of a registered CA
 		}
 		e.Created, e.Updated, e.ETag = old.Created, p.stamp(), signet.NewETag()
 		if created {
@@ -219,11 +223,17 @@ func (p *Provisioning) settleAttestation(ctx context.Context, e, old *signet.Enr
 				return nil, malformed("attestation.symmetricKey."+field, "base64 of 16 to 64 bytes, both keys or neither", "")
 			}
 		}
-		return nil, nil
+		return []string{}, nil
 	case signet.AttestTPM:
 		return nil, malformed("attestation.type", "x509 or symmetricKey: attestation by a TPM is not supported", "tpm")
 	}
 	return nil, malformed("attestation.type", "x509 or symmetricKey", string(a.Type))
+}
+
+// sameSigners says whether two attestations of a group name the same signers.
+func sameSigners(a, b *signet.Attestation) bool {
+	return bytes.Equal(a.Primary, b.Primary) && bytes.Equal(a.Secondary, b.Secondary) &&
+		strings.EqualFold(a.PrimaryCA, b.PrimaryCA) && strings.EqualFold(a.SecondaryCA, b.SecondaryCA)
 }
 
 // settleLeaves judges the certificates of one device.

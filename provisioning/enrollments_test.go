@@ -253,9 +253,23 @@ func TestSigners(t *testing.T) {
 	code(t, err, signet.EnrollmentSigner)
 	o.put(t, group("other", "acme", signet.Attestation{PrimaryCA: "acme"}), "") // each service for itself
 
-	// A CA that is gone does not keep its group from being disabled.
-	ca, err := o.authority.Get(t.Context(), "dps", "acme")
+	// A CA that has been replaced, by one with the key of another group, does not keep
+	// its group from being disabled.
+	other := hubtest.NewCA(t, "Other Root")
+	o.register(t, "dps", "other", other)
+	byOther := o.put(t, group("dps", "other", signet.Attestation{PrimaryCA: "other"}), "")
+	ca, err := o.authority.Get(t.Context(), "dps", "other")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := o.authority.Register(t.Context(), "dps", "other", hubtest.PEM(reissued(t, root, line)), true, ca.ETag); err != nil {
+		t.Fatal(err)
+	}
+	byOther.Status = signet.Disabled
+	o.put(t, byOther, byOther.ETag)
+
+	// Nor does one that is gone.
+	if ca, err = o.authority.Get(t.Context(), "dps", "acme"); err != nil {
 		t.Fatal(err)
 	}
 	if err := o.authority.Delete(t.Context(), "dps", "acme", ca.ETag); err != nil {

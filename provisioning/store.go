@@ -32,7 +32,7 @@ type EnrollmentStore interface {
 	// service.
 	CreateEnrollment(ctx context.Context, e signet.Enrollment, signers []string, most int) error
 	// ReplaceEnrollment replaces the one of the same key, and its signers, if its
-	// ETag is etag.
+	// ETag is etag; with nil, the signers that it has stay.
 	ReplaceEnrollment(ctx context.Context, e signet.Enrollment, signers []string, etag string) error
 	// DeleteEnrollment removes one if its ETag is etag, or whatever it is when etag
 	// is "*".

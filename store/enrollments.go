@@ -101,7 +101,7 @@ func (s *Store) CreateEnrollment(ctx context.Context, e signet.Enrollment, signe
 }
 
 // ReplaceEnrollment replaces the one of the same key, and its signers, if its ETag
-// is etag.
+// is etag; with nil, the signers that it has stay.
 func (s *Store) ReplaceEnrollment(ctx context.Context, e signet.Enrollment, signers []string, etag string) error {
 	document, err := writableEnrollment(&e, signers)
 	if err != nil {
@@ -115,6 +115,9 @@ func (s *Store) ReplaceEnrollment(ctx context.Context, e signet.Enrollment, sign
 		if err := keyed(ctx, q, `UPDATE enrollment SET etag = $4, document = $5`+whereEnrollment+` AND etag = $6`,
 			append(key[:3:3], e.ETag, document, etag), `SELECT 1 FROM enrollment`+whereEnrollment, key...); err != nil {
 			return err
+		}
+		if signers == nil {
+			return nil
 		}
 		if _, err := q.ExecContext(ctx, `DELETE FROM enrollment_signer`+whereEnrollment, key...); err != nil {
 			return err

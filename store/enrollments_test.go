@@ -92,6 +92,10 @@ func init() {
 			ok(t, s.CreateEnrollment(t.Context(), b, []string{"s3"}, 9))
 			fails(t, s.ReplaceEnrollment(t.Context(), b, []string{"s1"}, "e1"), provisioning.ErrSigner)
 			ok(t, s.ReplaceEnrollment(t.Context(), a, []string{"s2"}, "e1"))
+			ok(t, s.ReplaceEnrollment(t.Context(), a, nil, "e1")) // it still has it
+			fails(t, s.ReplaceEnrollment(t.Context(), b, []string{"s2"}, "e1"), provisioning.ErrSigner)
+			ok(t, s.ReplaceEnrollment(t.Context(), b, []string{"s1", "s3"}, "e1"))
+			ok(t, s.ReplaceEnrollment(t.Context(), b, []string{}, "e1"))
 			ok(t, s.ReplaceEnrollment(t.Context(), b, []string{"s1", "s3"}, "e1"))
 			ok(t, s.DeleteEnrollment(t.Context(), "east", true, "a", "*"))
 			ok(t, s.CreateEnrollment(t.Context(), a, []string{"s2"}, 9))

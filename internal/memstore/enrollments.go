@@ -102,6 +102,9 @@ func (s *Store) ReplaceEnrollment(_ context.Context, e signet.Enrollment, signer
 		if etag != old.ETag {
 			return signet.ErrStale
 		}
+		if signers == nil {
+			signers = old.signers
+		}
 		if s.claimed(key, signers) {
 			return provisioning.ErrSigner
 		}
