@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -19,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -800,4 +802,29 @@ func TestIssuingKeyInAToken(t *testing.T) {
 	if code := d.Connect(t, "localhost", "press-17"); code != 0 {
 		t.Errorf("CONNACK %d", code)
 	}
+}
+
+// BenchmarkIssue is a fleet that asks for certificates at once: the check of the
+// CSR, the signature, and the records on disk.
+func BenchmarkIssue(b *testing.B) {
+	h := hubtest.Start(b, func(c *server.Config) {
+		c.Logger = slog.New(slog.DiscardHandler)
+		issuing(b, c.Data, "")
+	})
+	requests := make([][]byte, b.N)
+	for n := range requests {
+		requests[n] = newCSR(b, newKey(b), fmt.Sprint("press-", n))
+	}
+	var next atomic.Int64
+	b.SetParallelism(64)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			n := next.Add(1) - 1
+			if _, err := h.Issuance().Issue(context.Background(), signet.CertificateOrder{Service: "dps", Policy: "operational", HostName: "localhost",
+				DeviceID: fmt.Sprint("press-", n), CSR: requests[n], Operation: "o"}); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }
