@@ -50,13 +50,17 @@ type compiler struct {
 	tongue tongue
 	args   []any
 	used   map[string]bool // documents that the statement needs
-	module bool            // it is about modules
-	source string          // FROM: the identities i
+	// Whether it needs the twin or the activity at all: a million twins are counted
+	// without looking each up.
+	twin, activity bool
+	module         bool   // it is about modules
+	source         string // FROM: the identities i
 }
 
 // A tongue is how a database reads JSON.
 type tongue struct {
-	joins string // the twin t and the activity a of each identity i
+	twin     string // joins the twin t of each identity i
+	activity string // joins its activity a
 	// listed gives the FROM and the WHERE of the identities i of some devices.
 	listed   func(c *compiler, hub string, ids []string) (from, where string)
 	bytewise string // after a text: order by bytes
@@ -80,8 +84,8 @@ var documents = map[string]string{
 }
 
 var sqliteTongue = tongue{
-	joins: ` LEFT JOIN twin t ON t.hub = i.hub AND t.device_id = i.device_id AND t.module_id = i.module_id
-		LEFT JOIN activity a ON a.hub = i.hub AND a.device_id = i.device_id AND a.module_id = i.module_id`,
+	twin:     ` LEFT JOIN twin t ON t.hub = i.hub AND t.device_id = i.device_id AND t.module_id = i.module_id`,
+	activity: ` LEFT JOIN activity a ON a.hub = i.hub AND a.device_id = i.device_id AND a.module_id = i.module_id`,
 	listed: func(c *compiler, hub string, ids []string) (from, where string) {
 		places := make([]string, len(ids))
 		for n, id := range ids {
@@ -120,8 +124,8 @@ var sqliteTongue = tongue{
 var postgresTongue = tongue{
 	// LIMIT 1 has the planner look each up by its whole key: without statistics, it
 	// takes the hub for enough.
-	joins: ` LEFT JOIN LATERAL (SELECT * FROM twin WHERE twin.hub = i.hub AND twin.device_id = i.device_id AND twin.module_id = i.module_id LIMIT 1) t ON TRUE
-		LEFT JOIN LATERAL (SELECT * FROM activity WHERE activity.hub = i.hub AND activity.device_id = i.device_id AND activity.module_id = i.module_id LIMIT 1) a ON TRUE`,
+	twin:     ` LEFT JOIN LATERAL (SELECT * FROM twin WHERE twin.hub = i.hub AND twin.device_id = i.device_id AND twin.module_id = i.module_id LIMIT 1) t ON TRUE`,
+	activity: ` LEFT JOIN LATERAL (SELECT * FROM activity WHERE activity.hub = i.hub AND activity.device_id = i.device_id AND activity.module_id = i.module_id LIMIT 1) a ON TRUE`,
 	// OFFSET 0 does the same here: it would read the hub, and look at each whether it
 	// is listed.
 	listed: func(c *compiler, hub string, ids []string) (from, where string) {
@@ -243,6 +247,8 @@ const waitingColumn = `(SELECT count(*) FROM command WHERE command.hub = i.hub A
 // path compiles a member of the twin.
 func (c *compiler) path(p *query.Path) value {
 	column := fieldColumns[p.Field.Name]
+	c.twin = c.twin || p.Field.Kind == query.JSON || strings.Contains(column, "t.")
+	c.activity = c.activity || strings.Contains(column, "a.")
 	switch p.Field.Kind {
 	case query.Text:
 		return value{text: column, is: static("string")}

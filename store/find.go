@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"runtime"
 	"slices"
 	"time"
@@ -31,7 +32,7 @@ const (
 	// pageBytes bounds the twins of a page: forty of the largest.
 	pageBytes = 8 << 20
 	// aggregatePatience bounds an aggregate, within the minute that a request has.
-	aggregatePatience = 30 * time.Second
+	aggregatePatience = 45 * time.Second
 	// probe is how much of each way is looked at to find the shortest.
 	probe = 1000
 	// maxWays is how many ways are counted.
@@ -84,6 +85,7 @@ func (s *Store) Find(ctx context.Context, hub string, q *query.Query, after regi
 	bytes := 0
 	for begun := time.Now(); ; {
 		last, err := w.slice(ctx, func(ctx context.Context, c *compiler, where string) error {
+			c.twin, c.activity = true, true
 			return c.each(ctx, func(rows *sql.Rows) error {
 				if len(page.Records) == limit || bytes >= s.pageBytes {
 					return errFull // there is one more
@@ -279,14 +281,16 @@ func (w *walk) compiler() *compiler {
 	return &compiler{engine: w.store.engine, tongue: w.store.engine.tongue(), used: map[string]bool{}, module: w.query.Modules, source: ` FROM identity i`}
 }
 
-// from is the FROM of a slice; the condition has been compiled before.
+// from is the FROM of a slice; what needs it has been compiled before.
 func (w *walk) from(c *compiler) string {
-	var used []string
-	for name := range c.used {
-		used = append(used, name)
+	from := c.source
+	if c.twin {
+		from += c.tongue.twin
 	}
-	slices.Sort(used)
-	return c.source + c.tongue.joins + c.tongue.documents(used)
+	if c.activity {
+		from += c.tongue.activity
+	}
+	return from + c.tongue.documents(slices.Sorted(maps.Keys(c.used)))
 }
 
 // slice has f read the part of the walk that is next, by the WHERE that it is
