@@ -244,6 +244,7 @@ func (c *call) importDevices() error {
 		return nil
 	}
 	control.SetReadDeadline(time.Now().Add(importPatience))
+	control.SetWriteDeadline(time.Now().Add(2 * importPatience))
 	lines := bufio.NewScanner(c.r.Body)
 	lines.Buffer(nil, maxImportLine)
 	for lines.Scan() {

@@ -106,7 +106,7 @@ func (p *parser) query() (*Query, error) {
 		q.Top = int(n.number)
 		p.advance()
 	}
-	// What is selected can be understood only once it is known from where.
+	// What is selected is checked when all of the query is known.
 	columns, err := p.columns()
 	if err != nil {
 		return nil, err

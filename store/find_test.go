@@ -41,7 +41,7 @@ func zoo(t testing.TB, s registry.Store) {
 			i.Auth = signet.Authentication{Type: signet.AuthSelfSigned, PrimaryThumbprint: fmt.Sprint("AA", n%3)}
 			i.EdgeDevice = true
 		}
-		write(i, int64(n+3), `{"v":`+v+`,"w":`+values[(n*11+5)%len(values)]+`,"n":{"é":`+v+`,"a\"b\\c":`+v+`,"0":`+v+`},"group":`+fmt.Sprint(n%3)+`}`,
+		write(i, int64(n+3), `{"v":`+v+`,"w":`+values[(n*11+5)%len(values)]+`,"n":{"é":`+v+`,"a\"b\\c":`+v+`,"0":`+v+`,"\u2028":`+v+`,"\ud83d\ude00":`+v+`,"'":`+v+`,"[0]":`+v+`},"group":`+fmt.Sprint(n%3)+`}`,
 			`{"v":`+v+`}`, `{"deep":{"deeper":{"v":`+v+`}}}`)
 	}
 	write(device("east", "never-written"), 0, "", "", "")
@@ -68,7 +68,7 @@ var questions = []string{
 	`tags.v = true`, `tags.v = false`, `tags.v > false`, `tags.v = null`, `tags.v != null`, `tags.v < null`, `tags.v = undefined`, `tags.v`, `NOT tags.v`,
 	`tags.v = tags.w`, `tags.v != tags.w`, `tags.v < tags.w`, `tags.w <= tags.v`, `tags.v = properties.desired.v`, `tags.v = tags.nothing`,
 	`tags.v IN ['a', 'b', 1, null]`, `tags.v NIN ['a', 'b', 1, null]`, `tags.v IN [true]`, `tags.v IN []`, `tags.v NIN [undefined]`, `tags.v IN [1.0, -7, 'z']`,
-	`tags.n.é = 1`, `tags.n.[[a"b\c]] = 'a'`, `tags.n.[[0]] = 1.5`, `tags.v.[[0]] = 1`, `tags.v.x = 1`, `tags.v.x.y = 1`, `tags.N.é = 1`,
+	`tags.n.é = 1`, `tags.n.[[a"b\c]] = 'a'`, `tags.n.[[0]] = 1.5`, "tags.n.[[\u2028]] = 'a'", "tags.n.[[\U0001F600]] = 'a'", `tags.n.[[']] = 'b'`, `tags.[[n.é]] = 1`, `tags.[[$]] = 1`, `tags.v.[[0]] = 1`, `tags.v.x = 1`, `tags.v.x.y = 1`, `tags.N.é = 1`,
 	`tags = null`, `tags = tags`, `properties.reported.deep.deeper.v = 'b'`, `properties.reported.deep = null`,
 	`STARTSWITH(tags.v, 'a')`, `STARTSWITH(tags.v, '')`, `STARTSWITH(tags.v, 'ä')`, `STARTSWITH(tags.v, 'a%')`, `ENDSWITH(tags.v, 'b')`, `ENDSWITH(tags.v, '')`, `ENDSWITH(tags.v, 'ng')`, `CONTAINS(tags.v, '\'')`, `CONTAINS(tags.v, '')`,
 	`CONTAINS(tags.v, '_')`, `CONTAINS(tags.v, 'A')`, `CONTAINS(tags.v, '\uD83D\uDE00')`, `STARTSWITH(status, 'dis')`, `ENDSWITH(statusReason, 'st')`,

@@ -19,6 +19,10 @@
 // for nobody; their statements stay prepared, because one identity is read at
 // each connect of a device.
 //
+// A query is carried out in slices, a statement or two over some hundred
+// identities each, on connections of its own; its text is made for it, with all
+// that it says as arguments, and not kept. See find.go and condition.go.
+//
 // # Writing
 //
 // A change is a function that runs statements; it is there wholly or not at all,
