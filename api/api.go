@@ -66,6 +66,8 @@ type Hub interface {
 	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
 	// Radius is [hub.Hub.Radius].
 	Radius(ctx context.Context, hub string, seen hub.Sightings, now, then hub.Trust, each func(fate *signet.DeviceFate, devices int64) error) (signet.Radius, error)
+	// Rollover is [hub.Hub.Rollover].
+	Rollover(ctx context.Context, hub string, before, after signet.CACertificate, seen hub.Sightings, now, then hub.Trust, each func(fate *signet.DeviceFate, devices int64) error) (signet.Rollover, error)
 	// Explain is [hub.Hub.Explain].
 	Explain(ctx context.Context, c hub.Credentials, at time.Time, under hub.Trust) ([]*x509.Certificate, error)
 }
@@ -246,6 +248,7 @@ var operations = []route{
 	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},
 	{"POST", "/signet/distrust", operator(signet.RegistryWrite), (*call).postDistrust},
 	{"DELETE", "/signet/distrust/{distrust}", operator(signet.RegistryWrite), (*call).deleteDistrust},
+	{"POST", "/signet/rollover", operator(ownerRights), (*call).rollover},
 	{"POST", "/signet/radius", operator(signet.RegistryRead), (*call).radius},
 	{"GET", "/signet/scopes", operator(signet.RegistryRead), (*call).listScopes},
 	{"PUT", "/signet/scopes", operator(ownerRights), (*call).putScope},

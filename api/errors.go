@@ -78,6 +78,7 @@ var azureErrors = map[signet.Code]azureError{
 	"sighting":             {http.StatusNotFound, 404000, "GenericNotFound"},
 
 	"scope":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
+	"rollover":          {http.StatusConflict, 409000, "GenericConflict"},
 	signet.ScopeUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
 
 	"crl":             {http.StatusBadRequest, 400123, "GenericBadRequest"},

@@ -50,12 +50,20 @@ func (c *call) radius() error {
 		}
 		return out.write(line)
 	}
-	r, err := c.assess(ctx, now, then, func(f *signet.DeviceFate) error {
-		if c.r.URL.Query().Get("list") == "false" {
-			return nil
-		}
-		return write(radiusLine{Device: f})
-	}, func(devices int64) error { return write(radiusLine{Devices: &devices}) })
+	var r signet.Radius
+	err = c.beating(ctx, func(devices int64) error { return write(radiusLine{Devices: &devices}) }, func(ctx context.Context, looked func(int64)) (err error) {
+		r, err = c.Hub.Radius(ctx, c.hub.Name, c.Inventory, now, then, func(f *signet.DeviceFate, devices int64) error {
+			looked(devices)
+			switch {
+			case f == nil:
+				return ctx.Err()
+			case c.r.URL.Query().Get("list") == "false":
+				return nil
+			}
+			return write(radiusLine{Device: f})
+		})
+		return err
+	})
 	last := radiusLine{Radius: &r}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -89,11 +97,11 @@ func (c *call) streaming() (context.Context, context.CancelFunc) {
 	return ctx, func() { expire(); end() }
 }
 
-// assess works out a radius. each is told of the devices that it concerns, and beat
-// of how many have been looked at, now and then and while others have their turn.
-func (c *call) assess(ctx context.Context, now, then *authority.Supposition, each func(*signet.DeviceFate) error, beat func(devices int64) error) (signet.Radius, error) {
+// beating has something worked out, and meanwhile says now and then how many
+// devices have been looked at, also while others have their turn.
+func (c *call) beating(ctx context.Context, beat func(devices int64) error, work func(ctx context.Context, looked func(devices int64)) error) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var looked atomic.Int64
+	var devices atomic.Int64
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -104,7 +112,7 @@ func (c *call) assess(ctx context.Context, now, then *authority.Supposition, eac
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				if beat(looked.Load()) != nil {
+				if beat(devices.Load()) != nil {
 					cancel()
 					return
 				}
@@ -112,11 +120,5 @@ func (c *call) assess(ctx context.Context, now, then *authority.Supposition, eac
 		}
 	}()
 	defer func() { cancel(); <-stopped }()
-	return c.Hub.Radius(ctx, c.hub.Name, c.Inventory, now, then, func(f *signet.DeviceFate, devices int64) error {
-		looked.Store(devices)
-		if f == nil {
-			return ctx.Err()
-		}
-		return each(f)
-	})
+	return work(ctx, devices.Store)
 }

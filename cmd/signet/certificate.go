@@ -32,7 +32,7 @@ A provisioning service has CA certificates of its own: --service is for those.
 Each change is made to the record as it was just read; --etag makes it to that version and no other.`,
 	})
 	cmd.AddCommand(certificateUploadCommand(), certificateListCommand(), certificateShowCommand(),
-		certificateCodeCommand(), certificateVerifyCommand(), certificateDeleteCommand(), certificateScopeCommand())
+		certificateCodeCommand(), certificateVerifyCommand(), certificateDeleteCommand(), certificateScopeCommand(), certificateRolloverCommand())
 	return cmd
 }
 

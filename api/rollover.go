@@ -1,0 +1,154 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/signet-iot/signet"
+)
+
+// rolloverLine is one line of POST /signet/rollover: one of the four.
+type rolloverLine struct {
+	Device   *signet.DeviceFate `json:"device,omitempty"`  // what would become of it without the old CA
+	Devices  *int64             `json:"devices,omitempty"` // how many have been looked at so far
+	Rollover *signet.Rollover   `json:"rollover,omitempty"`
+	Error    *signet.Error      `json:"error,omitempty"` // the last line, if it failed
+	// Removed is the CA that is gone, with what that did: the last line, if one is.
+	Removed  string           `json:"removed,omitempty"`
+	Receipts []signet.Receipt `json:"receipts,omitempty"`
+}
+
+// POST /signet/rollover {"old":NAME,"new":NAME} says how far the devices have moved
+// from one registered CA to another: rolloverLines. With "finish" the old CA is
+// removed if that is safe, with "abort" the new one, if that is; then "old" is
+// what is removed in the answer too. The CA is removed as it was before the look.
+func (c *call) rollover() error {
+	var body struct {
+		Old    string `json:"old"`
+		New    string `json:"new"`
+		Finish bool   `json:"finish"`
+		Abort  bool   `json:"abort"`
+		// AcceptUnseen removes a CA although there are identities that never connected.
+		AcceptUnseen bool `json:"acceptUnseen"`
+	}
+	if err := c.read(maxBody, &body); err != nil {
+		return err
+	}
+	if body.Finish && body.Abort {
+		return signet.Refuse(signet.RequestMalformed, "A rollover is finished or aborted, not both.")
+	}
+	before, after := body.Old, body.New
+	if body.Abort {
+		before, after = body.New, body.Old // it is rolled back
+	}
+	old, err := c.Authority.Get(c.r.Context(), c.hub.Name, before)
+	if err != nil {
+		return err
+	}
+	next, err := c.Authority.Get(c.r.Context(), c.hub.Name, after)
+	if err != nil {
+		return err
+	}
+	now, then, err := c.suppositions(&hypothesisBody{Without: []string{before}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := c.streaming()
+	defer cancel()
+	c.w.Header().Set("Content-Type", "application/x-ndjson")
+	out := newLines(c.w)
+	c.trace.Answered()
+	defer out.close()
+	write := func(l rolloverLine) error {
+		line, err := encode(l)
+		if err != nil {
+			return err
+		}
+		return out.write(line)
+	}
+	var r signet.Rollover
+	err = c.beating(ctx, func(devices int64) error { return write(rolloverLine{Devices: &devices}) }, func(ctx context.Context, looked func(int64)) (err error) {
+		r, err = c.Hub.Rollover(ctx, c.hub.Name, old, next, c.Inventory, now, then, func(f *signet.DeviceFate, devices int64) error {
+			looked(devices)
+			if f == nil {
+				return ctx.Err()
+			}
+			return write(rolloverLine{Device: f})
+		})
+		return err
+	})
+	if err == nil {
+		err = c.noteRollover(ctx, &r)
+	}
+	if err == nil {
+		_ = write(rolloverLine{Rollover: &r})
+	}
+	if err == nil && (body.Finish || body.Abort) {
+		err = c.removeRolled(old, &r, body.AcceptUnseen)
+		if err == nil {
+			_ = write(rolloverLine{Removed: old.Name, Receipts: c.w.receipts.List()})
+		}
+	}
+	if err != nil {
+		if ctx.Err() == nil && signet.CodeOf(err) == signet.Internal {
+			c.Logger.Error("a rollover could not be worked out", "hub", c.hub.Name, "error", err)
+		}
+		_ = write(rolloverLine{Error: signet.AsError(err)})
+	}
+	return nil
+}
+
+// removeRolled removes the CA that the devices have moved from, if that is safe, or
+// if nothing is in the way but identities that never connected, which are accepted.
+func (c *call) removeRolled(old signet.CACertificate, r *signet.Rollover, acceptUnseen bool) error {
+	if !r.Safe && !(acceptUnseen && r.Unseen > 0 && len(r.Because) == 1) {
+		e := signet.Refuse(signet.RolloverUnsafe, "%q is not removed: %s.", old.Name, r.Because[0])
+		return e.At("safe", "true", "false")
+	}
+	return c.Authority.Delete(c.r.Context(), c.hub.Name, old.Name, old.ETag)
+}
+
+// noteRollover adds what the trust tree has refused, and what may have been
+// forgotten.
+func (c *call) noteRollover(ctx context.Context, r *signet.Rollover) error {
+	tree, err := c.Inventory.Tree(ctx, c.hub.Name, c.Now(), nil)
+	if err != nil {
+		return err
+	}
+	for _, b := range tree {
+		if b.Parent != "" {
+			continue
+		}
+		for _, ca := range []*signet.RolloverCA{&r.Old, &r.New} {
+			if b.Thumbprint == ca.Thumbprint {
+				ca.Refused += b.Refused
+			}
+		}
+	}
+	if r.SameKey {
+		r.Notes = append(r.Notes, "both are of one key: devices get in by either, and only who holds that key makes the difference")
+	} else if r.Old.Subject == r.New.Subject {
+		r.Notes = append(r.Notes, "both bear one name; they are told apart by their keys")
+	}
+	scopes, err := c.Authority.Scopes(ctx, c.hub.Name)
+	if err != nil {
+		return err
+	}
+	of := map[string]bool{}
+	for _, s := range scopes {
+		of[s.Key] = true
+	}
+	if of[r.Old.Key] && !of[r.New.Key] {
+		r.Notes = append(r.Notes, fmt.Sprintf("%s has a scope, and %s has none", r.Old.Name, r.New.Name))
+	}
+	policies := [2]signet.RevocationPolicy{}
+	for n, name := range []string{r.Old.Name, r.New.Name} {
+		if policies[n], err = c.Authority.RevocationPolicy(ctx, c.hub.Name, name); err != nil {
+			return err
+		}
+	}
+	if policies[0].Mode != policies[1].Mode {
+		r.Notes = append(r.Notes, fmt.Sprintf("the revocation policy of %s is %s, that of %s is %s", r.Old.Name, policies[0].Mode, r.New.Name, policies[1].Mode))
+	}
+	return nil
+}
