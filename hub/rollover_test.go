@@ -64,7 +64,9 @@ func TestRolloverTellsByKey(t *testing.T) {
 		}
 		return r
 	}
-	state := func(r signet.Rollover) [4]int64 { return [4]int64{r.Old.Devices, r.New.Devices, r.Left.Devices, r.Unseen} }
+	state := func(r signet.Rollover) [4]int64 {
+		return [4]int64{r.Old.Devices, r.New.Devices, r.Left.Devices, r.Unseen}
+	}
 
 	for _, id := range []string{"press", "lathe", "shelf"} {
 		h.device(signet.Identity{DeviceID: id, Auth: byCA})
