@@ -33,7 +33,7 @@ const host = "hub.signet.test"
 var address = fmt.Sprintf("127.83.%d.%d", os.Getpid()>>8&0xff, os.Getpid()&0xff|1)
 
 // startHub runs a hub on the ports and with the name that SDKs need.
-func startHub(t *testing.T) *hubtest.Hub {
+func startHub(t *testing.T, options ...func(*server.Config)) *hubtest.Hub {
 	t.Helper()
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Skip("no node: the SDK tests need Node.js 18 or newer")
@@ -49,9 +49,9 @@ func startHub(t *testing.T) *hubtest.Hub {
 		t.Skipf("cannot listen on %s:443: %v", address, err)
 	}
 	l.Close()
-	return hubtest.Start(t, func(c *server.Config) {
+	return hubtest.Start(t, append(options, func(c *server.Config) {
 		c.HostName, c.MQTT, c.HTTPS = host, address+":8883", address+":443"
-	})
+	})...)
 }
 
 // node runs a script in a namespace where the hub's name resolves.
