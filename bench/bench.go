@@ -88,8 +88,8 @@ type Result struct {
 	CalmP99  float64 `json:"calmP99Ms,omitempty"`
 	StormP99 float64 `json:"stormP99Ms,omitempty"`
 
-	// Of devices that are held: the server's resident memory at the beginning, when
-	// all had connected, and at the end, in MiB.
+	// Of devices that are held: the server's resident memory when all had connected,
+	// or had sent for a quarter of the time, and at the end, in MiB.
 	RSSBegin float64 `json:"serverRssBeginMiB,omitempty"`
 	RSSEnd   float64 `json:"serverRssEndMiB,omitempty"`
 }

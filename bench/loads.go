@@ -106,16 +106,20 @@ func Hold(ctx context.Context, t *Target, f *Fleet, o HoldOptions) (r Result, er
 	}
 	r.measured("hold", len(devices), time.Since(began))
 	r.RSSBegin = process.rss() / 1024
-	used := process.cpu()
+	used, sent := process.cpu(), 0
 	if o.Every == 0 {
 		if err := pause(ctx, o.Time); err != nil {
 			return r, err
 		}
 	} else {
-		took.all = nil
-		sent, err := t.chat(ctx, devices, o, &took)
-		if err != nil {
-			return r, err
+		// The first quarter is not measured: each device has its buffers then.
+		for _, part := range []time.Duration{o.Time / 4, o.Time - o.Time/4} {
+			took.all = nil
+			r.RSSBegin, used = process.rss()/1024, process.cpu()
+			o.Time = part
+			if sent, err = t.chat(ctx, devices, o, &took); err != nil {
+				return r, err
+			}
 		}
 		r.measured("hold", sent, o.Time)
 		r.CPU = (process.cpu() - used) / float64(max(sent, 1))

@@ -228,6 +228,7 @@ func (m *Messaging) publish(subject string, data []byte) error {
 	for {
 		select {
 		case <-future.Ok():
+			m.stored.Store(time.Now().UnixNano())
 			if m.failing.Load() && m.failing.CompareAndSwap(true, false) {
 				m.log.Info("record batches are acknowledged again")
 			}

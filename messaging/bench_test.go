@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -102,6 +103,56 @@ func BenchmarkRead(b *testing.B) {
 		b.Fatalf("read %d of %d: %v", n, b.N, err)
 	}
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "msg/s")
+}
+
+// A device that sends a message every millisecond, while somebody reads a backlog
+// as fast as it is given out. On one processor (-cpu 1), as a small hub has it.
+func BenchmarkAppendBesideRead(b *testing.B) {
+	m, err := Open(b.Context(), Options{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	var all sync.WaitGroup
+	for n := range 300_000 {
+		all.Add(1)
+		m.Append(b.Context(), telemetry(fmt.Sprint("device-", n%100)), func(error) { all.Done() })
+	}
+	all.Wait()
+	for _, readers := range []int{0, 1} {
+		b.Run(fmt.Sprint("readers=", readers), func(b *testing.B) {
+			ctx, cancel := context.WithCancel(b.Context())
+			var reading sync.WaitGroup
+			var read atomic.Int64
+			for range readers {
+				reading.Go(func() {
+					for ctx.Err() == nil {
+						m.Read(ctx, "plant", hub.Start{}, false, func(at signet.Position, msg *signet.Message) bool {
+							read.Add(1)
+							_, err := msg.JSON(at) // as the API does
+							return err == nil
+						})
+					}
+				})
+			}
+			var took []time.Duration
+			for b.Loop() {
+				time.Sleep(time.Millisecond)
+				begin, done := time.Now(), make(chan error)
+				m.Append(ctx, telemetry("press"), func(err error) { done <- err })
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, time.Since(begin))
+			}
+			b.ReportMetric(float64(read.Load())/b.Elapsed().Seconds(), "read/s")
+			cancel()
+			reading.Wait()
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1e3, "p50-ms")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1e3, "p99-ms")
+		})
+	}
 }
 
 func BenchmarkEncode(b *testing.B) {

@@ -89,9 +89,12 @@ type Messaging struct {
 	embedded *embedded // nil when the log is in a cluster
 	nc       *nats.Conn
 	js       jetstream.JetStream
+	reading  *nats.Conn
+	readJS   jetstream.JetStream
 	stream   jetstream.Stream
 
-	failing atomic.Bool // the last batch was not acknowledged: said once
+	failing atomic.Bool  // the last batch was not acknowledged: said once
+	stored  atomic.Int64 // when the last batch was, in Unix nanoseconds
 
 	mu     sync.RWMutex
 	lanes  map[lane]*queue // mu
@@ -138,13 +141,19 @@ func Open(ctx context.Context, o Options) (_ *Messaging, err error) {
 		}
 	}()
 
+	options := connOptions(o.Logger)
 	if o.URL == "" {
 		if m.embedded, err = startEmbedded(o.Dir, o.Logger); err != nil {
 			return nil, err
 		}
-		m.nc, err = nats.Connect("", append(connOptions(o.Logger), nats.InProcessServer(m.embedded), nats.ReconnectWait(20*time.Millisecond))...)
-	} else {
-		m.nc, err = nats.Connect(o.URL, connOptions(o.Logger)...)
+		options = append(options, nats.InProcessServer(m.embedded), nats.ReconnectWait(20*time.Millisecond))
+	}
+	// What is read comes on a connection of its own: on one, an acknowledgement would
+	// wait behind megabytes of a backlog.
+	if m.nc, err = nats.Connect(o.URL, options...); err == nil {
+		m.reading, err = nats.Connect(o.URL, options...)
+	}
+	if err != nil {
 		if _, malformed := errors.AsType[*url.Error](err); malformed {
 			err = errors.New("the NATS URL is malformed") // the text of the error would show its password
 		}
@@ -154,6 +163,9 @@ func Open(ctx context.Context, o Options) (_ *Messaging, err error) {
 	}
 	if most := m.nc.MaxPayload(); most < 1<<20 {
 		return nil, fmt.Errorf("NATS takes messages of %d bytes; max_payload must be 1MB or more", most)
+	}
+	if m.readJS, err = jetstream.New(m.reading); err != nil {
+		return nil, err
 	}
 	if m.js, err = jetstream.New(m.nc, jetstream.WithPublishAsyncTimeout(ackTimeout)); err != nil {
 		return nil, err
@@ -229,8 +241,10 @@ func (m *Messaging) shut() {
 	if m.embedded != nil {
 		m.embedded.mending.Wait()
 	}
-	if m.nc != nil {
-		m.nc.Close()
+	for _, nc := range []*nats.Conn{m.reading, m.nc} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
 	if m.embedded != nil {
 		m.embedded.stop()

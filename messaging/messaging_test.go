@@ -389,8 +389,9 @@ func TestCloseUnderLoad(t *testing.T) {
 // done that does not return.
 func TestAppendWaitsWhileThereIsNoRoom(t *testing.T) {
 	m := open(t, messaging.Options{Dir: t.TempDir(), Logger: quiet(t), Partitions: 1})
-	gate := make(chan struct{})
-	m.Append(t.Context(), message("plant", "press", 0), func(error) { <-gate })
+	gate, closed := make(chan struct{}), make(chan struct{})
+	m.Append(t.Context(), message("plant", "press", 0), func(error) { close(closed); <-gate })
+	<-closed // alone in its batch
 	big := message("plant", "press", 1)
 	big.Body = make([]byte, 256<<10)
 	const flood, fits = 200, 120 // of 256 KiB, where there is room for 32 MiB

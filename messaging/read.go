@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +23,13 @@ const (
 	readStall = 2 * time.Second
 	// readPause lies between tries to reach the log.
 	readPause = 200 * time.Millisecond
+	// readTurn is how many records are given out before others have their turn on the
+	// processor, some 50 µs. An acknowledgement goes through half a dozen goroutines;
+	// behind one that reads a backlog as fast as it can, each would wait 10 ms.
+	readTurn = 16
+	// readBeside is how long after a batch was stored a reader still steps back: it
+	// rests as long as it has worked.
+	readBeside = 100 * time.Millisecond
 	// clockSkew is how far the clock of a NATS server may be ahead of ours: by its
 	// clock a start in time is found, by ours the records are then chosen.
 	clockSkew = time.Minute
@@ -96,14 +104,14 @@ func (r *reader) consume(ctx context.Context) (err error) {
 			return errEnough
 		}
 	}
-	consumer, err := r.m.js.CreateConsumer(ctx, telemetryStream, r.consumerConfig())
+	consumer, err := r.m.readJS.CreateConsumer(ctx, telemetryStream, r.consumerConfig())
 	if err != nil {
 		return err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		r.m.js.DeleteConsumer(ctx, telemetryStream, consumer.CachedInfo().Name) // or it goes by itself, idle
+		r.m.readJS.DeleteConsumer(ctx, telemetryStream, consumer.CachedInfo().Name) // or it goes by itself, idle
 	}()
 	messages, err := consumer.Messages(jetstream.PullMaxBytes(readAhead),
 		jetstream.PullHeartbeat(readStall), jetstream.WithMessagesErrOnMissingHeartbeat(true))
@@ -126,8 +134,12 @@ func (r *reader) consume(ctx context.Context) (err error) {
 		if at.Sequence.Consumer != delivered {
 			return fmt.Errorf("delivery %d where %d was due", at.Sequence.Consumer, delivered)
 		}
+		began := time.Now()
 		if err := r.batch(at.Sequence.Stream, msg.Data()); err != nil {
 			return err
+		}
+		if now := time.Now(); now.UnixNano()-r.m.stored.Load() < int64(readBeside) {
+			pause(ctx, now.Sub(began))
 		}
 	}
 }
@@ -199,6 +211,9 @@ func (r *reader) batch(sequence uint64, data []byte) error {
 			}
 		} else if sequence == r.from.After.Sequence && index <= r.from.After.Index {
 			return true
+		}
+		if index%readTurn == 0 {
+			runtime.Gosched()
 		}
 		enough = !r.each(signet.Position{Sequence: sequence, Index: index}, msg)
 		return !enough

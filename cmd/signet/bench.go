@@ -290,7 +290,7 @@ func printBench(cmd *cobra.Command, r bench.Result, err error) error {
 			{"in the storm", "%.2f", r.StormP99},
 			{"server CPU, µs an operation", "%.1f", r.CPU},
 			{"server RSS, KiB a connection", "%.1f", r.RSS},
-			{"server RSS, MiB: when all were in", "%.1f", r.RSSBegin},
+			{"server RSS, MiB: at first", "%.1f", r.RSSBegin},
 			{"at the end", "%.1f", r.RSSEnd},
 		} {
 			if row.value != 0 {

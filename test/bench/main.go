@@ -6,6 +6,8 @@
 // With -cut it measures Signet alone: how soon the sessions below a distrusted
 // intermediate are gone, and what their coming back does to others. With -desired,
 // how soon connected devices hear of desired changes that a back end makes by REST.
+// With -scale, whether its memory stays while thousands of devices send, and
+// whether somebody who reads a backlog slows them.
 //
 // Every load is bounded in count and time; all together take some eight minutes.
 package main
@@ -68,6 +70,9 @@ func run() (err error) {
 	}
 	if *desired > 0 {
 		return desiredChanges(dir)
+	}
+	if *scale > 0 {
+		return scaleUp(dir)
 	}
 	pkis := map[string]string{"": filepath.Join(dir, "p256"), "rsa": filepath.Join(dir, "rsa2048")}
 	for load, kind := range map[string]pki.KeyType{"": pki.P256, "rsa": pki.RSA2048} {
