@@ -1,6 +1,8 @@
 package routes
 
 import (
+	"maps"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -42,8 +44,9 @@ func (waiting) Describe(to chan<- *prometheus.Desc) { to <- waitingSeconds }
 // Collect is for prometheus.
 func (c waiting) Collect(to chan<- prometheus.Metric) {
 	c.r.mu.Lock()
-	defer c.r.mu.Unlock()
-	for k, w := range c.r.workers {
+	workers := maps.Clone(c.r.workers)
+	c.r.mu.Unlock()
+	for k, w := range workers {
 		w.mu.Lock()
 		age := 0.0
 		if !w.waiting.IsZero() {
