@@ -192,7 +192,7 @@ func (k *Issuance) Issued(ctx context.Context, q Query) ([]signet.Issued, error)
 }
 
 // Issue issues a certificate by an order of a provisioning service. The same CSR
-// for the same operation gives the same chain; another is refused with
+// for the same operation and hub gives the same chain; another CSR is refused with
 // [signet.CSRReplayed].
 func (k *Issuance) Issue(ctx context.Context, o signet.CertificateOrder) ([]*x509.Certificate, error) {
 	d := k.enter(o.Service, o.DeviceID)
@@ -209,9 +209,9 @@ func (k *Issuance) Issue(ctx context.Context, o signet.CertificateOrder) ([]*x50
 	switch {
 	case err == nil && before.CSR != sum(o.CSR):
 		return nil, signet.Refuse(signet.CSRReplayed, "The request of %q was answered already with a certificate for another certificate signing request.", signet.Clip(o.DeviceID))
-	case err == nil:
+	case err == nil && before.HostName == signet.HostOnly(o.HostName): // else it has been given another place since
 		return k.again(ctx, before)
-	case !errors.Is(err, signet.ErrNotFound):
+	case err != nil && !errors.Is(err, signet.ErrNotFound):
 		return nil, err
 	}
 	p, err := k.policy(o.Service, o.Policy)
@@ -285,7 +285,7 @@ func (k *Issuance) sign(ctx context.Context, p Policy, i signet.Issued, csr []by
 	}
 	now := k.now()
 	i.Service, i.Policy, i.Issuer, i.CSR, i.Key = p.Service, p.Name, p.Thumbprint, sum(csr), hex.EncodeToString(key[:])
-	i.Time = now.UTC().Truncate(time.Millisecond)
+	i.Time = now.UTC().Truncate(time.Microsecond) // as the store keeps it: the latest has to be known
 	// Looked at before, so that what would be refused costs no signature and leaves
 	// no trace.
 	lately := i.Time.Add(-time.Hour)

@@ -193,6 +193,13 @@ func TestSameOrder(t *testing.T) {
 	if n := h.records(); n != 1 {
 		t.Errorf("%d records", n)
 	}
+	// The same for another hub is of no use there, so it is made anew.
+	h.list = []issuance.Policy{h.policy("operational", time.Hour, 0)}
+	moved := order("press-17", "1", request)
+	moved.HostName = "second.test"
+	if leaf := h.issue(moved)[0]; leaf.URIs[0].String() != "urn:signet:hub:second.test" || !h.issue(moved)[0].Equal(leaf) {
+		t.Error(leaf.URIs)
+	}
 
 	// Without a record there is no certificate.
 	h = newHouse(t)
