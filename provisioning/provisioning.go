@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/signet-iot/signet"
 )
 
@@ -27,6 +28,9 @@ type Provisioning struct {
 	desk    *desk
 	outside turnstile
 	tally   tally
+
+	ended      *prometheus.CounterVec // registrations, by status
+	unfinished prometheus.GaugeFunc
 }
 
 // Deps are what a Provisioning stands on; all but Issuer and what comes after it
@@ -63,8 +67,25 @@ func New(d Deps) *Provisioning {
 	if d.MaxRegistrations == 0 {
 		d.MaxRegistrations = MaxRegistrations
 	}
-	return &Provisioning{deps: d, log: d.Logger, groups: groupCache{of: map[string]*groups{}}, desk: newDesk(),
+	p := &Provisioning{deps: d, log: d.Logger, groups: groupCache{of: map[string]*groups{}}, desk: newDesk(),
 		outside: turnstile{here: map[string]int{}}, tally: tally{of: map[string]int{}}}
+	p.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "signet_registrations_total", Help: "Registrations of devices that have ended, by status: assigned, failed, disabled."}, []string{"status"})
+	p.unfinished = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "signet_registrations_unfinished", Help: "Registrations of devices that are being worked on."}, func() float64 { return float64(p.desk.load()) })
+	return p
+}
+
+// Describe and Collect make it a prometheus.Collector.
+func (p *Provisioning) Describe(ch chan<- *prometheus.Desc) {
+	p.ended.Describe(ch)
+	p.unfinished.Describe(ch)
+}
+
+// Collect gives the metrics of now.
+func (p *Provisioning) Collect(ch chan<- prometheus.Metric) {
+	p.ended.Collect(ch)
+	p.unfinished.Collect(ch)
 }
 
 // Credentials are what a device shows at a door, of one request.

@@ -112,6 +112,7 @@ func (p *Provisioning) work(running context.Context, t task) (rest time.Duration
 			p.log.Error("the end of a registration cannot be stored", "service", r.Service, "registration", r.RegistrationID, "error", err)
 			return longestRest // what was done is done again, to the same end
 		}
+		p.ended.WithLabelValues(string(r.Status)).Inc()
 		return 0
 	}
 }

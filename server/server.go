@@ -168,7 +168,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	// The doors.
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	metrics.MustRegister(s.authority, s.inventory, s.limits)
+	metrics.MustRegister(s.authority, s.inventory, s.provisioning, s.limits)
 	s.routes = routes.New(routes.Options{Store: audit.Routes(s.audit, db), Log: s.hub, Now: cfg.Now, Logger: s.log, Registerer: metrics})
 	s.background(s.routes.Run)
 	traces := trace.New()
