@@ -27,7 +27,10 @@ const radiusBeat = 5 * time.Second
 // then the counts. With list=false the devices are left out.
 func (c *call) radius() error {
 	var body hypothesisBody
-	if err := c.read(maxSupposed, &body); err != nil {
+	if err := c.seesDevices(); err != nil {
+		return err
+	}
+	if err := c.readSupposed(&body); err != nil {
 		return err
 	}
 	if body.empty() {

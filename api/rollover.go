@@ -31,6 +31,9 @@ func (c *call) rollover() error {
 		// AcceptUnseen removes a CA although there are identities that never connected.
 		AcceptUnseen bool `json:"acceptUnseen"`
 	}
+	if err := c.seesDevices(); err != nil {
+		return err
+	}
 	if err := c.read(maxBody, &body); err != nil {
 		return err
 	}

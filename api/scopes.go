@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -62,6 +63,10 @@ func (c *call) putScope() error {
 	if err := c.read(maxBody, &body); err != nil {
 		return err
 	}
+	if c.hub.Provisions() && body.MaxDevices > 0 {
+		return signet.Refuse(signet.ScopeMalformed, "%q is a provisioning service, and devices are counted where they connect.", c.hub.Name).
+			At("maxDevices", "none", fmt.Sprint(body.MaxDevices)).FixBy("Set the number at the hubs that the devices are put to.")
+	}
 	r, err := body.request(c.by)
 	if err != nil {
 		return err
@@ -85,6 +90,30 @@ func (c *call) deleteScope() error {
 // maxSupposed bounds the body of a hypothesis: a CRL in it may have some 300,000
 // entries.
 const maxSupposed = 16 << 20
+
+// readSupposed reads a body that may hold CRLs: large ones no more at a time than
+// CRLs are taken in.
+func (c *call) readSupposed(v any) error {
+	if c.r.ContentLength >= 0 && c.r.ContentLength <= maxBody {
+		return c.read(maxBody, v)
+	}
+	select {
+	case c.uploads <- struct{}{}:
+		defer func() { <-c.uploads }()
+	default:
+		return signet.Refuse(signet.Unavailable, "The hub is taking in CRLs just now.").FixBy("Try again in a moment.")
+	}
+	return c.read(maxSupposed, v)
+}
+
+// seesDevices refuses what looks at the devices that have connected, at a
+// provisioning service: none do there.
+func (c *call) seesDevices() error {
+	if !c.hub.Provisions() {
+		return nil
+	}
+	return signet.Refuse(signet.RequestNotFound, "%q is a provisioning service; which devices a change concerns is known at hubs.", c.hub.Name)
+}
 
 // hypothesisBody is changes of what the hub trusts that are not made. What is
 // empty stays as it is.

@@ -202,7 +202,7 @@ func (c *call) explain() error {
 		At       time.Time      `json:"at"`
 		Suppose  hypothesisBody `json:"suppose"`
 	}
-	if err := c.read(maxSupposed, &body); err != nil {
+	if err := c.readSupposed(&body); err != nil {
 		return err
 	}
 	if body.At.IsZero() {
