@@ -131,11 +131,19 @@ var promises = []struct {
 		same(t, len(some), 2)
 		ok(t, s.RemoveEvents(t.Context(), "east", append(sequences[:2], 1)))
 		ok(t, s.RemoveEvents(t.Context(), "west", sequences))
-		for hub, n := range map[string]int{"east": 2, "west": 1, "north": 0} {
-			count, err := s.CountEvents(t.Context(), hub)
-			ok(t, err)
-			same(t, count, n)
+		counted := func(want map[string]int) {
+			t.Helper()
+			for hub, n := range want {
+				count, err := s.CountEvents(t.Context(), hub)
+				ok(t, err)
+				same(t, count, n)
+			}
 		}
+		counted(map[string]int{"east": 2, "west": 1, "north": 0})
+		// It outlives its identity, and not its hub.
+		ok(t, s.DeleteHub(t.Context(), "east"))
+		ok(t, s.CreateHub(t.Context(), hub("east")))
+		counted(map[string]int{"east": 0, "west": 1})
 	}},
 	{"neither name nor host name of a hub is given twice", func(t *testing.T, s *store.Store) {
 		fails(t, s.CreateHub(t.Context(), signet.Hub{Name: "east", HostName: "other"}), signet.ErrExists)
