@@ -79,6 +79,7 @@ var (
 type policies struct {
 	file, service string
 	needed        bool // the operator has named the file
+	services      func() []signet.Hub
 	log           *slog.Logger
 	now           func() time.Time
 
@@ -90,8 +91,8 @@ type policies struct {
 	looked  time.Time
 }
 
-func loadPolicies(cfg Config, log *slog.Logger) (*policies, error) {
-	p := &policies{file: cfg.Issuance, needed: cfg.Issuance != "", service: cfg.Provisioning, log: log, now: cfg.Now}
+func loadPolicies(cfg Config, services func() []signet.Hub, log *slog.Logger) (*policies, error) {
+	p := &policies{file: cfg.Issuance, needed: cfg.Issuance != "", services: services, service: cfg.Provisioning, log: log, now: cfg.Now}
 	if !p.needed {
 		p.file = filepath.Join(cfg.Data, "issuance.toml")
 	}
@@ -120,10 +121,23 @@ func (p *policies) Policies() []issuance.Policy {
 				time.AfterFunc(tokenFarewell, func() { closeAll(old) })
 				p.current, p.tokens = current, tokens
 				p.log.Info("issuance policies reloaded", "file", p.file, "policies", len(current))
+				p.warn()
 			}
 		}
 	}
 	return p.current
+}
+
+// warn tells of policies that nobody can use.
+func (p *policies) warn() {
+	for _, policy := range p.current {
+		if !slices.ContainsFunc(p.services(), func(s signet.Hub) bool { return s.Name == policy.Service }) {
+			p.log.Warn("an issuance policy is of a provisioning service that is not there", "file", p.file, "policy", policy.Name, "service", policy.Service)
+		}
+		if !p.now().Before(policy.NotAfter) {
+			p.log.Warn("the CA of an issuance policy has expired", "file", p.file, "policy", policy.Name, "subject", policy.Subject, "notAfter", policy.NotAfter)
+		}
+	}
 }
 
 func closeAll(tokens []io.Closer) {

@@ -435,6 +435,15 @@ func TestIssuanceFile(t *testing.T) {
 		}
 		mu.Unlock()
 	}
+	writeFile(t, file, append(text, "service = \"dqs\"\n"...))
+	if got := names(); got != strings.Replace(good, "dps", "dqs", 1) {
+		t.Error(got)
+	}
+	mu.Lock()
+	if said := log.String(); !strings.Contains(said, "a provisioning service that is not there") || !strings.Contains(said, "dqs") {
+		t.Error(said)
+	}
+	mu.Unlock()
 	writeFile(t, file, []byte(strings.Replace(string(text), "48h", "2h", 1)+"keys = [\"p384\"]\n"))
 	if got := names(); got != "dps/operational 2h0m0s p384" {
 		t.Error(got)

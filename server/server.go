@@ -138,7 +138,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s.inventory = inventory.New(audit.Inventory(s.audit, db), inventory.Options{Now: cfg.Now, Logger: s.log,
 		Live: func() []*signet.Principal { return s.hub.Live() }, Told: s.treeEvent, Found: s.cloneEvent, Disable: s.disable})
 	// What issues certificates to devices, by keys of the operator's.
-	policies, err := loadPolicies(cfg, s.log)
+	policies, err := loadPolicies(cfg, s.registry.Services, s.log)
 	if err != nil {
 		return nil, err
 	}
@@ -156,6 +156,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := errors.Join(s.firstHub(ctx), s.firstService(ctx)); err != nil {
 		return nil, err
 	}
+	policies.warn()
 	s.background(s.authority.Watch) // keeps what is known of revoked certificates up to date
 	s.background(s.commands.Run)
 	s.background(s.inventory.Run)
