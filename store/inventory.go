@@ -253,7 +253,8 @@ func (s *Store) Prune(ctx context.Context, hub string) (n int64, err error) {
 	}
 	err = s.engine.write(ctx, func(ctx context.Context, q queryer) (err error) {
 		n, err = affected(ctx, q, `DELETE FROM branch WHERE hub = $1 AND NOT EXISTS (SELECT 1 FROM branch_above a
-			JOIN sighting s ON s.hub = a.hub AND s.branch = a.id WHERE a.hub = branch.hub AND a.above = branch.id)`, hub)
+			CROSS JOIN sighting s`+s.engine.by("sighting_branch")+`
+			WHERE a.hub = branch.hub AND a.above = branch.id AND s.hub = a.hub AND s.branch = a.id)`, hub)
 		return err
 	})
 	return n, err
