@@ -91,7 +91,9 @@ func settle(ctx context.Context, s *server.Server, caFile string) error {
 	if _, err = s.Registry().SetEvents(ctx, "hub", signet.LifeCycleEvents|signet.TwinEvents); err != nil {
 		return err
 	}
-	_, _, err = s.Routes().Put(ctx, signet.Route{Hub: "hub", Name: "all", Sources: signet.FromAll, URL: os.Getenv("SIGNET_CRASH_SINK"), AllowPrivate: true})
+	if sink := os.Getenv("SIGNET_CRASH_SINK"); sink != "" {
+		_, _, err = s.Routes().Put(ctx, signet.Route{Hub: "hub", Name: "all", Sources: signet.FromAll, URL: sink, AllowPrivate: true})
+	}
 	return err
 }
 
