@@ -24,8 +24,18 @@ func ValidRegistrationID(id string) bool {
 	return true
 }
 
-// FoldRegistrationID gives the form by which registration IDs are compared.
-func FoldRegistrationID(id string) string { return strings.ToLower(id) } // ASCII: see ValidRegistrationID
+// FoldRegistrationID gives the form by which registration IDs are compared: with
+// the ASCII letters in lower case, and nothing else changed. What is compared with
+// an ID may be of any letters, and the Kelvin sign is no k.
+func FoldRegistrationID(id string) string {
+	folded := []byte(id)
+	for i, c := range folded {
+		if c >= 'A' && c <= 'Z' {
+			folded[i] = c + 'a' - 'A'
+		}
+	}
+	return string(folded)
+}
 
 // DeriveKey gives the key of a device in a group with that base64 key, as base64:
 // the HMAC-SHA256 of the folded registration ID. It refuses with

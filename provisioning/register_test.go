@@ -517,6 +517,14 @@ func TestIdentities(t *testing.T) {
 			t.Errorf("%s %s %v", r.Status, r.ErrorCode, err)
 		}
 
+		// The case of other letters than ASCII's is of other names: the Kelvin sign is no
+		// K, nor is a dotted I an i.
+		for _, cn := range []string{"\u212Ailn", "k\u0130ln"} {
+			if _, err := h.registers(h.credentials("kiln", root.Device(t, cn)), provisioning.Request{}); signet.CodeOf(err) != signet.IdentityCNMismatch {
+				t.Errorf("the certificate of %s for kiln: %v", cn, err)
+			}
+		}
+
 		// Keys: those of the enrollment, or those that derive from the group's.
 		k := h.enroll(signet.Enrollment{ID: "keyed", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
 		r = h.assigned(h.token("keyed", k.Attestation.SecondaryKey))
