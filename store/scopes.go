@@ -185,25 +185,29 @@ func (s *Store) SeenUnder(ctx context.Context, hub, key string, n int64) (device
 }
 
 // FirstSeenUnder gives when the trust tree first saw a device that it has under a
-// key.
+// key. It reads the path of the device alone.
 func (s *Store) FirstSeenUnder(ctx context.Context, hub, key, device string) (first time.Time, err error) {
 	if !findable(hub, key, device) {
 		return first, signet.ErrNotFound
 	}
-	err = s.engine.view(ctx, func(q queryer) error {
-		seen, args, err := seenUnder(ctx, q, hub, key)
-		if err != nil {
+	under := false
+	err = each(ctx, s.engine.reader(), func(rows *sql.Rows) error {
+		var at int64
+		var document []byte
+		var b struct{ Key string }
+		if err := rows.Scan(&at, &document); err != nil {
 			return err
 		}
-		args = append(args, device)
-		of := fmt.Sprintf(" AND device_id = $%d GROUP BY", len(args))
-		_, err = one(ctx, q, func(rows *sql.Rows, _ *struct{}) error {
-			var at int64
-			err := rows.Scan(&at)
-			first = moment(at)
-			return err
-		}, `SELECT first FROM (`+strings.Replace(seen, " GROUP BY", of, 1)+`) AS seen WHERE $2 <> ''`, args...)
+		err := json.Unmarshal(document, &b)
+		if b.Key == key && (!under || moment(at).Before(first)) {
+			under, first = true, moment(at)
+		}
 		return err
-	})
+	}, `SELECT s.first_seen, b.document FROM sighting s
+		JOIN branch_above a ON a.hub = s.hub AND a.id = s.branch JOIN branch b ON b.hub = a.hub AND b.id = a.above
+		WHERE s.hub = $1 AND s.device_id = $2`, hub, device)
+	if err == nil && !under {
+		err = signet.ErrNotFound
+	}
 	return first, err
 }
