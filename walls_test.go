@@ -86,6 +86,7 @@ var walls = []struct{ from, to, because string }{
 	{"client", "provisioning", "a client knows the wire, not the server behind it"},
 	{"authority", "audit", "the rules do not know that they are recorded"},
 	{"registry", "audit", "the rules do not know that they are recorded"},
+	{"inventory", "audit", "the rules do not know that they are recorded"},
 	{"issuance", "audit", "the rules do not know that they are recorded"},
 	{"hub", "audit", "the rules do not know that they are recorded"},
 	{"gateway", "audit", "a protocol speaks to the waist, to nothing behind it"},
