@@ -10,36 +10,34 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/signet-iot/signet/store"
-	"github.com/signet-iot/signet/trace"
 )
 
 // openAdmin opens the operator's window: metrics, health and traces.
-func (s *Server) openAdmin(db *store.Store, metrics *prometheus.Registry, traces *trace.Traces) (err error) {
+func (s *Server) openAdmin() (err error) {
 	if s.cfg.Admin == "off" {
 		return nil
 	}
-	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	s.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "signet_sessions", Help: "Identities that are connected now.",
 	}, func() float64 { return float64(s.hub.Sessions("")) }))
 
-	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+	s.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "signet_connection_events_lost_total", Help: "Events of devices that came or went that are not on the message log.",
 	}, func() float64 { return float64(s.hub.ConnectionEventsLost()) }))
 
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 		defer cancel()
-		if err := db.Ping(ctx); err != nil {
+		if err := s.db.Ping(ctx); err != nil {
 			http.Error(w, "database: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	mux.Handle("GET /debug/traces", traces)
+	mux.Handle("GET /debug/traces", s.traces)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {

@@ -27,12 +27,12 @@ const (
 // the database holds must be what the last checkpoint, which is not in the
 // database, was signed of: so a database that was edited, or put back to an older
 // state, is noticed at the start.
-func (s *Server) openAudit(ctx context.Context, db audit.Store) error {
+func (s *Server) openAudit(ctx context.Context) error {
 	key, verifier, err := s.auditKey()
 	if err != nil {
 		return err
 	}
-	if s.audit, err = audit.Open(ctx, db, audit.Options{Key: key, Now: s.cfg.Now, Logger: s.log}); err != nil {
+	if s.audit, err = audit.Open(ctx, s.db, audit.Options{Key: key, Now: s.cfg.Now, Logger: s.log}); err != nil {
 		return err
 	}
 	file := filepath.Join(s.cfg.Data, auditCheckpointFile)

@@ -11,16 +11,14 @@ import (
 	"github.com/signet-iot/signet/routes"
 )
 
-// Authority, Registry, Commands, Routes, Issuance, Hub, Verdicts and Inventory are the running server's own, for tests
-// and programs that embed it.
-func (s *Server) Authority() *authority.Authority { return s.authority }
-func (s *Server) Registry() *registry.Registry    { return s.registry }
-func (s *Server) Hub() *hub.Hub                   { return s.hub }
-func (s *Server) Routes() *routes.Routes          { return s.routes }
-func (s *Server) Commands() *commands.Commands    { return s.commands }
-func (s *Server) Issuance() *issuance.Issuance    { return s.issuance }
-func (s *Server) Verdicts() *authority.VerdictLog { return s.verdicts }
-func (s *Server) Inventory() *inventory.Inventory { return s.inventory }
-
-// Provisioning is the provisioning service's rules, for the same.
+// Authority and the others are the running server's own, for tests and programs
+// that embed it.
+func (s *Server) Authority() *authority.Authority          { return s.authority }
+func (s *Server) Registry() *registry.Registry             { return s.registry }
+func (s *Server) Hub() *hub.Hub                            { return s.hub }
+func (s *Server) Routes() *routes.Routes                   { return s.routes }
+func (s *Server) Commands() *commands.Commands             { return s.commands }
+func (s *Server) Issuance() *issuance.Issuance             { return s.issuance }
+func (s *Server) Verdicts() *authority.VerdictLog          { return s.verdicts }
+func (s *Server) Inventory() *inventory.Inventory          { return s.inventory }
 func (s *Server) Provisioning() *provisioning.Provisioning { return s.provisioning }

@@ -2,12 +2,23 @@ package server
 
 import (
 	"context"
-	"strings"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/inventory"
 )
+
+// stale puts it on the hub's message log that a CRL grows old.
+func (s *Server) stale(ctx context.Context, c signet.StaleCRL) {
+	if !s.cfg.ExpiryEvents {
+		return
+	}
+	s.hub.Event(ctx, c.Hub, hub.Event{Source: signet.SourceStale, Operation: "stale", Schema: "revocationStaleNotification", Body: c}, func(err error) {
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("an event of a CRL that grows old is not stored", "hub", c.Hub, "error", err)
+		}
+	})
+}
 
 // treeEvent puts it on the hub's message log that its trust tree is made to grow.
 func (s *Server) treeEvent(ctx context.Context, e inventory.Event) {
@@ -30,15 +41,4 @@ func (s *Server) event(ctx context.Context, of string, e hub.Event) {
 			s.log.Error("an event is not stored", "hub", of, "source", e.Source, "operation", e.Operation, "error", err)
 		}
 	})
-}
-
-// disable disables a device for the inventory. A module is let in when its device
-// is, so that its device is meant.
-func (s *Server) disable(ctx context.Context, hub, name, reason string) (bool, error) {
-	device, _, _ := strings.Cut(name, "/")
-	_, done, err := s.registry.SetStatus(signet.WithActor(ctx, signet.Actor{Name: "clones"}), hub, device, signet.Disabled, reason)
-	if signet.CodeOf(err) == signet.IdentityUnknown {
-		return false, nil
-	}
-	return done, err
 }
