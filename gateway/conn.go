@@ -223,8 +223,11 @@ func (c *conn) handshake() error {
 	if err := c.within(handshakeTime); err != nil || c.door.tls == nil || c.via == signet.DoorMQTTWS {
 		return err // of a WebSocket it was done before
 	}
-	t := tls.Server(c.socket, c.door.tls)
-	if err := t.Handshake(); err != nil {
+	paced := &pacedConn{Conn: c.socket, turns: c.door.pacer}
+	t := tls.Server(paced, c.door.tls)
+	err := t.Handshake()
+	paced.over()
+	if err != nil {
 		outcome, refusal := judgeHandshake(err)
 		c.mu.Lock()
 		if ended, ok := errors.AsType[*signet.Error](c.ended); ok && ended.Code == signet.LimitHandshake {

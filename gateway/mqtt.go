@@ -226,6 +226,7 @@ type MQTT struct {
 	traces  *trace.Traces
 	metrics metrics
 	gate    *gate
+	pacer   pacer
 
 	ctx      context.Context // of what sessions are asked to do; ends with the last patience of Shutdown
 	cancel   context.CancelFunc
@@ -273,7 +274,7 @@ func newMQTT(w Waist, c Config) *MQTT {
 	}
 	m := &MQTT{
 		waist: w, registrar: c.Registrar, now: c.Now, log: c.Logger, traces: c.Traces,
-		gate:     newGate(c.MaxStrangers, c.MaxHandshakes),
+		gate: newGate(c.MaxStrangers, c.MaxHandshakes), pacer: newPacer(),
 		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, conversations: map[string]int{},
 	}
 	m.metrics = newMetrics(c.Registerer, m.gate)
