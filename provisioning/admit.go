@@ -125,7 +125,7 @@ func (p *Provisioning) admitByChain(ctx context.Context, service, id string, cha
 	}
 	own, err := p.deps.Enrollments.Enrollment(ctx, service, false, id)
 	if err == nil {
-		return admission{enrollment: own, chain: chain}, p.judgeOwn(service, &own, chain)
+		return admission{enrollment: own, chain: chain}, p.judgeOwn(ctx, service, &own, chain, cn)
 	}
 	if !errors.Is(err, signet.ErrNotFound) {
 		return admission{}, err
@@ -141,7 +141,7 @@ func (p *Provisioning) admitByChain(ctx context.Context, service, id string, cha
 	if err != nil {
 		return admission{}, err
 	}
-	g, err := p.nearest(service, groups, path)
+	g, path, err := p.nearest(service, groups, path)
 	if err != nil {
 		return admission{}, err
 	}
@@ -155,13 +155,23 @@ func (p *Provisioning) admitByChain(ctx context.Context, service, id string, cha
 		return admission{}, signet.Refuse(signet.AnchorUnverified, "The enrollment group %q has devices known by the CA certificate %q, which is not verified.", g.enrollment.ID, g.unverified).
 			At("isVerified", "true", "false")
 	}
+	if err := p.inScope(ctx, service, cn, path); err != nil {
+		return admission{}, err
+	}
 	return admission{enrollment: g.enrollment, chain: chain, signer: g.certificate}, nil
+}
+
+// inScope holds a device that is let in otherwise to the scopes of the CAs on its
+// path, and counts it where they say how many devices there may be.
+func (p *Provisioning) inScope(ctx context.Context, service, cn string, path []*x509.Certificate) error {
+	return p.deps.Authority.Admit(ctx, &signet.Principal{Hub: service, DeviceID: cn, Auth: signet.AuthCA,
+		Path: pki.Path(path), Issued: path[0].NotBefore, KeyType: pki.KeyTypeOf(path[0])})
 }
 
 // judgeOwn judges the certificate of a device that has an enrollment of its own:
 // it has to be the one that is enrolled. One that comes with its signers is held
 // to a path besides, as Azure does (concepts-x509-attestation).
-func (p *Provisioning) judgeOwn(service string, e *signet.Enrollment, chain []*x509.Certificate) error {
+func (p *Provisioning) judgeOwn(ctx context.Context, service string, e *signet.Enrollment, chain []*x509.Certificate, cn string) error {
 	leaf := chain[0]
 	switch {
 	case e.Status != signet.Enabled:
@@ -181,8 +191,11 @@ func (p *Provisioning) judgeOwn(service string, e *signet.Enrollment, chain []*x
 			At("certificate", "one of the device", "the CA's").Of(pki.Reference(leaf, 0))
 	}
 	if len(chain) > 1 {
-		_, err := p.deps.Authority.Judge(service, chain, p.deps.Now())
-		return err
+		path, err := p.deps.Authority.Judge(service, chain, p.deps.Now())
+		if err != nil {
+			return err
+		}
+		return p.inScope(ctx, service, cn, path)
 	}
 	if err := pki.CheckSelfStanding(leaf, p.deps.Now()); err != nil {
 		return err
@@ -192,34 +205,34 @@ func (p *Provisioning) judgeOwn(service string, e *signet.Enrollment, chain []*x
 
 // nearest goes up a certification path, and beyond its anchor as far as the
 // service knows what is above, and gives the first group that has the key of a
-// signer; nil when none has.
+// signer, with the path up to there; nil when none has.
 //
 // A group has a key, not a certificate: so none below a group that shuts it out
 // gets round it by another certificate of the same signer.
-func (p *Provisioning) nearest(service string, g *groups, path []*x509.Certificate) (*group, error) {
+func (p *Provisioning) nearest(service string, g *groups, path []*x509.Certificate) (*group, []*x509.Certificate, error) {
 	for n, c := range path[1:] {
 		if found := g.signers[pki.PathCertificate(c).Key]; found != nil {
 			if n > 0 && g.blind != nil && found.enrollment.Status == signet.Enabled {
-				return nil, blind(g.blind) // it may be one of those in between
+				return nil, path, blind(g.blind) // it may be one of those in between
 			}
-			return found, nil
+			return found, path, nil
 		}
 	}
 	if g.blind != nil {
-		return nil, blind(g.blind)
+		return nil, path, blind(g.blind)
 	}
 	above := path[len(path)-1:]
 	for range maxAbove {
 		issuer := g.issuer(above[len(above)-1], p.deps.Now())
 		if issuer == nil {
-			return nil, nil
+			return nil, path, nil
 		}
 		above = append(above[:len(above):len(above)], issuer)
 		if found := g.signers[pki.PathCertificate(issuer).Key]; found != nil {
-			return found, p.deps.Authority.Revoked(service, pki.Path(above))
+			return found, slices.Concat(path, above[1:]), p.deps.Authority.Revoked(service, pki.Path(above))
 		}
 	}
-	return nil, nil
+	return nil, path, nil
 }
 
 // maxAbove bounds how far it is looked above an anchor: as far as a path may

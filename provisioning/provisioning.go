@@ -110,11 +110,13 @@ type Request struct {
 
 // Authority judges chains against the registered CA certificates of a service.
 // Its server is package authority. Safe for concurrent use; it answers from
-// memory. The methods are those of [hub.Authority].
+// memory, but for List, and for Admit where devices are counted: their places are
+// on disk. The methods are those of [hub.Authority].
 type Authority interface {
 	Judge(service string, chain []*x509.Certificate, at time.Time) (path []*x509.Certificate, err error)
 	Trusts(service string, thumbprint [32]byte) bool
 	Revoked(service string, path []*signet.PathCertificate) error
+	Admit(ctx context.Context, p *signet.Principal) error
 	List(ctx context.Context, service string) ([]signet.CACertificate, error)
 }
 

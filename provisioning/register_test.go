@@ -408,6 +408,44 @@ func TestCAIsDeletedOrDistrusted(t *testing.T) {
 	})
 }
 
+// TestScope: a service holds a CA to its scope, the number of its devices included,
+// also where the CA stands above the anchor; who has a place keeps it.
+func TestScope(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		root := hubtest.NewCA(t, "R")
+		line := root.Intermediate(t, "L")
+		h.trust("R", root, true)
+		h.trust("L", line, true)
+		h.enroll(signet.Enrollment{Group: true, ID: "g", Attestation: byCA("R")})
+		scope := func(s signet.Scope) {
+			t.Helper()
+			if _, err := h.authority.SetScope(t.Context(), "dps", authority.ScopeOf{CA: "R"}, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		outside := func(id string, pair tls.Certificate) {
+			t.Helper()
+			if _, err := h.registers(h.credentials(id, pair), provisioning.Request{}); signet.CodeOf(err) != signet.CertOutOfScope || h.who(id) != "" {
+				t.Errorf("%s: %v, at %s", id, err, h.who(id))
+			}
+		}
+		scope(signet.Scope{MaxDevices: 3})
+		a, b, c := root.Device(t, "a"), line.Device(t, "b"), line.Device(t, "c")
+		h.assigned(h.credentials("a", a))
+		h.assigned(h.credentials("b", b))
+		h.enroll(signet.Enrollment{ID: "c", Attestation: signet.Attestation{Type: signet.AttestX509, Primary: c.Certificate[0]}})
+		c.Certificate = append(c.Certificate, line.Cert.Raw, root.Cert.Raw)
+		h.assigned(h.credentials("c", c)) // counted as far as its anchor, which is the line
+		h.assigned(h.credentials("d", root.Device(t, "d")))
+		outside("e", root.Device(t, "e"))
+		outside("f", line.Device(t, "f"))
+		h.assigned(h.credentials("a", root.Device(t, "a"))) // by another certificate
+		scope(signet.Scope{Devices: []string{"press-*"}})
+		outside("lathe-1", line.Device(t, "lathe-1"))
+		h.assigned(h.credentials("press-1", line.Device(t, "press-1")))
+	})
+}
+
 // TestJudgedAgain: what is disabled or removed between the request and the work
 // gives no place.
 func TestJudgedAgain(t *testing.T) {
