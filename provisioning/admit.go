@@ -130,6 +130,12 @@ func (p *Provisioning) admitByChain(ctx context.Context, service, id string, cha
 	if !errors.Is(err, signet.ErrNotFound) {
 		return admission{}, err
 	}
+	// What was issued for a hub says where a device is, not what it may become: else
+	// one of any hub below a common root would be one of every service that has it.
+	if e := signet.AsError(pki.CheckHub(chain[0], "")); e != nil {
+		return admission{}, e.At("subjectAltName", "none that names a hub", e.Actual).
+			FixBy("Register by the device's onboarding credential, or enrol this very certificate for the device alone.")
+	}
 	groups, err := p.groupsOf(ctx, service)
 	if err != nil {
 		return admission{}, err

@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -443,6 +444,25 @@ func TestScope(t *testing.T) {
 		scope(signet.Scope{Devices: []string{"press-*"}})
 		outside("lathe-1", line.Device(t, "lathe-1"))
 		h.assigned(h.credentials("press-1", line.Device(t, "press-1")))
+	})
+}
+
+// TestCertificateOfAHub: a certificate that was issued for a hub makes no device of
+// a group, though its root is the group's; enrolled by itself it counts.
+func TestCertificateOfAHub(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		root := hubtest.NewCA(t, "R")
+		h.trust("R", root, true)
+		h.enroll(signet.Enrollment{Group: true, ID: "g", Attestation: byCA("R")})
+		operational := root.Intermediate(t, "Issuing").Device(t, "press", func(c *x509.Certificate) {
+			c.URIs = []*url.URL{{Scheme: "urn", Opaque: "signet:hub:elsewhere.example"}}
+		})
+		_, err := h.registers(h.credentials("press", operational), provisioning.Request{})
+		if e := signet.AsError(err); signet.CodeOf(err) != signet.CertOutOfScope || !strings.Contains(e.Message, "elsewhere.example") || h.who("press") != "" {
+			t.Errorf("%v, at %s", err, h.who("press"))
+		}
+		h.enroll(signet.Enrollment{ID: "press", Attestation: signet.Attestation{Type: signet.AttestX509, Primary: operational.Certificate[0]}})
+		h.assigned(h.credentials("press", operational))
 	})
 }
 
