@@ -980,6 +980,32 @@ func TestWebhook(t *testing.T) {
 	})
 }
 
+// TestDisabledWhileAsked: what is disabled while a webhook thinks gives no place.
+func TestDisabledWhileAsked(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		root := hubtest.NewCA(t, "R")
+		h.trust("R", root, true)
+		e := h.enroll(signet.Enrollment{Group: true, ID: "g", Attestation: byCA("R"),
+			Allocation: signet.AllocateCustom, Webhook: signet.Webhook{URL: "https://choose.example/", APIVersion: "2021-10-01"}})
+		h.webhook = func(*http.Request, []byte) (*http.Response, error) {
+			e.Status = signet.Disabled
+			h.change(e)
+			return answer(200, `{"iotHubHostName":"west.example"}`)
+		}
+		a, err := h.Admit(t.Context(), h.credentials("d", root.Device(t, "d")))
+		if err == nil {
+			_, err = a.Register(t.Context(), provisioning.Request{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if r, err := h.Registration(t.Context(), "dps", "d"); err != nil || r.Status != signet.RegDisabled || h.who("d") != "" {
+			t.Errorf("%s %v, at %s", r.Status, err, h.who("d"))
+		}
+	})
+}
+
 // TestRestart: whatever a process was at when it ended, the next goes on with it;
 // a webhook that has chosen is not asked again, and no identity is left behind.
 func TestRestart(t *testing.T) {

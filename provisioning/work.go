@@ -174,6 +174,13 @@ func (p *Provisioning) place(ctx context.Context, r *signet.Registration, w *Wor
 				return err
 			}
 		}
+		if e.Allocation == signet.AllocateCustom || e.Allocation == signet.AllocateGeoLatency {
+			// Who was asked has taken its time: what was shut out meanwhile stays out.
+			if a, err = p.readmit(ctx, r, w); err != nil {
+				return err
+			}
+			a.apply(r)
+		}
 	}
 	hub := linked(links, w.Placement.Hub)
 	if hub == nil {
