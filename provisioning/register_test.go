@@ -1076,6 +1076,40 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestStop: a server that stops while a webhook is asked has not heard its answer:
+// the registration goes on at the next start, and has not failed.
+func TestStop(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		e := h.enroll(signet.Enrollment{ID: "d", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey},
+			Allocation: signet.AllocateCustom, Webhook: signet.Webhook{URL: "https://choose.example"}})
+		h.webhook = func(r *http.Request, _ []byte) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}
+		a, err := h.Admit(t.Context(), h.token("d", e.Attestation.PrimaryKey))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := a.Register(t.Context(), provisioning.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		h.stop()
+		if r, err := a.Lookup(t.Context()); err != nil || r.Status != signet.Assigning {
+			t.Errorf("after the stop: %s %s %v", r.Status, r.ErrorMessage, err)
+		}
+		h.webhook = func(*http.Request, []byte) (*http.Response, error) {
+			return answer(200, `{"iotHubHostName":"west.example"}`)
+		}
+		h.open()
+		synctest.Wait()
+		if o, err = a.Operation(t.Context(), o.ID); err != nil || o.Registration.Status != signet.Assigned {
+			t.Errorf("after the start: %s %s %v", o.Registration.Status, o.Registration.ErrorMessage, err)
+		}
+	})
+}
+
 // TestHubAway: a hub that does not answer is tried again, for a while; one that
 // refuses is not.
 func TestHubAway(t *testing.T) {

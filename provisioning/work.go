@@ -100,7 +100,9 @@ func (p *Provisioning) work(running context.Context, t task) (rest time.Duration
 			continue
 		case errors.Is(err, errBusy) && waited < patience:
 			return firstRest
-		case transient(err) && (waited < patience || running.Err() != nil):
+		case err != nil && running.Err() != nil:
+			return longestRest // what a stop has broken off says nothing: the next start goes on
+		case transient(err) && waited < patience:
 			return min(max(waited, firstRest), longestRest)
 		case err != nil:
 			p.fail(&r, err)
