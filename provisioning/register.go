@@ -79,7 +79,7 @@ func (a *Applicant) register(ctx context.Context, q Request) (Operation, error) 
 			return p.operation(was, was.OperationID), nil
 		}
 		now := p.stamp()
-		if known && doing == nil && now.Sub(was.Updated) < leastPause && !now.Before(was.Updated) {
+		if known && now.Sub(was.Updated) < leastPause && !now.Before(was.Updated) {
 			return Operation{}, signet.Refuse(signet.LimitRegistrations, "The device %q registered less than %v ago.", a.id, leastPause)
 		}
 		if p.desk.load() >= maxUnfinished {

@@ -688,6 +688,12 @@ func TestRequests(t *testing.T) {
 		if err != nil || err2 != nil || one.ID != two.ID || one.RetryAfter <= 0 {
 			t.Errorf("%+v %+v %v %v", one, two, err, err2)
 		}
+		// Another takes its place, and not more often than one a second: each costs a
+		// write, an answer of the webhook and a certificate.
+		if _, err := a.Register(t.Context(), provisioning.Request{Payload: json.RawMessage(`1`)}); signet.CodeOf(err) != signet.LimitRegistrations {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Second)
 		other, err := a.Register(t.Context(), provisioning.Request{Payload: json.RawMessage(`1`)})
 		if err != nil || other.ID == one.ID {
 			t.Errorf("%+v %v", other, err)
