@@ -72,11 +72,15 @@ const (
 	// relayBatch is how many events are put on the log together: of 256 KiB at
 	// most, of one usually.
 	relayBatch = 128
+	// relayTurn is how many batches of a hub are put on the log before it is the
+	// turn of another: one that changes without a rest delays the others' by less
+	// than a second.
+	relayTurn = 8
 	// relayPause lies between tries while the log or the store fails.
 	relayPause = time.Second
-	// MaxOutbox is how many events of a hub may wait while the log takes none,
-	// before what would add to them is refused: some hundred megabytes of usual
-	// ones.
+	// MaxOutbox is how many events of a hub may wait, because the log takes none or
+	// they come faster than it does, before what would add to them is refused: some
+	// hundred megabytes of usual ones.
 	MaxOutbox = 100_000
 )
 
@@ -149,18 +153,21 @@ func (r *Relay) Run(ctx context.Context) {
 	}
 }
 
-// Flush puts what waits on the log, hub by hub, and gives the last failure. It is
-// not safe for concurrent use.
+// Flush puts what waits on the log, hub by hub, and gives the last failure. A hub
+// that has more than a turn's events comes again after the others, as after a
+// [Relay.Nudge]. It is not safe for concurrent use.
 func (r *Relay) Flush(ctx context.Context) (failed error) {
 	r.mu.Lock()
 	waiting := r.waiting
 	r.waiting = map[string]bool{}
 	r.mu.Unlock()
 	for hub := range waiting {
-		err := r.flush(ctx, hub)
+		more, err := r.flush(ctx, hub)
 		held := false
 		if err != nil {
 			failed = err
+		}
+		if err != nil || more {
 			n, countErr := r.outbox.CountEvents(ctx, hub)
 			held = n >= MaxOutbox || countErr != nil && r.Held(hub)
 		}
@@ -172,17 +179,21 @@ func (r *Relay) Flush(ctx context.Context) (failed error) {
 			r.waiting[hub] = true
 		}
 		r.mu.Unlock()
+		if more {
+			r.Nudge(hub)
+		}
 	}
 	return failed
 }
 
-// flush puts the events of a hub on the log. After a failure it and all behind it
-// wait, those too that the log has taken: they come again, in their order.
-func (r *Relay) flush(ctx context.Context, hub string) error {
-	for {
+// flush puts a turn's events of a hub on the log, and says whether there may be
+// more. After a failure it and all behind it wait, those too that the log has
+// taken: they come again, in their order.
+func (r *Relay) flush(ctx context.Context, hub string) (more bool, err error) {
+	for range relayTurn {
 		events, err := r.outbox.Events(ctx, hub, relayBatch)
 		if err != nil || len(events) == 0 {
-			return err
+			return false, err
 		}
 		results := make([]chan error, len(events))
 		for n, e := range events {
@@ -207,10 +218,11 @@ func (r *Relay) flush(ctx context.Context, hub string) error {
 			}
 		}
 		if err := r.outbox.RemoveEvents(ctx, hub, told); err != nil {
-			return err
+			return false, err
 		}
 		if failed != nil {
-			return failed
+			return false, failed
 		}
 	}
+	return true, nil
 }

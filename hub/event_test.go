@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/hub"
@@ -131,6 +132,54 @@ func TestOutboxIsBounded(t *testing.T) {
 type crowdedOutbox struct{ hub.Outbox }
 
 func (crowdedOutbox) CountEvents(context.Context, string) (int, error) { return hub.MaxOutbox, nil }
+
+// TestOutboxesTakeTurns: a hub that changes faster than the log takes its events
+// has the others' told between its own, and is held when too many wait.
+func TestOutboxesTakeTurns(t *testing.T) {
+	h := newHouse(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	busy := &busyOutbox{quietTold: cancel}
+	r := hub.NewRelay(h.hub, busy, slog.New(slog.DiscardHandler))
+	r.Run(ctx)
+	if !busy.told {
+		t.Error("the quiet hub's event waits as long as the busy one has any")
+	}
+	if !r.Held("first") || r.Held("second") {
+		t.Errorf("held: %t, %t", r.Held("first"), r.Held("second"))
+	}
+}
+
+// busyOutbox has always more events of the first hub, and one of the second.
+type busyOutbox struct {
+	turns     int
+	told      bool
+	quietTold func()
+}
+
+func (o *busyOutbox) Events(ctx context.Context, name string, limit int) ([]signet.Event, error) {
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case name == "first":
+		return make([]signet.Event, limit), nil
+	case o.told:
+		return nil, nil
+	}
+	return make([]signet.Event, 1), nil
+}
+
+func (o *busyOutbox) CountEvents(_ context.Context, name string) (int, error) {
+	if o.turns++; o.told && o.turns > 2 {
+		defer o.quietTold()
+	}
+	return map[string]int{"first": hub.MaxOutbox, "second": 1}[name], nil
+}
+
+func (o *busyOutbox) RemoveEvents(_ context.Context, name string, _ []int64) error {
+	o.told = o.told || name == "second"
+	return nil
+}
 
 // TestConnectionEvents: comings and goings are told where the hub does, as they
 // end within a moment, under numbers that rise.
