@@ -70,7 +70,8 @@ func newHouse(t testing.TB) *house {
 	h.authority = authority.New(h.store, authority.Options{Now: clock, Changed: changed})
 	h.registry = registry.New(h.store, registry.Options{Now: clock, Changed: changed,
 		Connected: func(hub, device, module string) bool { return h.hub.Connected(hub, device, module) }})
-	h.verdicts = authority.NewVerdictLog(h.store, authority.VerdictOptions{Now: clock, Logger: slog.New(slog.DiscardHandler)})
+	// By a clock of its own: its writer reads it whenever a second has passed.
+	h.verdicts = authority.NewVerdictLog(h.store, authority.VerdictOptions{Logger: slog.New(slog.DiscardHandler)})
 	t.Cleanup(h.verdicts.Close)
 	h.commands = commands.New(h.store, commands.Options{Now: clock, Waiting: func(q signet.CommandQueue) { h.hub.CommandWaiting(q) }})
 	h.hub = hub.New(hub.Options{Authority: h.authority, Registry: h.registry, Verdicts: h.verdicts, Messages: h.messages, Commands: h.commands,
