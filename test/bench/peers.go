@@ -109,7 +109,11 @@ func startSignet(_ *peer, dir, pki string) (*running, error) {
 	go io.Copy(io.Discard, out)
 	r.address, r.https, r.data = found[1], found[2], data
 	r.caFile = filepath.Join(data, "server-ca.pem")
-	prepare := exec.Command(*binary, "bench", "prepare", "--pki", pki, "--devices", strconv.Itoa(max(*devices, *cut+2, *desired)),
+	fleet := max(1000, *devices, *cut+2, *desired)
+	if filepath.Base(pki) == "rsa2048" {
+		fleet = 100 // those of the one load with RSA
+	}
+	prepare := exec.Command(*binary, "bench", "prepare", "--pki", pki, "--devices", strconv.Itoa(fleet),
 		"--hub", filepath.Join(data, "owner.connection-string"), "--token-file", filepath.Join(data, "admin.token"),
 		"--ca-file", r.caFile, "--address", r.https)
 	if text, err := prepare.CombinedOutput(); err != nil {
