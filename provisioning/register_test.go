@@ -533,7 +533,7 @@ func TestIdentities(t *testing.T) {
 			return signet.Authentication{Type: signet.AuthSelfSigned, PrimaryThumbprint: thumbprint(primary), SecondaryThumbprint: thumbprint(secondary)}
 		}
 
-		// Registration IDs have no case; the device ID is as it was first written.
+		// Registration IDs have no case; the device ID is as the first certificate had it.
 		first := root.Device(t, "Dev-A")
 		r := h.assigned(h.credentials("Dev-A", first))
 		if i := identity(r); i.Auth != selfSigned(first, first) || i.DeviceID != "Dev-A" || !i.EdgeDevice || r.Substatus != "initialAssignment" {
@@ -563,14 +563,26 @@ func TestIdentities(t *testing.T) {
 		signed.Certificate = signed.Certificate[:1]
 		h.assigned(h.credentials("pinned", signed))
 
+		// How it writes its ID gives a device no other's identity: it is called as its CA,
+		// or its own enrollment, has it.
+		h.enroll(signet.Enrollment{ID: "Lathe-1", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey, PrimaryKey: "a2V5IG9mIHRoZSBsYXRoZQ==", SecondaryKey: "a2V5IG9mIHRoZSBsYXRoZQ=="}})
+		for want, c := range map[string]provisioning.Credentials{"press-1": h.credentials("PRESS-1", root.Device(t, "press-1")), "Lathe-1": h.token("LATHE-1", "a2V5IG9mIHRoZSBsYXRoZQ==")} {
+			if r := h.assigned(c); r.DeviceID != want || h.who(c.RegistrationID) != "" {
+				t.Errorf("%s is %s", c.RegistrationID, r.DeviceID)
+			}
+		}
+
 		// By CA, when the enrollment says so; then the CN has to be the device ID.
+		pair2 := root.Device(t, "by-ca-2")
 		g.HubAuth = signet.AuthCA
 		h.change(g)
 		r = h.assigned(h.credentials("by-ca", root.Device(t, "by-ca")))
 		if i := identity(r); i.Auth != (signet.Authentication{Type: signet.AuthCA}) {
 			t.Errorf("%+v", i)
 		}
-		r, err := h.registers(h.credentials("by-CA-2", root.Device(t, "by-ca-2")), provisioning.Request{})
+		h.enroll(signet.Enrollment{ID: "by-ca-2", DeviceID: "By-CA-2", HubAuth: signet.AuthCA,
+			Attestation: signet.Attestation{Type: signet.AttestX509, Primary: pair2.Certificate[0]}})
+		r, err := h.registers(h.credentials("by-ca-2", pair2), provisioning.Request{})
 		if err != nil || r.Status != signet.RegFailed || r.ErrorCode != signet.IdentityCNMismatch {
 			t.Errorf("%s %s %v", r.Status, r.ErrorCode, err)
 		}

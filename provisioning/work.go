@@ -157,7 +157,7 @@ func (p *Provisioning) place(ctx context.Context, r *signet.Registration, w *Wor
 	old := linked(links, r.Hub)
 	device := e.DeviceID
 	if device == "" {
-		device = r.RegistrationID
+		device = a.name(r)
 	}
 	candidates := eligible(links, e)
 	if old != nil && !e.Reprovision.UpdateHub {
@@ -286,6 +286,24 @@ func (p *Provisioning) readmit(ctx context.Context, r *signet.Registration, w *W
 		return admission{}, mismatch(&e, "a SAS token")
 	}
 	return admission{enrollment: e}, nil
+}
+
+// name is what a device is called at its hub when its enrollment does not say so: as
+// it was called before, else as whoever vouches for it writes the name. Hubs tell
+// IDs by their case, so a device that had the choice could take another's identity.
+// The key of a group vouches for no case.
+func (a *admission) name(r *signet.Registration) string {
+	name := r.RegistrationID
+	switch {
+	case !a.enrollment.Group:
+		name = a.enrollment.ID
+	case len(a.chain) > 0:
+		name, _ = pki.CommonName(a.chain[0]) // there is one, or it were not let in
+	}
+	if signet.FoldRegistrationID(r.DeviceID) == signet.FoldRegistrationID(name) {
+		return r.DeviceID
+	}
+	return name
 }
 
 // authentication is how the identity of the device will prove itself at its hub.
