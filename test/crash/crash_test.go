@@ -3,11 +3,8 @@
 package crash_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +13,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -99,8 +95,6 @@ func settle(ctx context.Context, s *server.Server, caFile string) error {
 
 func name(n int) string { return fmt.Sprint("d", n) }
 
-var ready = regexp.MustCompile(`^ready (\S+) (\S+)\n$`)
-
 // acknowledged is what the server has given its word on.
 type acknowledged struct {
 	mu         sync.Mutex
@@ -132,34 +126,8 @@ func TestKill(t *testing.T) {
 	hook := newSink(t)
 	word := &acknowledged{messages: map[string]bool{}, identities: map[string]bool{}, commands: map[string]bool{}, delivered: map[string]bool{}}
 	for round := range rounds {
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), "SIGNET_CRASH_DATA="+data, "SIGNET_CRASH_CA="+caFile, "SIGNET_CRASH_SINK="+hook.URL)
-		var log bytes.Buffer
-		cmd.Stderr = &log
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, _ := bufio.NewReader(stdout).ReadString('\n')
-		found := ready.FindStringSubmatch(line)
-		if found == nil {
-			cmd.Process.Kill()
-			cmd.Wait()
-			t.Fatalf("round %d: the server does not start: %q\n%s", round, line, &log)
-		}
-		conf := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
-		pem, err := os.ReadFile(filepath.Join(data, "server-ca.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		conf.RootCAs.AppendCertsFromPEM(pem)
+		v := begin(t, data, "SIGNET_CRASH_CA="+caFile, "SIGNET_CRASH_SINK="+hook.URL)
+		conf := &tls.Config{RootCAs: v.roots, ServerName: "localhost"}
 
 		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
@@ -167,33 +135,33 @@ func TestKill(t *testing.T) {
 		for n := range devices {
 			own := conf.Clone()
 			own.Certificates = []tls.Certificate{pairs[n]}
-			wg.Go(func() { publish(ctx, found[1], own, name(n), round, word, &enough) })
+			wg.Go(func() { publish(ctx, v.mqtt, own, name(n), round, word, &enough) })
 		}
-		wg.Go(func() { create(ctx, found[2], conf, data, round, word, &enough) })
+		wg.Go(func() { create(ctx, v.https, conf, data, round, word, &enough) })
 		twin := conf.Clone()
 		twin.Certificates = pairs[devices : devices+1]
-		wg.Go(func() { report(ctx, found[1], twin, name(devices), word, &enough) })
-		wg.Go(func() { desire(ctx, found[2], conf, data, name(devices), word, &enough) })
+		wg.Go(func() { report(ctx, v.mqtt, twin, name(devices), word, &enough) })
+		wg.Go(func() { desire(ctx, v.https, conf, data, name(devices), word, &enough) })
 
 		inbox := conf.Clone()
 		inbox.Certificates = pairs[devices+1:]
-		wg.Go(func() { receive(ctx, found[1], inbox, name(devices+1), word) })
-		wg.Go(func() { command(ctx, found[2], conf, data, name(devices+1), round, word, &enough) })
+		wg.Go(func() { receive(ctx, v.mqtt, inbox, name(devices+1), word) })
+		wg.Go(func() { command(ctx, v.https, conf, data, name(devices+1), round, word, &enough) })
 
 		// At a random moment once the load is under way.
 		deadline := time.After(30 * time.Second)
 		for enough.Load() < 200 {
 			select {
 			case <-deadline:
-				t.Fatalf("round %d: only %d acknowledgements in 30 s\n%s", round, enough.Load(), &log)
+				t.Fatalf("round %d: only %d acknowledgements in 30 s\n%s", round, enough.Load(), &v.log)
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
 		<-time.After(time.Duration(rand.IntN(300)) * time.Millisecond)
-		cmd.Process.Kill() // SIGKILL
+		v.kill()
 		stop()
 		wg.Wait()
-		cmd.Wait()
+		v.cmd.Wait()
 	}
 
 	// Now read everything back.

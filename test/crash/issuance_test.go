@@ -1,7 +1,6 @@
 package crash_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto"
@@ -14,7 +13,6 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -46,34 +44,7 @@ func TestKillIssuance(t *testing.T) {
 	holders := settleIssuance(t, data)
 	const kills, gangs = 4, 8
 	for round := range kills {
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), "SIGNET_CRASH_DATA="+data)
-		var log bytes.Buffer
-		cmd.Stderr = &log
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, _ := bufio.NewReader(stdout).ReadString('\n')
-		found := ready.FindStringSubmatch(line)
-		if found == nil {
-			cmd.Process.Kill()
-			cmd.Wait()
-			t.Fatalf("round %d: the server does not start: %q\n%s", round, line, &log)
-		}
-		pem, err := os.ReadFile(filepath.Join(data, "server-ca.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM(pem)
+		v := begin(t, data)
 		waiting := make(chan *holder, len(holders))
 		for _, o := range holders {
 			waiting <- o
@@ -84,7 +55,7 @@ func TestKillIssuance(t *testing.T) {
 		for range gangs {
 			all.Go(func() {
 				for o := range waiting { // each is one gang's
-					if o.renew(found[1], roots, fmt.Sprint("r-", round)) == nil {
+					if o.renew(v.mqtt, v.roots, fmt.Sprint("r-", round)) == nil {
 						enough <- struct{}{}
 					}
 				}
@@ -94,12 +65,12 @@ func TestKillIssuance(t *testing.T) {
 			select {
 			case <-enough:
 			case <-time.After(30 * time.Second):
-				t.Fatalf("round %d: too few are answered\n%s", round, &log)
+				t.Fatalf("round %d: too few are answered\n%s", round, &v.log)
 			}
 		}
-		cmd.Process.Kill() // SIGKILL
+		v.kill()
 		all.Wait()
-		cmd.Wait()
+		v.cmd.Wait()
 	}
 
 	s, err := server.Start(t.Context(), config(data))

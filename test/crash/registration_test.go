@@ -1,11 +1,8 @@
 package crash_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -60,38 +56,11 @@ func TestKillRegistrations(t *testing.T) {
 	word := map[string]string{} // operations by device
 	pairs := map[string]tls.Certificate{}
 	for round := range kills {
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), "SIGNET_CRASH_DATA="+data, "SIGNET_CRASH_CA="+caFile)
-		var log bytes.Buffer
-		cmd.Stderr = &log
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		line, _ := bufio.NewReader(stdout).ReadString('\n')
-		found := ready.FindStringSubmatch(line)
-		if found == nil {
-			cmd.Process.Kill()
-			cmd.Wait()
-			t.Fatalf("round %d: the server does not start: %q\n%s", round, line, &log)
-		}
+		v := begin(t, data, "SIGNET_CRASH_CA="+caFile)
 		scope, err := os.ReadFile(filepath.Join(data, "id-scope"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		pem, err := os.ReadFile(filepath.Join(data, "server-ca.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM(pem)
 		ids := make(chan string, devices)
 		for n := range devices {
 			id := fmt.Sprintf("press-%d-%d", round, n)
@@ -104,8 +73,8 @@ func TestKillRegistrations(t *testing.T) {
 		for range gangs {
 			all.Go(func() {
 				for id := range ids {
-					conf := &tls.Config{RootCAs: roots, ServerName: "localhost", Certificates: []tls.Certificate{pairs[id]}}
-					operation, err := register(found[2], conf, strings.TrimSpace(string(scope)), id)
+					conf := &tls.Config{RootCAs: v.roots, ServerName: "localhost", Certificates: []tls.Certificate{pairs[id]}}
+					operation, err := register(v.https, conf, strings.TrimSpace(string(scope)), id)
 					if err != nil {
 						return // it is dead
 					}
@@ -120,12 +89,12 @@ func TestKillRegistrations(t *testing.T) {
 			select {
 			case <-enough:
 			case <-time.After(30 * time.Second):
-				t.Fatalf("round %d: only %d are acknowledged\n%s", round, len(word), &log)
+				t.Fatalf("round %d: only %d are acknowledged\n%s", round, len(word), &v.log)
 			}
 		}
-		cmd.Process.Kill() // SIGKILL
+		v.kill()
 		all.Wait()
-		cmd.Wait()
+		v.cmd.Wait()
 	}
 
 	s, err := server.Start(t.Context(), config(data))
