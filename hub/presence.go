@@ -95,7 +95,7 @@ func (h *Hub) FlushConnections(ctx context.Context) {
 	p.mu.Unlock()
 	var told sync.WaitGroup
 	for identity := range noticed {
-		connected := h.session(identity[0], identity[1], identity[2]) != nil
+		connected := h.Connected(identity[0], identity[1], identity[2])
 		if connected == p.told[identity] || !p.on[identity[0]] {
 			continue
 		}

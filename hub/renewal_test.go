@@ -189,6 +189,8 @@ func TestLaneVerbs(t *testing.T) {
 		}
 		verb()
 	}
+	h.tell(signet.ConnectionEvents)
+	h.hub.FlushConnections(ctx)
 	if len(h.messages.kept) > 0 {
 		t.Errorf("kept: %+v", h.messages.kept)
 	}
