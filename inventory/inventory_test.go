@@ -326,6 +326,28 @@ func TestFreshIntermediates(t *testing.T) {
 	}
 }
 
+// TestGoneWhilePruned: a hub that is deleted while its full tree is made room in
+// takes nothing else with it.
+func TestGoneWhilePruned(t *testing.T) {
+	y := newYard(t)
+	y.identity("d")
+	pruned := false
+	y.store.Before = func(operation string) error {
+		if operation == "Prune" {
+			pruned = true
+			y.Forget("hub")
+		}
+		return nil
+	}
+	for n := 0; n < 2*inventory.MaxBelow && !pruned; n++ {
+		y.saw(leaf{name: "d", key: 1, serial: 1, cas: []int{1000 + n, 2, 1}})
+		y.write()
+	}
+	if !pruned {
+		t.Error("the tree was never full")
+	}
+}
+
 // TestStorm: what cannot be written is written later; what comes beyond the bound
 // is counted.
 func TestStorm(t *testing.T) {

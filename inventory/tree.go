@@ -66,12 +66,16 @@ func (i *Inventory) prune(ctx context.Context, hub string) error {
 		return err
 	}
 	i.mu.Lock()
-	full := i.trees[hub].full
+	t := i.trees[hub]
 	if n > 0 {
 		delete(i.trees, hub)
 	}
 	i.mu.Unlock()
-	t, err := i.tree(ctx, hub)
+	if t == nil {
+		return nil // the hub has gone meanwhile
+	}
+	full := t.full
+	t, err = i.tree(ctx, hub)
 	if err != nil {
 		return err
 	}
