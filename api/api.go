@@ -35,6 +35,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -100,10 +101,11 @@ type Deps struct {
 
 type api struct {
 	Deps
-	uploads  chan struct{} // taken by who uploads a CRL
-	imports  chan struct{} // taken by who imports identities
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
+	uploads   chan struct{} // taken by who uploads a CRL
+	imports   chan struct{} // taken by who imports identities
+	importing sync.Map      // the names of the hubs that do
+	requests  *prometheus.CounterVec
+	seconds   *prometheus.HistogramVec
 }
 
 // New makes the handler. The server around it bounds the time and the headers of

@@ -180,7 +180,7 @@ const (
 	// maxImportErrors is how many failures the answer names; the rest is counted.
 	maxImportErrors = 1000
 	// maxImports is how many imports run at a time, on all hubs: each keeps the disk
-	// busy.
+	// busy. A hub has one of them: one that comes slowly keeps no other hub waiting.
 	maxImports = 2
 )
 
@@ -198,6 +198,10 @@ type importResult struct {
 // length; it is read as fast as it is carried out. Lines that fail are told of,
 // and stop no other.
 func (c *call) importDevices() error {
+	if _, busy := c.importing.LoadOrStore(c.hub.Name, nil); busy {
+		return signet.Refuse(signet.Unavailable, "An import of the hub is under way.").FixBy("Try again when it has ended.")
+	}
+	defer c.importing.Delete(c.hub.Name)
 	select {
 	case c.imports <- struct{}{}:
 		defer func() { <-c.imports }()

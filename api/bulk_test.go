@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/signet-iot/signet"
@@ -88,5 +89,33 @@ func TestImportOfMany(t *testing.T) {
 	s.drain()
 	if a := imports("hub.example.test", s.names["owner"], strings.NewReader(`{"id":"late"}`)); a.Signet == nil || a.Signet.Code != signet.Unavailable {
 		t.Errorf("%+v", a)
+	}
+}
+
+// TestOneImportOfAHub: an import that comes slowly keeps no other hub's waiting.
+func TestOneImportOfAHub(t *testing.T) {
+	s := newServer(t)
+	var slow []*io.PipeWriter
+	var ended sync.WaitGroup
+	for range 2 {
+		r, w := io.Pipe()
+		slow = append(slow, w)
+		ended.Go(func() {
+			s.at("hub.example.test", "POST", "/signet/devices/import", s.names["owner"], r)
+			r.Close() // one that is refused is not read
+		})
+		w.Write([]byte("\n")) // it is read, or refused
+	}
+	w := s.at("other.example.test", "POST", "/signet/devices/import", s.names["other owner"], strings.NewReader(`{"id":"d"}`))
+	if w.Code != http.StatusOK {
+		t.Errorf("another hub's import: %d %s", w.Code, w.Body)
+	}
+	for _, w := range slow {
+		w.Close()
+	}
+	ended.Wait()
+	w = s.at("hub.example.test", "POST", "/signet/devices/import", s.names["owner"], strings.NewReader(`{"id":"d"}`))
+	if w.Code != http.StatusOK {
+		t.Errorf("the next: %d %s", w.Code, w.Body)
 	}
 }
