@@ -187,7 +187,7 @@ func benchConnectCommand() *cobra.Command {
 	var o bench.ConnectOptions
 	cmd := &cobra.Command{
 		Use:   "connect",
-		Short: "Connect and disconnect",
+		Short: "Have devices connect and disconnect",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, t, err := l.prepare(cmd)
@@ -208,7 +208,7 @@ func benchHoldCommand() *cobra.Command {
 	var o bench.HoldOptions
 	cmd := &cobra.Command{
 		Use:   "hold",
-		Short: "Connect and stay, silent or with a message now and then",
+		Short: "Have devices connect and stay, silent or with a message now and then",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, t, err := l.prepare(cmd)
@@ -230,7 +230,7 @@ func benchPublishCommand() *cobra.Command {
 	var o bench.PublishOptions
 	cmd := &cobra.Command{
 		Use:   "publish",
-		Short: "Send messages that are acknowledged",
+		Short: "Have devices send messages that are acknowledged",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, t, err := l.prepare(cmd)
@@ -252,7 +252,7 @@ func benchStormCommand() *cobra.Command {
 	var o bench.StormOptions
 	cmd := &cobra.Command{
 		Use:   "storm",
-		Short: "Come all at once, until the last is in",
+		Short: "Have all devices come at once, until the last is in",
 		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, t, err := l.prepare(cmd)

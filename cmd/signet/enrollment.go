@@ -511,7 +511,7 @@ func enrollmentKeysCommand() *cobra.Command {
 	var group bool
 	cmd := &cobra.Command{
 		Use:   "keys ID",
-		Short: "Show the keys of an enrollment by symmetric keys",
+		Short: "Show the symmetric keys of an enrollment",
 		Args:  arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connectService(cmd)
@@ -536,7 +536,7 @@ func enrollmentKeysCommand() *cobra.Command {
 }
 
 func enrollmentKeyCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "key", Short: "Work with keys, offline"}
+	cmd := &cobra.Command{Use: "key", Short: "Derive keys of devices, offline"}
 	var file string
 	derive := &cobra.Command{
 		Use:   "derive ID",
@@ -577,7 +577,7 @@ never that of the group.`,
 func linkedHubCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hub",
-		Short: "Say which hubs are given to devices",
+		Short: "Say which hubs the service may give to devices",
 		Long: `Say which hubs the provisioning service may give to devices. While none is linked, all hubs of its
 server are; so the last one is not unlinked before another is linked. A hub of another server is linked
 by a connection string that may write its registry.`,

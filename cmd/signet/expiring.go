@@ -14,7 +14,7 @@ func expiringCommand() *cobra.Command {
 	var within string
 	cmd := connectedEither(&cobra.Command{
 		Use:   "expiring [--within 30d]",
-		Short: "Say which certificates expire soon, or have",
+		Short: "Say which certificates expire soon, or have expired",
 		Long: `Say which certificates expire soon, or have: registered CAs, intermediates, and those of devices by their
 issuer. Of intermediates and devices the hub knows those that are connected.`,
 		Args: noArguments,

@@ -12,7 +12,7 @@ import (
 func hubCommand() *cobra.Command {
 	cmd := connected(&cobra.Command{
 		Use:   "hub",
-		Short: "Manage the hubs of a server",
+		Short: "Manage the hubs of a server, and what each tells, allows and ends",
 		Long: `Manage the hubs of a server. Each has its own host name, CA certificates, devices, keys and telemetry,
 and nothing of one is worth anything at another. These commands take the admin token; events asks for the
 rights of the hub's owner.`,
@@ -113,7 +113,7 @@ func hubEventsCommand() *cobra.Command {
 	var lifeCycle, twin, connection string
 	cmd := &cobra.Command{
 		Use:   "events [--life-cycle on|off] [--twin on|off] [--connection on|off]",
-		Short: "Show or say what the hub tells on its message log besides telemetry",
+		Short: "Show or set what the hub tells on its message log besides telemetry",
 		Long: `Show or say what the hub tells on its message log besides telemetry, in Azure's form; nothing unless told.
 
   --life-cycle  devices and modules that are made and deleted

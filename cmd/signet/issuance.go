@@ -14,7 +14,7 @@ import (
 func issuanceCommand() *cobra.Command {
 	cmd := connectedEither(&cobra.Command{
 		Use:   "issuance",
-		Short: "Say by which policies certificates are issued to devices, and which were",
+		Short: "See by which policies certificates are issued to devices, and which were",
 		Long: `Say by which policies certificates are issued to devices, and which were. Policies are written into the file
 issuance.toml in the server's data folder, beside the keys that they name: nothing of them can be changed
 from here.`,

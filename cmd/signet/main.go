@@ -35,24 +35,41 @@ func rootCommand() *cobra.Command {
 		Long: `Signet is a self-hosted IoT hub: devices authenticate with certificates that chain to a CA
 which you registered once, and firmware and back ends built for Azure IoT Hub work unchanged.
 
+To begin with:
+
   signet ca …           make certificates, offline
   signet serve          run the hub
   signet certificate …  register a CA and prove possession of its key
-  signet device …       manage device identities
+  signet device …       manage device identities, and speak to devices
+  signet monitor        read telemetry and events
+
+Devices that register themselves:
+
   signet enrollment …   say which devices a provisioning service lets register themselves
   signet registration … see which devices have
-  signet tree           show the fleet by who signed it
-  signet clones         say whose key or certificate may be in two hands
+  signet issuance …     see by which policies they get certificates, and which were issued
+
+The fleet, and who is put out:
+
+  signet tree …         show the fleet by who signed it
+  signet clones …       say whose key or certificate may be in two hands
+  signet expiring       say which certificates expire soon
   signet distrust …     cut off a certificate, a key, or all that a CA has signed
   signet revocation …   say how to ask whether certificates are revoked
   signet crl …          give the hub CRLs, and see which are in force
-  signet expiring       say which certificates expire soon
-  signet monitor        read telemetry and events
-  signet route …        send them on to webhooks
+
+Why, and who:
+
   signet explain        say why a chain would be accepted or refused
   signet verdicts       say why devices were refused
-  signet bench          measure a hub under a load of devices
-  signet audit …        say who did what`,
+  signet audit …        say who did what
+
+The server:
+
+  signet hub …          manage hubs, and what each tells, allows and ends
+  signet route …        send messages on to webhooks
+  signet bench …        measure a hub under a load of devices
+  signet version        print the version`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
