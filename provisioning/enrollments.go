@@ -489,7 +489,8 @@ func (p *Provisioning) settleLink(l *signet.LinkedHub) error {
 	}
 	host := l.HostName // with its port: a hub elsewhere may have another than 443
 	l.HostName = signet.HostOnly(host)
-	if _, err := netip.ParseAddr(l.HostName); err != nil && !hostName.MatchString(l.HostName) {
+	// Of a:b@c the host is c, whatever it looks like.
+	if _, err := netip.ParseAddr(l.HostName); err != nil && !hostName.MatchString(l.HostName) || strings.ContainsAny(host, `@/?#\`) {
 		return linkMalformed("name", "the host name of a hub", "") // it may be a connection string in the wrong place
 	}
 	if _, err := p.deps.Tenants.HubByHost(l.HostName); err == nil {

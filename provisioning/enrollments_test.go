@@ -321,6 +321,8 @@ func TestLinks(t *testing.T) {
 		"rubbish":                {ConnectionString: "c2VjcmV0"},
 		"no host":                {},
 		"a path":                 {ConnectionString: "HostName=far.example.com/a;SharedAccessKeyName=a;SharedAccessKey=c2VjcmV0"},
+		"a path behind a port":   {ConnectionString: "HostName=far.example.com:443/a;SharedAccessKeyName=a;SharedAccessKey=c2VjcmV0"},
+		"a host behind a name":   {ConnectionString: "HostName=far.example.com:x@10.0.0.1;SharedAccessKeyName=a;SharedAccessKey=c2VjcmV0"},
 		"too heavy":              {HostName: "east.example.com", Weight: 1001},
 		"a provisioning service": {HostName: "dps.example.com"},
 	} {
