@@ -1094,6 +1094,36 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestSlowWebhook: whoever waits for a place at a webhook that is slow is judged
+// again less and less often, so that thousands who do leave the workers to others.
+func TestSlowWebhook(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		g := h.enroll(signet.Enrollment{Group: true, ID: "g", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey},
+			Allocation: signet.AllocateCustom, Webhook: signet.Webhook{URL: "https://choose.example"}})
+		h.webhook = func(*http.Request, []byte) (*http.Response, error) {
+			time.Sleep(9 * time.Second)
+			return answer(200, `{"iotHubHostName":"west.example"}`)
+		}
+		var judged atomic.Int64
+		h.store.Before = func(operation string) error {
+			if operation == "LinkedHubs" {
+				judged.Add(1)
+			}
+			return nil
+		}
+		var all sync.WaitGroup
+		for n := range 10 { // of which eight are asked about at a time
+			id := fmt.Sprint("d", n)
+			key, _ := signet.DeriveKey(g.Attestation.PrimaryKey, id)
+			all.Go(func() { h.assigned(h.token(id, key)) })
+		}
+		all.Wait()
+		if n := judged.Load(); n > 40 {
+			t.Errorf("ten are judged %d times", n)
+		}
+	})
+}
+
 // TestStop: a server that stops while a webhook is asked has not heard its answer:
 // the registration goes on at the next start, and has not failed.
 func TestStop(t *testing.T) {

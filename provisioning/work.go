@@ -99,7 +99,7 @@ func (p *Provisioning) work(running context.Context, t task) (rest time.Duration
 		case errors.Is(err, errSuperseded):
 			continue
 		case errors.Is(err, errBusy) && waited < patience:
-			return firstRest
+			return min(max(waited/2, firstRest), longestRest) // each go judges the device anew
 		case err != nil && running.Err() != nil:
 			return longestRest // what a stop has broken off says nothing: the next start goes on
 		case transient(err) && waited < patience:
