@@ -104,6 +104,7 @@ type api struct {
 	uploads   chan struct{} // taken by who uploads a CRL
 	imports   chan struct{} // taken by who imports identities
 	importing sync.Map      // the names of the hubs that do
+	pages     sync.Map      // by hub: a chan, taken by who has a page of twins in memory
 	requests  *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
 }

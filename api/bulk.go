@@ -317,6 +317,11 @@ func importLine(text []byte, item *bulkItem) error {
 // line, as POST /signet/devices/import takes them: devices by ID, then modules.
 // Reported properties are the devices' own, and not part of it.
 func (c *call) exportDevices() error {
+	leave, err := c.page()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	keys := c.r.URL.Query().Get("keys") != "false"
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()

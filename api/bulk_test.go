@@ -119,3 +119,51 @@ func TestOneImportOfAHub(t *testing.T) {
 		t.Errorf("the next: %d %s", w.Code, w.Body)
 	}
 }
+
+// TestPagesOfAHub: answers that nobody reads are held in memory up to a number, and
+// keep no other hub waiting.
+func TestPagesOfAHub(t *testing.T) {
+	s := newServer(t)
+	const most = 16
+	export := func(w http.ResponseWriter) {
+		r := httptest.NewRequest("GET", "https://hub.example.test/signet/devices/export", http.NoBody)
+		r.Header.Set("Authorization", s.names["owner"])
+		s.handler.ServeHTTP(w, r)
+	}
+	query := func(hub, token string) int {
+		return s.at(hub, "POST", "/devices/query?api-version=2021-04-12", s.names[token], strings.NewReader(`{"query":"SELECT * FROM devices"}`)).Code
+	}
+	held := waitingAnswers{begun: make(chan struct{}), read: make(chan struct{})}
+	var all sync.WaitGroup
+	for range most {
+		all.Go(func() { export(held.writer()) })
+		<-held.begun
+	}
+	if code := query("hub.example.test", "owner"); code != http.StatusServiceUnavailable {
+		t.Errorf("one more: %d", code)
+	}
+	if code := query("other.example.test", "other owner"); code != http.StatusOK {
+		t.Errorf("of another hub: %d", code)
+	}
+	close(held.read)
+	all.Wait()
+	if code := query("hub.example.test", "owner"); code != http.StatusOK {
+		t.Errorf("when they have been read: %d", code)
+	}
+}
+
+// waitingAnswers are answers that nobody reads yet.
+type waitingAnswers struct{ begun, read chan struct{} }
+
+func (u waitingAnswers) writer() http.ResponseWriter { return waitingWriter{httptest.NewRecorder(), u} }
+
+type waitingWriter struct {
+	*httptest.ResponseRecorder
+	of waitingAnswers
+}
+
+func (w waitingWriter) WriteHeader(status int) {
+	w.of.begun <- struct{}{}
+	<-w.of.read
+	w.ResponseRecorder.WriteHeader(status)
+}

@@ -18,6 +18,9 @@ const (
 	defaultPage = 100
 	// maxToken bounds a continuation token: two IDs, a count and a hash.
 	maxToken = 1024
+	// maxPages is how many pages of twins of a hub are in memory at a time, from the
+	// query until the caller has read it: each of 8 MiB at most, and twice that as JSON.
+	maxPages = 16
 	// maxQueryBody is for a query of the longest, with escapes.
 	maxQueryBody = 256 << 10
 )
@@ -34,6 +37,19 @@ type continuation struct {
 func fingerprint(query string) string {
 	sum := sha256.Sum256([]byte(query))
 	return base64.RawURLEncoding.EncodeToString(sum[:9])
+}
+
+// page takes one of the hub's places for a page in memory; leave must be called.
+func (c *call) page() (leave func(), err error) {
+	of, _ := c.pages.LoadOrStore(c.hub.Name, make(chan struct{}, maxPages))
+	places := of.(chan struct{})
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	default:
+		return nil, signet.Refuse(signet.Unavailable, "%d queries and exports of the hub are under way.", maxPages).
+			FixBy("Read their answers, then try again.")
+	}
 }
 
 // POST /devices/query finds twins, a page at a time: x-ms-max-item-count says how
@@ -57,6 +73,11 @@ func (c *call) queryDevices() error {
 	if err != nil {
 		return err
 	}
+	leave, err := c.page()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	from := continuation{Left: q.Top, Query: fingerprint(body.Query)}
 	if token := c.r.Header.Get("X-Ms-Continuation"); token != "" {
 		if from, err = readContinuation(token, body.Query); err != nil {
