@@ -1,11 +1,12 @@
 // Package bench is the load that a hub, or any broker that speaks MQTT 3.1.1
 // over TLS, is measured by: devices with certificates of a PKI of their own that
-// connect, stay, publish, and come all at once.
+// connect, stay, publish, come all at once, and register themselves.
 //
 // It is the device's side of the wire alone. Of the server it knows the address
 // and, where it runs on this machine, the process: what an operation costs the
 // server is read from /proc. Every load is bounded in count and time; a load
-// that fails says so, and what it has measured until then is not given.
+// that fails says so, and what it has measured until then is not given; who is
+// refused a place, of those that register, is counted.
 package bench
 
 import (
@@ -70,11 +71,15 @@ type Result struct {
 	Operations int     `json:"operations"`
 	Seconds    float64 `json:"seconds"`
 	PerSecond  float64 `json:"perSecond"`
-	Retries    int     `json:"retries,omitempty"` // of devices that were not let in at once
+	Retries    int     `json:"retries,omitempty"` // of devices that were not let in, or not heard, at once
 	Resumed    int     `json:"resumed,omitempty"` // of the TLS sessions
 	TLS        string  `json:"tls,omitempty"`     // version and key exchange
 
-	// What a device waits: from the first packet to the CONNACK, or to the PUBACK.
+	// Of devices that register: how many have no place, by what they were told.
+	Failures map[string]int `json:"failures,omitempty"`
+
+	// What a device waits: from the first packet to the CONNACK, to the PUBACK, or to
+	// the answer that has its place.
 	P50 float64 `json:"p50Ms"`
 	P99 float64 `json:"p99Ms"`
 	Max float64 `json:"maxMs"`
@@ -103,6 +108,15 @@ type device struct {
 
 // dial connects device n as far as its CONNACK.
 func (t *Target) dial(ctx context.Context, f *Fleet, n int) (*device, error) {
+	username := DeviceID(n)
+	if t.Names == Azure {
+		username = t.Host + "/" + username + "/?api-version=2021-04-12"
+	}
+	return t.dialAs(ctx, f, n, username)
+}
+
+// dialAs connects device n with a user name.
+func (t *Target) dialAs(ctx context.Context, f *Fleet, n int, username string) (*device, error) {
 	conf := t.TLS.Clone()
 	conf.Certificates = []tls.Certificate{f.pairs[n]}
 	conf.InsecureSkipVerify, conf.VerifyConnection = true, t.verify
@@ -120,7 +134,8 @@ func (t *Target) dial(ctx context.Context, f *Fleet, n int) (*device, error) {
 	}
 	d := &device{conn: tls.Client(raw, conf), id: DeviceID(n)}
 	d.conn.SetDeadline(time.Now().Add(patience))
-	if err := t.greet(d); err != nil {
+	defer context.AfterFunc(ctx, func() { raw.Close() })() // the handshake ends with the load
+	if err := d.greet(username); err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("device %s: %w", d.id, err)
 	}
@@ -128,11 +143,7 @@ func (t *Target) dial(ctx context.Context, f *Fleet, n int) (*device, error) {
 }
 
 // greet sends CONNECT and waits for the CONNACK.
-func (t *Target) greet(d *device) error {
-	username := d.id
-	if t.Names == Azure {
-		username = t.Host + "/" + d.id + "/?api-version=2021-04-12"
-	}
+func (d *device) greet(username string) error {
 	_, err := d.conn.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, CleanSession: true, KeepAlive: 1100,
 		ClientID: d.id, HasUsername: true, Username: username}))
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,17 +36,21 @@ What it prints is a table, and one line of JSON; only the line with --output jso
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(benchPrepareCommand(), benchConnectCommand(), benchHoldCommand(), benchPublishCommand(), benchStormCommand())
+	cmd.AddCommand(benchPrepareCommand(), benchConnectCommand(), benchHoldCommand(), benchPublishCommand(), benchStormCommand(),
+		benchRegisterCommand())
 	return cmd
 }
 
 func benchPrepareCommand() *cobra.Command {
-	var dir, key string
+	var dir, key, service string
 	var devices int
 	cmd := connected(&cobra.Command{
 		Use:   "prepare",
 		Short: "Make the PKI of a load and, with --hub, register its CA and its devices",
-		Args:  noArguments,
+		Long: `Make the PKI of a load and, with --hub, register its CA and its devices. With --service, the CA and an
+enrollment group are put at that provisioning service too, and no device at the hub: they register
+themselves, by signet bench register.`,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			fleet, err := bench.OpenFleet(dir, pki.KeyType(key), 1)
 			if err != nil {
@@ -58,13 +63,28 @@ func benchPrepareCommand() *cobra.Command {
 				Root    string `json:"root"`
 				Hub     bool   `json:"registered"`
 				Devices int    `json:"devices"`
+				Service bool   `json:"enrolled"`
 			}{Root: fleet.RootFile()}
+			root, err := os.ReadFile(fleet.RootFile())
+			if err != nil {
+				return err
+			}
+			if made.Service = service != ""; made.Service {
+				c, err := connectTo(cmd, service, true)
+				if err != nil {
+					return err
+				}
+				if err := enrollGroup(cmd, c, string(root)); err != nil {
+					return err
+				}
+				devices = 0
+			}
 			if hub, _ := cmd.Flags().GetString("hub"); hub != "" || os.Getenv(connectionStringVariable) != "" {
 				c, err := connect(cmd)
 				if err != nil {
 					return err
 				}
-				if made.Devices, err = enroll(cmd, c, fleet, devices); err != nil {
+				if made.Devices, err = enroll(cmd, c, string(root), devices); err != nil {
 					return err
 				}
 				made.Hub = true
@@ -73,7 +93,11 @@ func benchPrepareCommand() *cobra.Command {
 				fmt.Fprintf(w, "CA\t%s\n", made.Root)
 				if made.Hub {
 					fmt.Fprintf(w, "registered as\tbench, with %d new devices\n", made.Devices)
-				} else {
+				}
+				if made.Service {
+					fmt.Fprintln(w, "enrolled as\tbench: its devices register themselves")
+				}
+				if !made.Hub && !made.Service {
 					fmt.Fprintln(w, "registered\tnowhere: have the server trust it, or give --hub")
 				}
 			})
@@ -82,18 +106,31 @@ func benchPrepareCommand() *cobra.Command {
 	cmd.Flags().StringVar(&dir, "pki", "bench-pki", "folder of the PKI")
 	cmd.Flags().StringVar(&key, "key", string(pki.P256), "type of its keys, when it is made")
 	cmd.Flags().IntVar(&devices, "devices", 5000, "devices to register")
+	cmd.Flags().StringVar(&service, "service", "", "connection string of a provisioning service, or a file with it: its devices register themselves")
 	return cmd
+}
+
+// enrollGroup registers the CA of a fleet at a provisioning service, and the group
+// of what it signs, so far as they are not there. The devices' identities are those
+// that enroll makes: the next load has new certificates for them.
+func enrollGroup(cmd *cobra.Command, c *client.Client, root string) error {
+	if _, err := c.RegisterCertificate(cmd.Context(), "bench", root, true, ""); err != nil {
+		return err
+	}
+	byCA := signet.AuthCA
+	_, err := c.PutEnrollment(cmd.Context(), client.Enrollment{EnrollmentGroupID: "bench", HubAuthentication: &byCA,
+		Attestation: client.Attestation{Type: signet.AttestX509, X509: &client.X509Attestation{CAReferences: &client.CAReferences{Primary: "bench"}}}}, "")
+	if signet.CodeOf(err) == signet.EnrollmentExists {
+		return nil
+	}
+	return err
 }
 
 // enroll registers the CA of a fleet and its devices, so far as they are not
 // there, and gives how many are new.
-func enroll(cmd *cobra.Command, c *client.Client, f *bench.Fleet, devices int) (created int, err error) {
-	root, err := os.ReadFile(f.RootFile())
-	if err != nil {
-		return 0, err
-	}
+func enroll(cmd *cobra.Command, c *client.Client, root string, devices int) (created int, err error) {
 	// Vouched for: whoever may do this may verify it as well.
-	if _, err := c.RegisterCertificate(cmd.Context(), "bench", string(root), true, ""); err != nil {
+	if _, err := c.RegisterCertificate(cmd.Context(), "bench", root, true, ""); err != nil {
 		return 0, err
 	}
 	const atOnce = 100                                    // as many as the bulk operation of the registry takes
@@ -132,7 +169,9 @@ func (l *benchLoad) flags(cmd *cobra.Command, devices int) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&l.dir, "pki", "bench-pki", "folder of the PKI that signet bench prepare has made")
 	f.StringVar(&l.address, "address", "localhost:8883", "HOST:PORT of MQTT over TLS")
-	f.StringVar(&l.names, "names", string(bench.Azure), "how devices call themselves: azure or plain (the device ID)")
+	if l.names == "" { // else they have but one way
+		f.StringVar(&l.names, "names", string(bench.Azure), "how devices call themselves: azure or plain (the device ID)")
+	}
 	f.StringVar(&l.host, "hostname", "localhost", "host name of the hub, in user names and in the server's certificate")
 	f.StringVar(&l.exchange, "key-exchange", "x25519", "of TLS: x25519, p256, or hybrid with ML-KEM")
 	f.IntVar(&l.devices, "devices", devices, "devices of the load")
@@ -268,6 +307,42 @@ func benchStormCommand() *cobra.Command {
 	return l.flags(cmd, 5000)
 }
 
+func benchRegisterCommand() *cobra.Command {
+	l := benchLoad{names: string(bench.Azure)}
+	var o bench.RegisterOptions
+	cmd := &cobra.Command{
+		Use:   "register",
+		Short: "Register with a provisioning service, all at once, until the last has its place",
+		Long: `Register with a provisioning service, all at once, until the last device has its place: by MQTT, as the
+SDKs do, each asking again when it is told to.
+
+  signet bench prepare --service data/provisioning.connection-string --hub data/owner.connection-string \
+      --token-file data/admin.token --ca-file data/server-ca.pem
+  signet bench register --id-scope $(cat data/id-scope) --ca-file data/server-ca.pem --server-pid $(pidof signet)
+
+Devices that have registered before have their identities and their records already: for those that
+nobody has seen, take a hub that is new.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, t, err := l.prepare(cmd)
+			if err != nil {
+				return err
+			}
+			r, err := bench.Register(cmd.Context(), t, f, o)
+			if err := printBench(cmd, r, err); err != nil {
+				return err
+			}
+			if r.Operations < l.devices {
+				return fmt.Errorf("%d of %d devices have no place", l.devices-r.Operations, l.devices)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&o.IDScope, "id-scope", "", "of the provisioning service, as data/id-scope has it")
+	cmd.Flags().DurationVar(&o.Limit, "limit", 2*time.Minute, "give up after so long")
+	return l.flags(cmd, 1000)
+}
+
 // printBench prints what a load has measured.
 func printBench(cmd *cobra.Command, r bench.Result, err error) error {
 	if err != nil {
@@ -296,6 +371,9 @@ func printBench(cmd *cobra.Command, r bench.Result, err error) error {
 			if row.value != 0 {
 				fmt.Fprintf(w, "%s\t"+row.format+"\n", row.name, row.value)
 			}
+		}
+		for _, status := range slices.Sorted(maps.Keys(r.Failures)) {
+			fmt.Fprintf(w, "no place: %s\t%d\n", status, r.Failures[status])
 		}
 		if r.TLS != "" {
 			fmt.Fprintf(w, "TLS\t%s\n", r.TLS)
