@@ -59,6 +59,9 @@ themselves, by signet bench register.`,
 			if devices < 1 || devices > bench.MaxDevices {
 				return usageError{fmt.Errorf("--devices is 1 to %d", bench.MaxDevices)}
 			}
+			if service != "" && cmd.Flags().Changed("devices") {
+				return usageError{errors.New("--devices are registered by the operator, those of --service by themselves: give one")}
+			}
 			made := struct {
 				Root    string `json:"root"`
 				Hub     bool   `json:"registered"`
@@ -79,8 +82,8 @@ themselves, by signet bench register.`,
 				}
 				devices = 0
 			}
-			if hub, _ := cmd.Flags().GetString("hub"); hub != "" || os.Getenv(connectionStringVariable) != "" {
-				c, err := connect(cmd)
+			if hub := setting(cmd, "hub", connectionStringVariable); hub != "" {
+				c, err := connectTo(cmd, hub, false)
 				if err != nil {
 					return err
 				}
