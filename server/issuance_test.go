@@ -496,7 +496,10 @@ func TestKeyStaysInItsFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := key.(*ecdsa.PrivateKey).D.FillBytes(make([]byte, 32))
+	secret, err := key.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := h.Issuance().Issue(t.Context(), signet.CertificateOrder{Service: "dps", Policy: "operational", HostName: "localhost",
 		DeviceID: "press-17", CSR: newCSR(t, newKey(t), "press-17"), Operation: "o1"}); err != nil {
 		t.Fatal(err)
