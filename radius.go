@@ -10,6 +10,10 @@ const (
 	FateLoses     Fate = "loses"      // it is let in now, and would be refused
 	FateOtherPath Fate = "other path" // it would be let in still, by another path
 	FateGains     Fate = "gains"      // it is refused now, and would be let in
+	// FateOtherEnrollment is of a change of enrollments: it would be let in still, by
+	// another one. FateUnknown is told there besides.
+	FateOtherEnrollment Fate = "other enrollment"
+	FateUnknown         Fate = "unknown" // too little of it is on record
 )
 
 // A DeviceFate is the fate of one identity.

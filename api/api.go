@@ -253,6 +253,7 @@ var operations = []route{
 	{"DELETE", "/signet/distrust/{distrust}", operator(signet.RegistryWrite), (*call).deleteDistrust},
 	{"POST", "/signet/rollover", operator(ownerRights), (*call).rollover},
 	{"POST", "/signet/radius", operator(signet.RegistryRead), (*call).radius},
+	{"POST", "/signet/enrollments/foresee", operator(signet.RegistryRead), (*call).foresee},
 	{"GET", "/signet/scopes", operator(signet.RegistryRead), (*call).listScopes},
 	{"PUT", "/signet/scopes", operator(ownerRights), (*call).putScope},
 	{"DELETE", "/signet/scopes/{key}", operator(ownerRights), (*call).deleteScope},

@@ -177,6 +177,19 @@ func (c *Client) DeleteEnrollment(ctx context.Context, group bool, id, etag stri
 	return c.provision(ctx, request{method: http.MethodDelete, path: enrollments(group, id), etag: etag})
 }
 
+// Foresee says what a change of an enrollment would do, "enable", "disable" or
+// "delete", and makes none.
+func (c *Client) Foresee(ctx context.Context, group bool, id, change string) (signet.Foreseen, error) {
+	var answer signet.Foreseen
+	query, err := c.ofHub(ctx)
+	if err != nil {
+		return answer, err
+	}
+	err = c.do(ctx, request{method: http.MethodPost, path: "/signet/enrollments/foresee", query: query, out: &answer,
+		in: map[string]any{"enrollment": id, "group": group, "change": change}})
+	return answer, err
+}
+
 // Attestation reads what a device has to prove, with its keys.
 func (c *Client) Attestation(ctx context.Context, group bool, id string) (Attestation, error) {
 	var answer Attestation

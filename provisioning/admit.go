@@ -151,15 +151,12 @@ func (p *Provisioning) admitByChain(ctx context.Context, service, id string, cha
 	if err != nil {
 		return admission{}, err
 	}
-	switch {
-	case g == nil:
+	if g == nil {
 		return admission{}, signet.Refuse(signet.EnrollmentNone, "There is no enrollment %q, and no group has one of the CAs above the device, up to %q.", id, signet.Clip(path[len(path)-1].Subject.String())).
 			Of(pki.Reference(chain[0], 0))
-	case g.enrollment.Status != signet.Enabled:
-		return admission{}, disabled(&g.enrollment)
-	case g.unverified != "":
-		return admission{}, signet.Refuse(signet.AnchorUnverified, "The enrollment group %q has devices known by the CA certificate %q, which is not verified.", g.enrollment.ID, g.unverified).
-			At("isVerified", "true", "false")
+	}
+	if err := g.refusal(); err != nil {
+		return admission{}, err
 	}
 	if err := p.inScope(ctx, service, cn, path); err != nil {
 		return admission{}, err
@@ -269,15 +266,11 @@ func (p *Provisioning) admitByToken(ctx context.Context, service signet.Hub, id,
 	if err != nil {
 		return admission{}, err
 	}
-	for _, g := range groups.keyed {
-		primary, secondary := derived(&g.Attestation, id)
-		switch {
-		case !t.SignedBy(primary, secondary):
-		case g.Status != signet.Enabled:
-			return admission{}, disabled(&g)
-		default:
-			return admission{enrollment: g}, p.judgeToken(service, id, t)
+	if g := groups.signedBy(id, t); g != nil {
+		if g.Status != signet.Enabled {
+			return admission{}, disabled(g)
 		}
+		return admission{enrollment: *g}, p.judgeToken(service, id, t)
 	}
 	return admission{}, signet.Refuse(signet.TokenSignature, "There is no enrollment %q, and the SAS token is not signed with a key that derives from that of a group.", id).
 		FixBy("Derive the device's key from the group's: base64(HMAC-SHA256(base64decode(group key), registration ID in lower case)).")

@@ -66,18 +66,9 @@ func (p *Provisioning) groupsOf(ctx context.Context, service string) (*groups, e
 	if g != nil && g.cas == version.String() {
 		return g, nil
 	}
-	const page = 100
-	var all []signet.Enrollment
-	for after := ""; ; {
-		some, err := p.deps.Enrollments.Enrollments(ctx, service, true, after, page)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, some...)
-		if len(some) < page {
-			break
-		}
-		after = signet.FoldRegistrationID(some[len(some)-1].ID)
+	all, err := p.allGroups(ctx, service)
+	if err != nil {
+		return nil, err
 	}
 	if g, err = newGroups(all, cas); err != nil {
 		return nil, err
@@ -89,6 +80,22 @@ func (p *Provisioning) groupsOf(ctx context.Context, service string) (*groups, e
 		p.groups.of[service] = g
 	}
 	return g, nil
+}
+
+// allGroups reads the groups of a service, by ID.
+func (p *Provisioning) allGroups(ctx context.Context, service string) (all []signet.Enrollment, err error) {
+	const page = 100
+	for after := ""; ; {
+		some, err := p.deps.Enrollments.Enrollments(ctx, service, true, after, page)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+		if len(some) < page {
+			return all, nil
+		}
+		after = signet.FoldRegistrationID(some[len(some)-1].ID)
+	}
 }
 
 func newGroups(all []signet.Enrollment, cas []signet.CACertificate) (*groups, error) {
@@ -140,6 +147,29 @@ func (g *groups) add(one group) {
 	if other := g.signers[key]; other == nil || other.enrollment.Status == signet.Enabled && one.enrollment.Status != signet.Enabled {
 		g.signers[key] = &one
 	}
+}
+
+// refusal is that of a device whose nearest group this is; nil when it is let in.
+func (g *group) refusal() error {
+	switch {
+	case g.enrollment.Status != signet.Enabled:
+		return disabled(&g.enrollment)
+	case g.unverified != "":
+		return signet.Refuse(signet.AnchorUnverified, "The enrollment group %q has devices known by the CA certificate %q, which is not verified.", g.enrollment.ID, g.unverified).
+			At("isVerified", "true", "false")
+	}
+	return nil
+}
+
+// signedBy gives the first group from whose keys the one derives that has signed
+// the token of a device; nil when there is none.
+func (g *groups) signedBy(id string, t *signet.SASToken) *signet.Enrollment {
+	for i := range g.keyed {
+		if primary, secondary := derived(&g.keyed[i].Attestation, id); t.SignedBy(primary, secondary) {
+			return &g.keyed[i]
+		}
+	}
+	return nil
 }
 
 // issuer finds, among what the service knows, the certificate whose key has signed

@@ -28,6 +28,7 @@ type Provisioning struct {
 	desk    *desk
 	outside turnstile
 	tally   tally
+	ahead   chan struct{} // taken by who works out what a change would do
 
 	ended      *prometheus.CounterVec // registrations, by status
 	unfinished prometheus.GaugeFunc
@@ -68,7 +69,8 @@ func New(d Deps) *Provisioning {
 		d.MaxRegistrations = MaxRegistrations
 	}
 	p := &Provisioning{deps: d, log: d.Logger, groups: groupCache{of: map[string]*groups{}}, desk: newDesk(),
-		outside: turnstile{here: map[string]int{}}, tally: tally{of: map[string]int{}}}
+		outside: turnstile{here: map[string]int{}}, tally: tally{of: map[string]int{}},
+		ahead: make(chan struct{}, 1)}
 	p.ended = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "signet_registrations_total", Help: "Registrations of devices that have ended, by status: assigned, failed, disabled."}, []string{"status"})
 	p.unfinished = prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -454,6 +454,7 @@ func enrollmentShowCommand() *cobra.Command {
 func enrollmentStatusCommand(verb string, status signet.Status, short string) *cobra.Command {
 	var group bool
 	var etag string
+	var dry *bool
 	cmd := &cobra.Command{
 		Use:   verb + " ID",
 		Short: short,
@@ -462,6 +463,9 @@ func enrollmentStatusCommand(verb string, status signet.Status, short string) *c
 			c, err := connectService(cmd)
 			if err != nil {
 				return err
+			}
+			if *dry {
+				return foresee(cmd, c, group, args[0], verb)
 			}
 			e, err := c.Enrollment(cmd.Context(), group, args[0])
 			if err != nil {
@@ -479,22 +483,27 @@ func enrollmentStatusCommand(verb string, status signet.Status, short string) *c
 	}
 	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	dry = foreseeFlag(cmd)
 	return cmd
 }
 
 func enrollmentDeleteCommand() *cobra.Command {
 	var group bool
 	var etag string
+	var dry *bool
 	cmd := &cobra.Command{
 		Use:   "delete ID",
 		Short: "Delete an enrollment; what devices have got by it, they keep",
 		Long: `Delete an enrollment. Devices keep their identities at their hubs. A group may then let in a device
-that this enrollment shut out: to shut it out for good, leave it there, disabled.`,
+that this enrollment shut out: to shut it out for good, leave it there, disabled. --dry-run says whom.`,
 		Args: arguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connectService(cmd)
 			if err != nil {
 				return err
+			}
+			if *dry {
+				return foresee(cmd, c, group, args[0], "delete")
 			}
 			if err := c.DeleteEnrollment(cmd.Context(), group, args[0], etag); err != nil {
 				return err
@@ -504,6 +513,7 @@ that this enrollment shut out: to shut it out for good, leave it there, disabled
 	}
 	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
+	dry = foreseeFlag(cmd)
 	return cmd
 }
 
