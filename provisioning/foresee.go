@@ -66,7 +66,8 @@ func (p *Provisioning) Foresee(ctx context.Context, service string, change Chang
 		return out, err
 	}
 	out.Enrollment = was.ID
-	f := &foresight{p: p, service: service, same: change.Status == was.Status, verified: map[[32]byte]bool{}, above: map[[32]byte][]*x509.Certificate{}}
+	f := &foresight{p: p, service: service, same: change.Status == was.Status, verified: map[[32]byte]bool{}, above: map[[32]byte][]*x509.Certificate{},
+		below: map[junction][]rival{}}
 	cas, err := p.deps.Authority.List(ctx, service)
 	if err != nil {
 		return out, err
@@ -85,10 +86,7 @@ func (p *Provisioning) Foresee(ctx context.Context, service string, change Chang
 			after[n] = becomes
 		}
 	}
-	if f.now.groups, err = newGroups(all, cas); err != nil {
-		return out, err
-	}
-	if f.then.groups, err = newGroups(after, cas); err != nil {
+	if err := errors.Join(f.suppose(&f.now, all, cas), f.suppose(&f.then, after, cas)); err != nil {
 		return out, err
 	}
 	f.known = slices.Clone(f.now.groups.known)
@@ -102,9 +100,11 @@ func (p *Provisioning) Foresee(ctx context.Context, service string, change Chang
 		if change.Status != "" {
 			f.then.own = &becomes
 		}
-		return out, f.individual(ctx, &was, &out)
+		err = f.individual(ctx, &was, &out)
+	} else {
+		err = f.group(ctx, &was, cas, &out)
 	}
-	return out, f.group(ctx, &was, cas, &out)
+	return out, err
 }
 
 // A foresight decides twice: by what is, and by what would be.
@@ -116,12 +116,33 @@ type foresight struct {
 	known     []*x509.Certificate              // CAs, from which a path is completed
 	verified  map[[32]byte]bool                // keys of the anchors
 	above     map[[32]byte][]*x509.Certificate // paths from a CA upward, by its thumbprint
+	below     map[junction][]rival
 }
 
 // A state is what decides.
 type state struct {
 	groups *groups
 	own    *signet.Enrollment // that of the device itself
+	open   []rival            // signers of groups that let in, by the names of the groups
+}
+
+func (f *foresight) suppose(s *state, all []signet.Enrollment, cas []signet.CACertificate) (err error) {
+	if s.groups, err = newGroups(all, cas); err != nil {
+		return err
+	}
+	for key, g := range s.groups.signers {
+		if g.refusal() == nil {
+			s.open = append(s.open, rival{key, g.enrollment.ID, true})
+		}
+	}
+	slices.SortFunc(s.open, func(a, b rival) int { return strings.Compare(a.group, b.group) })
+	return nil
+}
+
+// A junction is a CA among the groups of a state.
+type junction struct {
+	groups *groups
+	key    [32]byte
 }
 
 // A trail is as much of a certification path as is known, the device's certificate
@@ -208,7 +229,7 @@ func (f *foresight) byCertificate(ctx context.Context, s *state, t trail) signet
 		return denied(err)
 	case g == nil && !t.whole:
 		// A device sends what we do not know: it may lead up to any other group.
-		if others := f.elsewhere(s.groups, t.path); others != "" {
+		if others := f.elsewhere(s, t.path); others != "" {
 			return signet.Decision{Ruling: signet.RulingUnknown, Why: fmt.Sprintf("The CA that has signed %q is not known here; if %s is above it, that one lets them in.", name(t.path[len(t.path)-1]), others)}
 		}
 		fallthrough
@@ -260,35 +281,54 @@ func (f *foresight) between(g *groups, nearest *group, t *trail) bool {
 		}
 		on[key] = true
 	}
-	above := pki.PathCertificate(t.path[t.gap]).Key
-	for key, other := range g.signers {
-		if on[key] || !letsIn && other.refusal() != nil {
-			continue
-		}
-		up := f.up(other.certificate)
-		if !f.ends(up) || slices.ContainsFunc(up, func(c *x509.Certificate) bool { return pki.PathCertificate(c).Key == above }) {
+	for _, other := range f.beneath(g, t.path[t.gap]) {
+		if !on[other.key] && (letsIn || other.letsIn) {
 			return true
 		}
 	}
 	return letsIn && g.blind != nil
 }
 
-// elsewhere names enabled groups with a CA that is not on a path.
-func (f *foresight) elsewhere(g *groups, path []*x509.Certificate) string {
+// A rival is a signer of a group, beside the one that is looked at.
+type rival struct {
+	key    [32]byte
+	group  string
+	letsIn bool
+}
+
+// beneath gives the signers that are below a CA, or may be.
+func (f *foresight) beneath(g *groups, ca *x509.Certificate) []rival {
+	at := junction{g, pki.PathCertificate(ca).Key}
+	found, known := f.below[at]
+	if known {
+		return found
+	}
+	for key, other := range g.signers {
+		up := f.up(other.certificate)
+		if !f.ends(up) || slices.ContainsFunc(up, func(c *x509.Certificate) bool { return pki.PathCertificate(c).Key == at.key }) {
+			found = append(found, rival{key, other.enrollment.ID, other.refusal() == nil})
+		}
+	}
+	f.below[at] = found
+	return found
+}
+
+// elsewhere names groups that let in, with a CA that is not on a path.
+func (f *foresight) elsewhere(s *state, path []*x509.Certificate) string {
 	on := map[[32]byte]bool{}
 	for _, c := range path {
 		on[pki.PathCertificate(c).Key] = true
 	}
 	var names []string
-	for key, other := range g.signers {
-		if !on[key] && other.refusal() == nil {
-			names = append(names, fmt.Sprintf("the CA of the group %q", other.enrollment.ID))
+	for _, other := range s.open {
+		name := fmt.Sprintf("the CA of the group %q", other.group)
+		switch {
+		case on[other.key] || slices.Contains(names, name):
+		case len(names) == 3:
+			return strings.Join(names, " or ") + " or that of another group"
+		default:
+			names = append(names, name)
 		}
-	}
-	slices.Sort(names)
-	names = slices.Compact(names)
-	if len(names) > 3 {
-		names = append(names[:3], "that of another group")
 	}
 	return strings.Join(names, " or ")
 }
