@@ -33,7 +33,7 @@ func rootCommand() *cobra.Command {
 		Use:   "signet",
 		Short: "A self-hosted IoT hub with X.509 CA device authentication, compatible with the Azure IoT SDKs",
 		Long: `Signet is a self-hosted IoT hub: devices authenticate with certificates that chain to a CA
-which you registered once, and firmware and back ends built for Azure IoT Hub work unchanged.
+which you registered once; firmware built for Azure IoT Hub works unchanged, and back ends over REST.
 
 To begin with:
 
