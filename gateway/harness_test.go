@@ -221,8 +221,9 @@ func (s *fakeSession) Renew(_ context.Context, r signet.Renewal, accepted func(s
 	case "fault":
 		return signet.Renewed{}, signet.Fail(errors.New("the disk is on fire"))
 	case "gone":
-		s.end(signet.Refuse(signet.IdentityDisabled, "Disabled meanwhile."))
-		return signet.Renewed{}, s.Ended()
+		why := signet.Refuse(signet.IdentityDisabled, "Disabled meanwhile.")
+		time.AfterFunc(time.Millisecond, func() { s.end(why) }) // what was said before is heard, or else nobody knows
+		return signet.Renewed{}, why
 	}
 	return s.renewed(r.RequestID, receipt), nil
 }
