@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/pki"
@@ -35,6 +36,9 @@ const (
 	// maxForeseen is how many registrations are looked at: a certificate is read and a
 	// signature verified for each, so some seconds.
 	maxForeseen = 10_000
+	// longestWork is how long before the end of its registration a device has been let
+	// in, at most: more than any takes.
+	longestWork = 24 * time.Hour
 	// maxForeseenNamed is how many are named.
 	maxForeseenNamed = 100
 )
@@ -67,7 +71,7 @@ func (p *Provisioning) Foresee(ctx context.Context, service string, change Chang
 	}
 	out.Enrollment = was.ID
 	f := &foresight{p: p, service: service, same: change.Status == was.Status, verified: map[[32]byte]bool{}, above: map[[32]byte][]*x509.Certificate{},
-		below: map[junction][]rival{}}
+		below: map[junction][]rival{}, replaced: map[[32]byte]time.Time{}}
 	cas, err := p.deps.Authority.List(ctx, service)
 	if err != nil {
 		return out, err
@@ -91,7 +95,12 @@ func (p *Provisioning) Foresee(ctx context.Context, service string, change Chang
 	}
 	f.known = slices.Clone(f.now.groups.known)
 	for _, ca := range cas {
-		if c, err := x509.ParseCertificate(ca.DER); err == nil && ca.Verified {
+		c, err := x509.ParseCertificate(ca.DER)
+		if err != nil {
+			return out, fmt.Errorf("stored CA certificate %s of %s: %w", ca.Name, service, err)
+		}
+		f.replaced[pki.PathCertificate(c).Thumbprint] = ca.Updated
+		if ca.Verified {
 			f.verified[pki.PathCertificate(c).Key] = true
 		}
 	}
@@ -115,6 +124,7 @@ type foresight struct {
 	same      bool                             // it is a change of nothing
 	known     []*x509.Certificate              // CAs, from which a path is completed
 	verified  map[[32]byte]bool                // keys of the anchors
+	replaced  map[[32]byte]time.Time           // when a registered CA got its certificate, at the latest; by thumbprint
 	above     map[[32]byte][]*x509.Certificate // paths from a CA upward, by its thumbprint
 	below     map[junction][]rival
 }
@@ -132,7 +142,7 @@ func (f *foresight) suppose(s *state, all []signet.Enrollment, cas []signet.CACe
 	}
 	for key, g := range s.groups.signers {
 		if g.refusal() == nil {
-			s.open = append(s.open, rival{key, g.enrollment.ID, true})
+			s.open = append(s.open, rival{key: key, group: g.enrollment.ID})
 		}
 	}
 	slices.SortFunc(s.open, func(a, b rival) int { return strings.Compare(a.group, b.group) })
@@ -153,6 +163,7 @@ type trail struct {
 	// gap, unless it is 0, is the first before which there may be CAs that are not on
 	// record.
 	gap    int
+	came   time.Time // when the device was let in by the group above the gap, at the earliest
 	device bool
 	alone  bool // its enrollment has this very certificate, which is judged as that does
 }
@@ -270,7 +281,8 @@ func (f *foresight) sound(t trail) error {
 // between says whether a group may have a CA that is not on record in a trail, and
 // so decide before the nearest of which we know.
 //
-// Where the nearest of which we know lets nobody in, only one that does matters.
+// Where the nearest of which we know lets nobody in, only one that does matters. One
+// that was there when the device came, and was not nearer then, is not nearer now.
 func (f *foresight) between(g *groups, nearest *group, t *trail) bool {
 	letsIn := nearest != nil && nearest.refusal() == nil
 	on := map[[32]byte]bool{}
@@ -282,7 +294,7 @@ func (f *foresight) between(g *groups, nearest *group, t *trail) bool {
 		on[key] = true
 	}
 	for _, other := range f.beneath(g, t.path[t.gap]) {
-		if !on[other.key] && (letsIn || other.letsIn) {
+		if !on[other.key] && (letsIn || other.letsIn) && !other.since.Before(t.came) {
 			return true
 		}
 	}
@@ -294,6 +306,7 @@ type rival struct {
 	key    [32]byte
 	group  string
 	letsIn bool
+	since  time.Time // when the group was changed last, or the CA that it names
 }
 
 // beneath gives the signers that are below a CA, or may be.
@@ -306,7 +319,11 @@ func (f *foresight) beneath(g *groups, ca *x509.Certificate) []rival {
 	for key, other := range g.signers {
 		up := f.up(other.certificate)
 		if !f.ends(up) || slices.ContainsFunc(up, func(c *x509.Certificate) bool { return pki.PathCertificate(c).Key == at.key }) {
-			found = append(found, rival{key, other.enrollment.ID, other.refusal() == nil})
+			r := rival{key, other.enrollment.ID, other.refusal() == nil, other.enrollment.Updated}
+			if named := f.replaced[pki.PathCertificate(other.certificate).Thumbprint]; named.After(r.since) {
+				r.since = named
+			}
+			found = append(found, r)
 		}
 	}
 	f.below[at] = found
@@ -513,7 +530,9 @@ func (f *foresight) one(ctx context.Context, r *signet.Registration, out *signet
 	if err != nil {
 		return err
 	}
-	count(out, r.RegistrationID, []signet.ForeseenProof{f.certificateTwice(ctx, f.ofLeaf(leaf, signer))})
+	t := f.ofLeaf(leaf, signer)
+	t.came = r.Updated.Add(-longestWork)
+	count(out, r.RegistrationID, []signet.ForeseenProof{f.certificateTwice(ctx, t)})
 	return nil
 }
 

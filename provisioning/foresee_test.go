@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/internal/hubtest"
@@ -223,6 +224,35 @@ func TestForeseeKeys(t *testing.T) {
 		h.makes(provisioning.Change{Group: true, ID: "a", Status: signet.Disabled})
 		if got, want := h.foreseen(provisioning.Change{Group: true, ID: "a"}), "denied a, admitted b; denied a, nobody; 0 loses 0 gains 0 other 1 unknown"; got != want {
 			t.Errorf("which key it has is not on record: %s, want %s", got, want)
+		}
+	})
+}
+
+// TestForeseeWhoCameLater: of a device below a CA that is not known here, the group
+// that let it in tells that no other, which was there by then, is nearer.
+func TestForeseeWhoCameLater(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		long := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(72 * time.Hour) }
+		root := hubtest.NewCA(t, "R", long)
+		h.trust("R", root, true)
+		h.enroll(signet.Enrollment{Group: true, ID: "R", Attestation: byCA("R")})
+		one, two := root.Intermediate(t, "one", long), root.Intermediate(t, "two", long)
+		h.assigned(h.credentials("early", one.Device(t, "early")))
+		h.enroll(signet.Enrollment{Group: true, ID: "shut", Attestation: bySigner(root.Intermediate(t, "three", long)), Status: signet.Disabled})
+		time.Sleep(25 * time.Hour)
+		h.assigned(h.credentials("late", two.Device(t, "late")))
+		disable := provisioning.Change{Group: true, ID: "R", Status: signet.Disabled}
+		if got, want := h.foreseen(disable), "admitted R, denied R; 1 loses 0 gains 0 other 1 unknown"; got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+		e, err := h.Enrollment(t.Context(), "dps", true, "shut")
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Attestation = bySigner(two)
+		h.change(e)
+		if got, want := h.foreseen(disable), "admitted R, denied R; 0 loses 0 gains 0 other 1 unknown"; got != want {
+			t.Errorf("the group has a signer since then: %s, want %s", got, want)
 		}
 	})
 }
