@@ -101,7 +101,7 @@ var walls = []struct{ from, to, because string }{
 // machines are named by the wiring alone.
 var (
 	machines      = []string{"store", "messaging"}
-	mayNameThem   = []string{"server", "cmd/signet", "store", "messaging", "store/storetest"}
+	mayNameThem   = []string{"server", "store", "messaging"}
 	groundMayUse  = []string{""} // the words of the house
 	foreignTongue = []struct{ path, home, because string }{
 		{"database/sql", "store", "SQL has one home"},
