@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -177,6 +178,7 @@ func (j *journal) append(message []byte) error {
 func (j *journal) run() {
 	var spare []byte
 	for range j.kick {
+		runtime.Gosched() // on one processor: whoever has a message adds it first, or each would have a sync of its own
 		j.mu.Lock()
 		batch, synced := j.buf, j.next
 		j.buf, j.next = spare[:0], make(chan struct{})

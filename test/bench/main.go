@@ -34,6 +34,7 @@ var (
 	publish = flag.Duration("publish", 5*time.Second, "how long to publish, at most 1m")
 	runs    = flag.Int("runs", 3, "runs of which the median counts")
 	only    = flag.String("only", "", "measure these peers alone, by the beginning of their names, with commas")
+	loads   = flag.String("loads", "", "put these loads alone, with commas: connect, rsa, resume, hold, publish, storm")
 	write   = flag.String("write", "", "write the table into this file, between its marks")
 )
 
@@ -160,7 +161,9 @@ func (r *row) measure(dir string, pkis map[string]string) error {
 	load := func(s *running, kind string, args ...string) (bench.Result, error) {
 		return s.load(r.peer, pkis[kind], args...)
 	}
-	does := func(name string) bool { return slices.Contains(strings.Fields(r.peer.loads), name) }
+	does := func(name string) bool {
+		return slices.Contains(strings.Fields(r.peer.loads), name) && (*loads == "" || slices.Contains(strings.Split(*loads, ","), name))
+	}
 	connect := []string{"connect", "--count", fmt.Sprint(*count), "--devices", "1000"}
 
 	if does("rsa") {
