@@ -34,7 +34,7 @@ type Route struct {
 	RetrySeconds int               `json:"retrySeconds"`
 	Created      time.Time         `json:"created"`
 
-	Cursor      string              `json:"cursor"` // the position that it is done with
+	Cursor      string              `json:"cursor"` // the position that it is done with; 0.0 before the first
 	Waiting     time.Time           `json:"waiting,omitzero"`
 	Failures    int                 `json:"failures"` // since the last success
 	Fault       string              `json:"fault,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/client"
 	"github.com/spf13/cobra"
 )
@@ -121,6 +122,9 @@ func printRoute(w io.Writer, r client.Route) {
 // fares says how a route fares.
 func fares(r client.Route) string {
 	text := "delivered up to " + r.Cursor
+	if r.Cursor == (signet.Position{}).String() {
+		text = "nothing delivered yet"
+	}
 	if r.Fault != "" {
 		text = fmt.Sprintf("failed %d times, last: %s", r.Failures, r.Fault)
 	}
