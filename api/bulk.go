@@ -326,8 +326,7 @@ func (c *call) exportDevices() error {
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()
 	defer context.AfterFunc(c.Draining, cancel)()
-	c.w.Header().Set("Content-Type", "application/x-ndjson")
-	out := newLines(c.w)
+	out := c.lines()
 	defer out.close()
 	for _, text := range []string{"SELECT * FROM devices", "SELECT * FROM devices.modules"} {
 		q, err := query.Parse(text)

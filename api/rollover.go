@@ -7,19 +7,8 @@ import (
 	"github.com/signet-iot/signet"
 )
 
-// rolloverLine is one line of POST /signet/rollover: one of the four.
-type rolloverLine struct {
-	Device   *signet.DeviceFate `json:"device,omitempty"`  // what would become of it without the old CA
-	Devices  *int64             `json:"devices,omitempty"` // how many have been looked at so far
-	Rollover *signet.Rollover   `json:"rollover,omitempty"`
-	Error    *signet.Error      `json:"error,omitempty"` // the last line, if it failed
-	// Removed is the CA that is gone, with what that did: the last line, if one is.
-	Removed  string           `json:"removed,omitempty"`
-	Receipts []signet.Receipt `json:"receipts,omitempty"`
-}
-
 // POST /signet/rollover {"old":NAME,"new":NAME} says how far the devices have moved
-// from one registered CA to another: rolloverLines. With "finish" the old CA is
+// from one registered CA to another: fateLines. With "finish" the old CA is
 // removed if that is safe, with "abort" the new one, if that is; then "old" is
 // what is removed in the answer too. The CA is removed as it was before the look.
 func (c *call) rollover() error {
@@ -56,49 +45,24 @@ func (c *call) rollover() error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := c.streaming()
-	defer cancel()
-	c.w.Header().Set("Content-Type", "application/x-ndjson")
-	out := newLines(c.w)
-	c.trace.Answered()
-	defer out.close()
-	write := func(l rolloverLine) error {
-		line, err := encode(l)
-		if err != nil {
+	var r signet.Rollover
+	return c.tellFates(func(ctx context.Context, each eachFate) (err error) {
+		r, err = c.Hub.Rollover(ctx, c.hub.Name, old, next, c.Inventory, now, then, each)
+		return err
+	}, func(ctx context.Context, tell func(fateLine)) error {
+		if err := c.noteRollover(ctx, &r); err != nil {
 			return err
 		}
-		return out.write(line)
-	}
-	var r signet.Rollover
-	err = c.beating(ctx, func(devices int64) error { return write(rolloverLine{Devices: &devices}) }, func(ctx context.Context, looked func(int64)) (err error) {
-		r, err = c.Hub.Rollover(ctx, c.hub.Name, old, next, c.Inventory, now, then, func(f *signet.DeviceFate, devices int64) error {
-			looked(devices)
-			if f == nil {
-				return ctx.Err()
-			}
-			return write(rolloverLine{Device: f})
-		})
-		return err
+		tell(fateLine{Rollover: &r})
+		if !body.Finish && !body.Abort {
+			return nil
+		}
+		if err := c.removeRolled(old, &r, body.AcceptUnseen); err != nil {
+			return err
+		}
+		tell(fateLine{Removed: old.Name, Receipts: c.w.receipts.List()})
+		return nil
 	})
-	if err == nil {
-		err = c.noteRollover(ctx, &r)
-	}
-	if err == nil {
-		_ = write(rolloverLine{Rollover: &r})
-	}
-	if err == nil && (body.Finish || body.Abort) {
-		err = c.removeRolled(old, &r, body.AcceptUnseen)
-		if err == nil {
-			_ = write(rolloverLine{Removed: old.Name, Receipts: c.w.receipts.List()})
-		}
-	}
-	if err != nil {
-		if ctx.Err() == nil && signet.CodeOf(err) == signet.Internal {
-			c.Logger.Error("a rollover could not be worked out", "hub", c.hub.Name, "error", err)
-		}
-		_ = write(rolloverLine{Error: signet.AsError(err)})
-	}
-	return nil
 }
 
 // removeRolled removes the CA that the devices have moved from, if that is safe, or

@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -35,9 +34,7 @@ func (c *call) readMessages() error {
 
 	ctx, cancel := c.streaming()
 	defer cancel()
-	c.w.Header().Set("Content-Type", "application/x-ndjson")
-	out := newLines(c.w)
-	c.trace.Answered()
+	out := c.lines()
 	defer out.close()
 	// The answer has begun: an error from here can only cut it short.
 	err = c.Hub.Read(ctx, c.hub.Name, from, follow, func(at signet.Position, m *signet.Message) bool {
@@ -81,74 +78,6 @@ func (c *call) start(text string) (hub.Start, error) {
 			At("from", "sequence.index, a time as in 2026-01-31T12:00:00Z, or now", text)
 	}
 	return hub.Start{After: p}, nil
-}
-
-// lines writes a stream that a person may be watching: a line is sent within a
-// moment, and many lines that come at once are sent together.
-type lines struct {
-	mu      sync.Mutex
-	w       http.ResponseWriter
-	control *http.ResponseController
-	waiting bool // something is written and not yet sent
-	stop    chan struct{}
-	stopped chan struct{}
-}
-
-const (
-	lineDelay    = 50 * time.Millisecond
-	writeTimeout = 30 * time.Second // for a reader that has stopped reading
-)
-
-func newLines(w http.ResponseWriter) *lines {
-	l := &lines{w: w, control: http.NewResponseController(w), stop: make(chan struct{}), stopped: make(chan struct{})}
-	// The server's time limits are for requests, not for streams.
-	l.control.SetReadDeadline(time.Time{})
-	l.extend()
-	w.WriteHeader(http.StatusOK)
-	l.control.Flush() // the caller sees that it is being served
-	go func() {
-		defer close(l.stopped)
-		tick := time.NewTicker(lineDelay)
-		defer tick.Stop()
-		for {
-			select {
-			case <-l.stop:
-				return
-			case <-tick.C:
-				l.flush()
-			}
-		}
-	}()
-	return l
-}
-
-func (l *lines) extend() { l.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }
-
-func (l *lines) write(line []byte) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.waiting {
-		l.extend()
-	}
-	l.waiting = true
-	_, err := l.w.Write(line)
-	return err
-}
-
-func (l *lines) flush() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.waiting {
-		l.extend()
-		l.control.Flush()
-		l.waiting = false
-	}
-}
-
-func (l *lines) close() {
-	close(l.stop)
-	<-l.stopped
-	l.extend() // for what net/http still has to send
 }
 
 // GET /signet/verdicts?device=ID&trackingId=ID&since=TIME&limit=N gives refusals,

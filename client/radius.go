@@ -37,42 +37,67 @@ type CARequest struct {
 // unless it is nil, and beat, unless it is nil, of how many have been looked at: a
 // large fleet takes minutes.
 func (c *Client) Radius(ctx context.Context, h Hypothesis, each func(signet.DeviceFate), beat func(devices int64)) (signet.Radius, error) {
+	var r signet.Radius
+	err := c.fates(ctx, "/signet/radius", h, each, beat, func(l *fateLine) bool {
+		if l.Radius != nil {
+			r = *l.Radius
+		}
+		return l.Radius != nil
+	})
+	return r, err
+}
+
+// A fateLine is a line of an answer that tells what becomes of devices; see
+// api/stream.go.
+type fateLine struct {
+	Device   *signet.DeviceFate
+	Devices  *int64
+	Radius   *signet.Radius
+	Rollover *signet.Rollover
+	Removed  string
+	Receipts []signet.Receipt
+	Error    *signet.Error
+}
+
+// fates asks what becomes of devices. each is told of the devices, beat of how many
+// have been looked at, each unless it is nil, and outcome of what comes then,
+// until it has all that it waits for.
+func (c *Client) fates(ctx context.Context, path string, in any, each func(signet.DeviceFate), beat func(devices int64), outcome func(*fateLine) (all bool)) error {
 	query, err := c.ofHub(ctx)
 	if err != nil {
-		return signet.Radius{}, err
+		return err
 	}
 	if each == nil {
 		query.Set("list", "false")
 	}
-	response, err := c.open(ctx, request{method: http.MethodPost, path: "/signet/radius", query: query, in: h})
+	response, err := c.open(ctx, request{method: http.MethodPost, path: path, query: query, in: in})
 	if err != nil {
-		return signet.Radius{}, err
+		return err
 	}
 	defer response.Body.Close()
 	lines := bufio.NewScanner(response.Body)
 	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
-		var l struct {
-			Device  *signet.DeviceFate
-			Devices *int64
-			Radius  *signet.Radius
-			Error   *signet.Error
-		}
+		var l fateLine
 		switch err := json.Unmarshal(lines.Bytes(), &l); {
 		case err != nil:
-			return signet.Radius{}, fmt.Errorf("a line of the answer is not of a radius: %w", err)
+			return fmt.Errorf("a line of the answer does not tell what becomes of devices: %w", err)
 		case l.Error != nil:
-			return signet.Radius{}, l.Error
-		case l.Radius != nil:
-			return *l.Radius, nil
-		case l.Device != nil && each != nil:
-			each(*l.Device)
-		case l.Devices != nil && beat != nil:
-			beat(*l.Devices)
+			return l.Error
+		case l.Device != nil:
+			if each != nil {
+				each(*l.Device)
+			}
+		case l.Devices != nil:
+			if beat != nil {
+				beat(*l.Devices)
+			}
+		case outcome(&l):
+			return nil
 		}
 	}
 	if err = lines.Err(); err == nil {
 		err = io.ErrUnexpectedEOF
 	}
-	return signet.Radius{}, c.unreachable(err)
+	return c.unreachable(err)
 }

@@ -1,12 +1,7 @@
 package client
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
-	"net/http"
 
 	"github.com/signet-iot/signet"
 )
@@ -24,51 +19,18 @@ type RolloverRequest struct {
 	AcceptUnseen bool `json:"acceptUnseen,omitempty"`
 }
 
-// Rollover says how far devices have moved from one CA to another, of each that
-// would lose access without the old one (or, to abort, the new one), and what was
-// removed. beat, unless it is nil, is told how many have been looked at.
+// Rollover says how far devices have moved from one CA to another, and what was
+// removed. each, unless it is nil, is told of every device that would lose access
+// without the old one (or, to abort, the new one), and beat, unless it is nil, of
+// how many have been looked at.
 func (c *Client) Rollover(ctx context.Context, r RolloverRequest, each func(signet.DeviceFate), beat func(devices int64)) (rollover signet.Rollover, removed string, receipts []signet.Receipt, err error) {
-	query, err := c.ofHub(ctx)
-	if err != nil {
-		return rollover, "", nil, err
-	}
-	response, err := c.open(ctx, request{method: http.MethodPost, path: "/signet/rollover", query: query, in: r})
-	if err != nil {
-		return rollover, "", nil, err
-	}
-	defer response.Body.Close()
-	lines := bufio.NewScanner(response.Body)
-	lines.Buffer(nil, maxLine)
-	known := false
-	for lines.Scan() {
-		var l struct {
-			Device   *signet.DeviceFate
-			Devices  *int64
-			Rollover *signet.Rollover
-			Error    *signet.Error
-			Removed  string
-			Receipts []signet.Receipt
+	err = c.fates(ctx, "/signet/rollover", r, each, beat, func(l *fateLine) bool {
+		if l.Rollover != nil {
+			rollover = *l.Rollover
+			return !r.Finish && !r.Abort
 		}
-		switch err := json.Unmarshal(lines.Bytes(), &l); {
-		case err != nil:
-			return rollover, "", nil, fmt.Errorf("a line of the answer is not of a rollover: %w", err)
-		case l.Error != nil:
-			return rollover, "", nil, l.Error
-		case l.Rollover != nil:
-			rollover, known = *l.Rollover, true
-		case l.Removed != "":
-			removed, receipts = l.Removed, l.Receipts
-		case l.Device != nil && each != nil:
-			each(*l.Device)
-		case l.Devices != nil && beat != nil:
-			beat(*l.Devices)
-		}
-	}
-	if err = lines.Err(); err == nil && (!known || (r.Finish || r.Abort) && removed == "") {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		err = c.unreachable(err)
-	}
+		removed, receipts = l.Removed, l.Receipts
+		return removed != ""
+	})
 	return rollover, removed, receipts, err
 }

@@ -402,24 +402,11 @@ func (p *Provisioning) Linked(ctx context.Context, service string) ([]signet.Lin
 	return p.deps.Enrollments.LinkedHubs(ctx, service)
 }
 
-// Link adds linked hubs, or replaces those of the same host names. A hub of
-// another server comes with a connection string, whose host name it gets; one of
-// this server needs none. It refuses with [signet.LinkMalformed] and
+// SetLinks has exactly these hubs linked: devices that have another keep it. A hub
+// of another server comes with a connection string, whose host name it gets; one
+// of this server needs none. It refuses with [signet.LinkMalformed] and
 // [signet.LimitLinks].
-func (p *Provisioning) Link(ctx context.Context, service string, hubs ...signet.LinkedHub) error {
-	return p.changeLinks(ctx, service, hubs, false)
-}
-
-// SetLinks has exactly these hubs linked; see [Provisioning.Link].
 func (p *Provisioning) SetLinks(ctx context.Context, service string, hubs []signet.LinkedHub) error {
-	return p.changeLinks(ctx, service, hubs, true)
-}
-
-func (p *Provisioning) changeLinks(ctx context.Context, service string, hubs []signet.LinkedHub, only bool) error {
-	linked, err := p.deps.Enrollments.LinkedHubs(ctx, service)
-	if err != nil {
-		return err
-	}
 	hubs = slices.Clone(hubs)
 	names := map[string]bool{}
 	for i := range hubs {
@@ -432,39 +419,20 @@ func (p *Provisioning) changeLinks(ctx context.Context, service string, hubs []s
 		}
 		names[hubs[i].HostName] = true
 	}
-	var remove []string
-	for _, l := range linked {
-		switch {
-		case names[l.HostName]:
-		case only:
-			remove = append(remove, l.HostName)
-		default:
-			names[l.HostName] = true
-		}
+	if len(hubs) > MaxLinks {
+		return signet.Refuse(signet.LimitLinks, "There would be %d linked hubs, and at most %d may be.", len(hubs), MaxLinks)
 	}
-	// Two at once may exceed the limit, which harms nobody.
-	if len(names) > MaxLinks {
-		return signet.Refuse(signet.LimitLinks, "There would be %d linked hubs, and at most %d may be.", len(names), MaxLinks)
-	}
-	return p.writeLinks(ctx, service, remove, hubs)
-}
-
-// Unlink removes a linked hub: devices that have it keep it. It refuses with
-// [signet.LinkUnknown].
-func (p *Provisioning) Unlink(ctx context.Context, service, host string) error {
 	linked, err := p.deps.Enrollments.LinkedHubs(ctx, service)
 	if err != nil {
 		return err
 	}
-	host = signet.HostOnly(host)
-	if !slices.ContainsFunc(linked, func(l signet.LinkedHub) bool { return l.HostName == host }) {
-		return signet.Refuse(signet.LinkUnknown, "%q is not a linked hub.", signet.Clip(host))
+	var remove []string
+	for _, l := range linked {
+		if !names[l.HostName] {
+			remove = append(remove, l.HostName)
+		}
 	}
-	return p.writeLinks(ctx, service, []string{host}, nil)
-}
-
-func (p *Provisioning) writeLinks(ctx context.Context, service string, remove []string, put []signet.LinkedHub) error {
-	err := p.deps.Enrollments.ChangeLinkedHubs(ctx, service, remove, put)
+	err = p.deps.Enrollments.ChangeLinkedHubs(ctx, service, remove, hubs)
 	if errors.Is(err, signet.ErrNotFound) {
 		return signet.Refuse(signet.HubUnknown, "There is no provisioning service %q any more.", service)
 	}

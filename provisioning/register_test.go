@@ -871,7 +871,7 @@ func TestAllocation(t *testing.T) {
 			return signet.LinkedHub{HostName: name + ".example", Weight: weight, Allocates: true,
 				ConnectionString: "HostName=" + name + ".example;SharedAccessKeyName=p;SharedAccessKey=cA=="}
 		}
-		if err := h.Link(t.Context(), "dps", linked("a", 1), linked("b", 3)); err != nil {
+		if err := h.SetLinks(t.Context(), "dps", []signet.LinkedHub{linked("a", 1), linked("b", 3)}); err != nil {
 			t.Fatal(err)
 		}
 		const devices = 400
@@ -896,7 +896,7 @@ func TestAllocation(t *testing.T) {
 		if n := count(before, "b.example"); n < devices*3/4-devices/10 || n > devices*3/4+devices/10 {
 			t.Errorf("%d of %d are at the hub of three quarters", n, devices)
 		}
-		if err := h.Link(t.Context(), "dps", linked("c", 4)); err != nil {
+		if err := h.SetLinks(t.Context(), "dps", []signet.LinkedHub{linked("a", 1), linked("b", 3), linked("c", 4)}); err != nil {
 			t.Fatal(err)
 		}
 		after := register()
@@ -917,7 +917,7 @@ func TestAllocation(t *testing.T) {
 		// None that may be given.
 		e.Allocation, e.Hubs, e.Reprovision.UpdateHub = signet.AllocateStatic, []string{"b.example"}, true
 		h.change(e)
-		if err := h.Unlink(t.Context(), "dps", "b.example"); err != nil {
+		if err := h.SetLinks(t.Context(), "dps", []signet.LinkedHub{linked("a", 1), linked("c", 4)}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)

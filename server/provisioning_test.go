@@ -108,8 +108,10 @@ func TestLinkedElsewhere(t *testing.T) {
 	scope, pairs := fleet(t, near, 1)
 	const service, id = "dps", "d0000"
 	ctx, p := t.Context(), near.Provisioning()
-	if err := p.Link(ctx, service, signet.LinkedHub{HostName: "near.localhost", Allocates: true},
-		signet.LinkedHub{ConnectionString: far.Owner.String(), Allocates: true}); err != nil {
+	link := func(owner signet.ConnectionString) error {
+		return p.SetLinks(ctx, service, []signet.LinkedHub{{HostName: "near.localhost", Allocates: true}, {ConnectionString: owner.String(), Allocates: true}})
+	}
+	if err := link(far.Owner); err != nil {
 		t.Fatal(err)
 	}
 	e, err := p.Enrollment(ctx, service, true, "fleet")
@@ -186,7 +188,7 @@ func TestLinkedElsewhere(t *testing.T) {
 	// A key that counts no longer is the hub's refusal, and told as that.
 	owner := far.Owner
 	owner.SharedAccessKey = "d3JvbmcgYXMgYSBrZXkgY2FuIGJl"
-	if err := p.Link(ctx, service, signet.LinkedHub{ConnectionString: owner.String(), Allocates: true}); err != nil {
+	if err := link(owner); err != nil {
 		t.Fatal(err)
 	}
 	got, err := near.Register(scope, id, near.ClientTLS(pairs[id]), "")
