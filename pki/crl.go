@@ -91,7 +91,7 @@ func (s *search) crlFault(crl *x509.RevocationList, signer *link) string {
 	if !signatureTaken[crl.SignatureAlgorithm] {
 		return "the CRL is signed with " + crl.SignatureAlgorithm.String()
 	}
-	if !s.spend(signer) || signer.CheckSignature(crl.SignatureAlgorithm, crl.RawTBSRevocationList, crl.Signature) != nil {
+	if !s.spend(true, workOf(signer.PublicKey), 1) || signer.CheckSignature(crl.SignatureAlgorithm, crl.RawTBSRevocationList, crl.Signature) != nil {
 		return "the signature of the CRL does not fit the issuer's key"
 	}
 	return ""

@@ -49,9 +49,6 @@ func constrainsBelow(c *x509.Certificate) bool {
 // engine has crypto/x509 verify exactly this path: signatures, validity, names,
 // constraints and policies (with any policy as the initial set).
 func (s *search) engine(path []*link) *signet.Error {
-	if !s.spend(path[1:]...) {
-		return signet.Refuse(signet.LimitPathWork, "Too many signatures.")
-	}
 	err := s.verify(path)
 	if err == nil {
 		return nil
@@ -77,7 +74,10 @@ func (s *search) engine(path []*link) *signet.Error {
 // constrained finds the certificate whose names are refused: the highest that
 // the engine would not take as a leaf.
 func (s *search) constrained(path []*link) *link {
-	for i := len(path) - 2; i > 0 && s.spend(path[i+1:]...); i-- {
+	for i := len(path) - 2; i > 0; i-- {
+		if work, signatures := engineWork(path[i:]); !s.spend(true, work, signatures) {
+			break
+		}
 		if invalid, _ := errors.AsType[x509.CertificateInvalidError](s.verify(path[i:])); invalid.Reason == x509.CANotAuthorizedForThisName {
 			return path[i]
 		}

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -628,40 +629,91 @@ func TestKeyPolicy(t *testing.T) {
 	}
 }
 
-// Large keys do not make a tangle dearer than small ones, and the longest honest
-// path of them is taken.
-func TestWorkOfLargeKeys(t *testing.T) {
-	large := func(issuer *party, name string, ca bool) *party {
-		key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return newPartyWithKey(t, issuer, name, ca, key.Public(), key, nil)
+// largeParty is newParty with a key of P-521, the dearest to verify with.
+func largeParty(t testing.TB, issuer *party, name string, ca bool) *party {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
 	}
-	root := large(nil, "Root", true)
-	lost := large(nil, "Root", true)
-	chain := []*party{large(lost, "device-1", false)}
-	for range 9 {
-		chain = append(chain, large(lost, "Root", true))
-	}
-	anchors := NewAnchors(certificates(root))
-	s := newSearch(anchors, &PathRequest{Chain: certificates(chain...), Time: noon, Usage: UsageClient, MaxDepth: -1})
-	if path := s.climb([]*link{s.presented[0]}); path != nil || s.explain().Code != signet.LimitPathWork {
-		t.Errorf("a tangle of large keys leads to %v, %v", path, s.explain())
-	}
-	if most := maxWork + 12*maxPath; s.work > most { // the last path is counted before it is checked
-		t.Errorf("it may cost %d verifications", s.work)
-	}
+	return newPartyWithKey(t, issuer, name, ca, key.Public(), key, nil)
+}
 
+// ladder gives a device and the CAs above it, as many as a path may have.
+func ladder(t testing.TB, root *party, name func(n int) string, make func(t testing.TB, issuer *party, name string, ca bool) *party) []*party {
+	t.Helper()
+	var chain []*party
 	above := root
-	chain = nil
 	for n := range maxPath - 2 {
-		above = large(above, fmt.Sprint("CA ", n), true)
+		above = make(t, above, name(n), true)
 		chain = append([]*party{above}, chain...)
 	}
-	chain = append([]*party{large(above, "device-1", false)}, chain...)
-	if path, err := anchors.Validate(PathRequest{Chain: certificates(chain...), Time: noon, MaxDepth: -1}); err != nil || len(path) != maxPath {
-		t.Errorf("the longest path of large keys: %d, %v", len(path), err)
+	return append([]*party{make(t, above, "device-1", false)}, chain...)
+}
+
+func numbered(n int) string { return fmt.Sprint("CA ", n) }
+func ofOneName(int) string  { return "Line" }
+
+// impostors are the chains that a stranger can make who knows the name of a CA, to
+// cost the most.
+func impostors(t testing.TB) map[string][]*party {
+	lost := largeParty(t, nil, "Root", true)
+	tangled := []*party{largeParty(t, lost, "device-1", false)}
+	for range maxPath - 1 {
+		tangled = append(tangled, largeParty(t, lost, "Root", true))
+	}
+	return map[string][]*party{
+		"a ladder":             ladder(t, lost, numbered, largeParty),
+		"a ladder of one name": ladder(t, lost, ofOneName, largeParty),
+		"a tangle":             tangled,
+	}
+}
+
+// Large keys are no way to have us work for longer, and the longest honest path of
+// them is taken; so is the longest of one name, which the engine would look for in
+// every order.
+func TestWorkOfLargeKeys(t *testing.T) {
+	root := largeParty(t, nil, "Root", true)
+	anchors := NewAnchors(certificates(root))
+	for name, chain := range impostors(t) {
+		s := newSearch(anchors, &PathRequest{Chain: certificates(chain...), Time: noon, Usage: UsageClient, MaxDepth: -1})
+		if path := s.climb([]*link{s.presented[0]}); path != nil || s.explain().Code != signet.LimitPathWork {
+			t.Errorf("%s of large keys leads to %v, %v", name, path, s.explain())
+		}
+		if most := maxWork + workOfP521; s.work > most || s.proven > 0 { // the last is counted, and not checked
+			t.Errorf("%s may cost %d verifications, and %d that hold", name, s.work, s.proven)
+		}
+		if s.tried && name != "a tangle" { // whose first path has one link
+			t.Errorf("%s has the engine look at it", name)
+		}
+	}
+	small := newParty(t, nil, "Root", true, nil)
+	sameName := ladder(t, small, ofOneName, func(t testing.TB, issuer *party, name string, ca bool) *party {
+		return newParty(t, issuer, name, ca, nil)
+	})
+	for _, longest := range []struct {
+		root  *party
+		chain []*party
+	}{{root, ladder(t, root, numbered, largeParty)}, {small, sameName}} {
+		r := PathRequest{Chain: certificates(longest.chain...), Time: noon, MaxDepth: -1}
+		if path, err := NewAnchors(certificates(longest.root)).Validate(r); err != nil || len(path) != maxPath {
+			t.Errorf("the longest path: %d, %v", len(path), err)
+		}
+	}
+}
+
+// BenchmarkImpostor tells what a stranger can cost who knows the name of a CA.
+func BenchmarkImpostor(b *testing.B) {
+	anchors := NewAnchors(certificates(largeParty(b, nil, "Root", true)))
+	for name, chain := range impostors(b) {
+		request := PathRequest{Chain: certificates(chain...), Time: noon, MaxDepth: -1}
+		b.Run(strings.ReplaceAll(name, " ", "-"), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := anchors.Validate(request); signet.CodeOf(err) != signet.LimitPathWork {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

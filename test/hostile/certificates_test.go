@@ -54,6 +54,16 @@ func ecKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
+// largeKey is the dearest to verify with.
+func largeKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
 func rsaKey(t *testing.T, bits int) *rsa.PrivateKey {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, bits)
@@ -250,6 +260,17 @@ func TestCertificates(t *testing.T) {
 		{name: "12 certificates", chain: depth(11), code: signet.ChainTooLong},
 		{name: "a certificate of 200 kB", chain: leaf(extension(false, make([]byte, 200_000), 1, 2, 3, 4)), code: signet.LimitChainBytes},
 		{name: "a certificate of 300 kB", chain: leaf(extension(false, make([]byte, 300_000), 1, 2, 3, 4)), closed: true, code: signet.LimitChainBytes},
+		{name: "eight P-521 CAs of one name, under the name of a trusted one", code: signet.LimitPathWork, chain: func(t *testing.T, id string) tls.Certificate {
+			ca := hubtest.NewCA(t, "Root") // another's
+			var above []*x509.Certificate
+			for range 8 {
+				key := largeKey(t)
+				cert := issue(t, ca, "Line", key, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign })
+				ca, above = &hubtest.CA{Cert: cert, Key: key}, append([]*x509.Certificate{cert}, above...)
+			}
+			key := ecKey(t)
+			return with(key, append([]*x509.Certificate{issue(t, ca, id, key)}, above...)...)
+		}},
 		{name: "2000 alternative names", code: signet.LimitPathWork, chain: leaf(func(c *x509.Certificate) {
 			for n := range 2000 {
 				c.DNSNames = append(c.DNSNames, fmt.Sprint("d", n, ".example"))
