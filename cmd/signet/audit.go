@@ -32,11 +32,7 @@ func auditListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List acts on trust and of administration, the latest last",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			var entries []client.AuditEntry
 			for before := int64(-1); len(entries) < limit; {
 				some, err := c.Audit(cmd.Context(), all, before, limit-len(entries))
@@ -50,7 +46,7 @@ func auditListCommand() *cobra.Command {
 				before = some[len(some)-1].Index
 			}
 			slices.Reverse(entries)
-			if output, _ := cmd.Flags().GetString("output"); output == "json" {
+			if inJSON(cmd) {
 				for _, e := range entries {
 					if err := json.NewEncoder(cmd.OutOrStdout()).Encode(e); err != nil {
 						return err
@@ -65,7 +61,7 @@ func auditListCommand() *cobra.Command {
 						printable(e.Of), e.By, e.Remote, failed(e.Failed))
 				}
 			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "of all hubs (takes the admin token)")
 	cmd.Flags().IntVar(&limit, "limit", 100, "the latest so many")
@@ -84,18 +80,14 @@ func auditCheckpointCommand() *cobra.Command {
 		Use:   "checkpoint",
 		Short: "Print the signed head of the log, to be kept where the server cannot reach it",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			text, err := c.AuditFile(cmd.Context(), "checkpoint")
 			if err != nil {
 				return err
 			}
 			_, err = cmd.OutOrStdout().Write(text)
 			return err
-		},
+		}),
 	}
 }
 
@@ -106,11 +98,7 @@ func auditExportCommand() *cobra.Command {
 		Long: `Write the log into a folder in the form of C2SP's tlog-tiles: checkpoint, tile/LEVEL/N and
 tile/entries/N. What is there already is not read again, so that an export now and then is cheap.`,
 		Args: arguments("DIR"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			size, fetched, err := exportAudit(cmd.Context(), c, args[0])
 			if err != nil {
 				return err
@@ -119,7 +107,7 @@ tile/entries/N. What is there already is not read again, so that an export now a
 				fmt.Fprintf(w, "%d entries in %s, %d files written\n", size, args[0], fetched)
 				fmt.Fprintf(w, "next: signet audit verify %s --key FILE, with audit.verifier of the server's data folder\n", args[0])
 			})
-		},
+		}),
 	}
 }
 

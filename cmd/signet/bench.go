@@ -382,7 +382,7 @@ func printBench(cmd *cobra.Command, r bench.Result, err error) error {
 			fmt.Fprintf(w, "TLS\t%s\n", r.TLS)
 		}
 	})
-	if output, _ := cmd.Flags().GetString("output"); err == nil && output != "json" {
+	if err == nil && !inJSON(cmd) {
 		err = json.NewEncoder(cmd.OutOrStdout()).Encode(r)
 	}
 	return err

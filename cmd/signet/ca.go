@@ -282,28 +282,6 @@ registered CA itself. Its own key is thrown away: it is good for nothing else.`,
 	return cmd
 }
 
-// noArguments refuses what is no flag, as a mistake in the command.
-func noArguments(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("%s does not take %q", cmd.CommandPath(), args[0])}
-	}
-	return nil
-}
-
-// need checks that flags were given.
-func need(cmd *cobra.Command, flags ...string) error {
-	var missing []string
-	for _, name := range flags {
-		if f := cmd.Flags().Lookup(name); f.Value.String() == "" {
-			missing = append(missing, "--"+name)
-		}
-	}
-	if len(missing) > 0 {
-		return usageError{fmt.Errorf("%s needs %s", cmd.CommandPath(), strings.Join(missing, ", "))}
-	}
-	return nil
-}
-
 // checkDays catches what is no number of days at all; pki knows the upper bound.
 func checkDays(days int) error {
 	if days < 1 {
@@ -690,7 +668,7 @@ func (i issued) print(cmd *cobra.Command) error {
 	}
 	i.CutToIssuer = i.issuer != nil && i.cert.NotAfter.Equal(i.issuer.NotAfter)
 	w := cmd.OutOrStdout()
-	if output, _ := cmd.Flags().GetString("output"); output == "json" {
+	if inJSON(cmd) {
 		return json.NewEncoder(w).Encode(i)
 	}
 	cut := ""

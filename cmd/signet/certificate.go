@@ -46,11 +46,7 @@ func certificateUploadCommand() *cobra.Command {
 		Use:   "upload NAME FILE",
 		Short: "Register a CA certificate, PEM or DER, under a name",
 		Args:  arguments("NAME", "FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			certificate, err := readUpload(args[1])
 			if err != nil {
 				return err
@@ -62,8 +58,8 @@ func certificateUploadCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showCertificate(cmd, registered)
-		},
+			return show(cmd, registered, func(w io.Writer) { printCertificate(w, registered) })
+		}),
 	}
 	cmd.Flags().BoolVar(&verified, "verified", false, "vouch for the certificate: trust it without a proof of possession")
 	cmd.Flags().StringVar(&etag, "etag", "", "replace the certificate of that name, if this is its version")
@@ -94,25 +90,14 @@ func certificateListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the registered CA certificates",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]client.Certificate, error) {
+			return c.Certificates(ctx)
+		}, func(w io.Writer, list []client.Certificate) {
+			fmt.Fprintln(w, "NAME\tSTATUS\tSUBJECT\tEXPIRES\tTHUMBPRINT (SHA-1)")
+			for _, r := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, standing(r), r.Properties.Subject, day(r.Properties.Expiry), r.Properties.Thumbprint)
 			}
-			list, err := c.Certificates(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if list == nil {
-				list = []client.Certificate{}
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "NAME\tSTATUS\tSUBJECT\tEXPIRES\tTHUMBPRINT (SHA-1)")
-				for _, r := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, standing(r), r.Properties.Subject, day(r.Properties.Expiry), r.Properties.Thumbprint)
-				}
-			})
-		},
+		}),
 	}
 }
 
@@ -121,17 +106,9 @@ func certificateShowCommand() *cobra.Command {
 		Use:   "show NAME",
 		Short: "Show one registered CA certificate",
 		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			r, err := c.Certificate(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return showCertificate(cmd, r)
-		},
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.Certificate, error) {
+			return c.Certificate(ctx, args[0])
+		}, printCertificate),
 	}
 }
 
@@ -141,25 +118,17 @@ func certificateCodeCommand() *cobra.Command {
 		Use:   "code NAME",
 		Short: "Get a new verification code; an earlier one counts no longer",
 		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (r client.Certificate, err error) {
+			if etag, err = currentETag(ctx, c, args[0], etag); err != nil {
+				return r, err
 			}
-			if etag, err = currentETag(cmd.Context(), c, args[0], etag); err != nil {
-				return err
-			}
-			r, err := c.GenerateVerificationCode(cmd.Context(), args[0], etag)
-			if err != nil {
-				return err
-			}
-			return show(cmd, r, func(w io.Writer) {
-				fmt.Fprintf(w, "%s\n\n", r.Properties.VerificationCode)
-				fmt.Fprintf(w, "Where the key of %s is:\n", r.Properties.Subject)
-				fmt.Fprintf(w, "  signet ca prove --ca DIR --code %s --out proof.pem\n", r.Properties.VerificationCode)
-				fmt.Fprintf(w, "then:\n  signet certificate verify %s proof.pem\n", r.Name)
-			})
-		},
+			return c.GenerateVerificationCode(ctx, args[0], etag)
+		}, func(w io.Writer, r client.Certificate) {
+			fmt.Fprintf(w, "%s\n\n", r.Properties.VerificationCode)
+			fmt.Fprintf(w, "Where the key of %s is:\n", r.Properties.Subject)
+			fmt.Fprintf(w, "  signet ca prove --ca DIR --code %s --out proof.pem\n", r.Properties.VerificationCode)
+			fmt.Fprintf(w, "then:\n  signet certificate verify %s proof.pem\n", r.Name)
+		}),
 	}
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
 	return cmd
@@ -177,11 +146,7 @@ func certificateVerifyCommand() *cobra.Command {
 			}
 			return arguments("NAME", "FILE")(cmd, args)
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if *dry {
 				return dryRun(cmd, c, client.Hypothesis{Verified: args[:1]})
 			}
@@ -196,8 +161,8 @@ func certificateVerifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showCertificate(cmd, r)
-		},
+			return show(cmd, r, func(w io.Writer) { printCertificate(w, r) })
+		}),
 	}
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
 	dry = dryRunFlag(cmd)
@@ -211,11 +176,7 @@ func certificateDeleteCommand() *cobra.Command {
 		Use:   "delete NAME",
 		Short: "Remove a CA certificate; devices connected by it are cut off at once",
 		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) (err error) {
 			if etag, err = currentETag(cmd.Context(), c, args[0], etag); err != nil {
 				return err
 			}
@@ -227,7 +188,7 @@ func certificateDeleteCommand() *cobra.Command {
 				return err
 			}
 			return showDeleted(cmd, args[0], receipts)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
 	dry = dryRunFlag(cmd)
@@ -244,20 +205,18 @@ func currentETag(ctx context.Context, c *client.Client, name, pinned string) (st
 	return r.ETag, err
 }
 
-func showCertificate(cmd *cobra.Command, r client.Certificate) error {
-	return show(cmd, r, func(w io.Writer) {
-		p := r.Properties
-		fmt.Fprintf(w, "%s\t%s\n", r.Name, standing(r))
-		for _, line := range [][2]string{
-			{"subject", p.Subject}, {"expires", p.Expiry}, {"SHA-1", p.Thumbprint},
-			{"SHA-256", pki.ThumbprintSHA256(p.Certificate)}, {"updated", p.Updated}, {"etag", r.ETag},
-		} {
-			fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])
-		}
-		if !p.IsVerified {
-			fmt.Fprintf(w, "next: signet certificate code %s\n", r.Name)
-		}
-	})
+func printCertificate(w io.Writer, r client.Certificate) {
+	p := r.Properties
+	fmt.Fprintf(w, "%s\t%s\n", r.Name, standing(r))
+	for _, line := range [][2]string{
+		{"subject", p.Subject}, {"expires", p.Expiry}, {"SHA-1", p.Thumbprint},
+		{"SHA-256", pki.ThumbprintSHA256(p.Certificate)}, {"updated", p.Updated}, {"etag", r.ETag},
+	} {
+		fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])
+	}
+	if !p.IsVerified {
+		fmt.Fprintf(w, "next: signet certificate code %s\n", r.Name)
+	}
 }
 
 func standing(r client.Certificate) string {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/client"
 	"github.com/spf13/cobra"
 )
 
@@ -23,17 +25,10 @@ func clonesCommand() *cobra.Command {
 Each is told on the hub's message log too (signet monitor). Whether the devices are disabled besides is
 the hub's policy: signet clones policy quarantine.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			policy, list, err := c.Clones(cmd.Context(), 1000)
 			if err != nil {
 				return err
-			}
-			if list == nil {
-				list = []signet.Clone{}
 			}
 			return show(cmd, map[string]any{"policy": policy, "clones": list}, func(w io.Writer) {
 				fmt.Fprintln(w, "ID\tWHAT\tLAST\tTIMES\tDEVICES\tSTATE")
@@ -42,7 +37,7 @@ the hub's policy: signet clones policy quarantine.`,
 				}
 				fmt.Fprintf(w, "policy: %s\n", policy)
 			})
-		},
+		}),
 	})
 	cmd.AddCommand(clonesPolicyCommand(), clonesDismissCommand())
 	return cmd
@@ -79,17 +74,13 @@ func clonesPolicyCommand() *cobra.Command {
 the default), or disable the devices besides (quarantine): their status says why. No more than 100 a day
 are disabled: that many are a fault in production, and for people to judge.`,
 		Args: arguments("POLICY"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			policy := signet.ClonePolicy(args[0])
 			if err := c.SetClonePolicy(cmd.Context(), policy); err != nil {
 				return err
 			}
 			return show(cmd, map[string]any{"policy": policy}, func(w io.Writer) { fmt.Fprintf(w, "policy: %s\n", policy) })
-		},
+		}),
 	}
 }
 
@@ -101,23 +92,15 @@ func clonesDismissCommand() *cobra.Command {
 		Long: `Say that a finding is no clone: it is found no more. Devices that were quarantined for it stay disabled
 until they are enabled: signet device enable.`,
 		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (signet.Clone, error) {
+			return c.DismissClone(ctx, args[0], reason)
+		}, func(w io.Writer, f signet.Clone) {
+			fmt.Fprintf(w, "%s dismissed\n", f.ID)
+			for _, name := range f.Quarantined {
+				device, _, _ := strings.Cut(name, "/") // a module is let in when its device is
+				fmt.Fprintf(w, "to let it in again: signet device enable %s\n", device)
 			}
-			f, err := c.DismissClone(cmd.Context(), args[0], reason)
-			if err != nil {
-				return err
-			}
-			return show(cmd, f, func(w io.Writer) {
-				fmt.Fprintf(w, "%s dismissed\n", f.ID)
-				for _, name := range f.Quarantined {
-					device, _, _ := strings.Cut(name, "/") // a module is let in when its device is
-					fmt.Fprintf(w, "to let it in again: signet device enable %s\n", device)
-				}
-			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for people; at most 128 characters")
 	return cmd

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,7 +24,7 @@ func deviceSendCommand() *cobra.Command {
 		Long: `Send a cloud-to-device message: TEXT, or a file. It waits in the device's queue, among at most 50, until the
 device has acknowledged it or it expires. With --ack, signet monitor --feedback tells how it ended.`,
 		Args: cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		PreRunE: func(_ *cobra.Command, args []string) (err error) {
 			switch {
 			case len(args) == 2 && file == "":
 				command.Body = []byte(args[1])
@@ -45,18 +46,13 @@ device has acknowledged it or it expires. With --ack, signet monitor --feedback 
 			if life != 0 {
 				command.Expiry = time.Now().Add(life)
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			sent, err := c.SendCommand(cmd.Context(), command)
-			if err != nil {
-				return err
-			}
-			return show(cmd, sent, func(w io.Writer) {
-				fmt.Fprintf(w, "%s waits for %s until %s\n", sent.MessageID, signet.IdentityName(args[0], command.ModuleID), sent.Expiry.Format("2006-01-02 15:04:05Z"))
-			})
+			return nil
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) (client.SentCommand, error) {
+			return c.SendCommand(ctx, command)
+		}, func(w io.Writer, sent client.SentCommand) {
+			fmt.Fprintf(w, "%s waits for %s until %s\n", sent.MessageID, signet.IdentityName(command.DeviceID, command.ModuleID), sent.Expiry.Format("2006-01-02 15:04:05Z"))
+		}),
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&properties, "property", nil, "name=value; may be repeated")
@@ -75,11 +71,7 @@ func devicePurgeCommand() *cobra.Command {
 		Use:   "purge ID",
 		Short: "Remove the messages that wait for a device",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			n, err := c.PurgeCommands(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -87,19 +79,18 @@ func devicePurgeCommand() *cobra.Command {
 			return show(cmd, map[string]any{"deviceId": args[0], "purged": n}, func(w io.Writer) {
 				fmt.Fprintf(w, "%d messages for %s removed\n", n, args[0])
 			})
-		},
+		}),
 	}
 }
 
 // monitorFeedback prints feedback, and completes what it has printed.
 func monitorFeedback(cmd *cobra.Command, c *client.Client, follow bool) error {
-	output, _ := cmd.Flags().GetString("output")
 	w := cmd.OutOrStdout()
 	for patience := time.Now(); ; {
 		records, token, err := c.Feedback(cmd.Context())
 		if len(records) > 0 {
 			for _, f := range records {
-				if err := printFeedback(w, output, &f); err != nil {
+				if err := printFeedback(w, inJSON(cmd), &f); err != nil {
 					return err
 				}
 			}
@@ -123,8 +114,8 @@ func monitorFeedback(cmd *cobra.Command, c *client.Client, follow bool) error {
 	}
 }
 
-func printFeedback(w io.Writer, output string, f *client.Feedback) error {
-	if output == "json" {
+func printFeedback(w io.Writer, inJSON bool, f *client.Feedback) error {
+	if inJSON {
 		return json.NewEncoder(w).Encode(f)
 	}
 	_, err := fmt.Fprintln(w, printable(fmt.Sprintf("%s  %s  %s  %s", f.Time.Format("2006-01-02 15:04:05.000Z"),

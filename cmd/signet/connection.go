@@ -1,12 +1,8 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
-	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/client"
@@ -39,34 +35,38 @@ does not lead there.`
 
 // provisioned makes a command one that asks a running provisioning service.
 func provisioned(cmd *cobra.Command) *cobra.Command {
+	reaching(cmd, "the host name", serviceHelp)
 	cmd.PersistentFlags().String("service", "", "connection string of the provisioning service, or a file with it")
-	cmd.PersistentFlags().String("token-file", "", "file with the server's admin token (or SIGNET_TOKEN)")
-	cmd.PersistentFlags().String("address", "", "HOST:PORT of the server, if the host name does not lead there")
-	if cmd.Long == "" {
-		cmd.Long = cmd.Short + "."
-	}
-	cmd.Long += serviceHelp
+	cmd.PersistentFlags().SetAnnotation("service", noHub, nil)
 	return cmd
 }
 
-// connected makes a command one that asks a running hub: it gets the flags that
-// the root does not have, and the words about them.
+// connected makes a command one that asks a running hub.
 func connected(cmd *cobra.Command) *cobra.Command {
-	cmd.PersistentFlags().String("token-file", "", "file with the server's admin token (or SIGNET_TOKEN)")
-	cmd.PersistentFlags().String("address", "", "HOST:PORT of the server, if the hub's host name does not lead there")
-	if cmd.Long == "" {
-		cmd.Long = cmd.Short + "."
-	}
-	cmd.Long += connectionHelp
+	reaching(cmd, "the hub's host name", connectionHelp)
 	return cmd
 }
 
 // connectedEither makes a command one that asks a running hub, or a provisioning
 // service, which has trust and verdicts of its own as a hub has.
 func connectedEither(cmd *cobra.Command) *cobra.Command {
-	cmd = connected(cmd)
+	reaching(cmd, "the hub's host name", connectionHelp)
 	cmd.PersistentFlags().String("service", "", "connection string of a provisioning service, or a file with it: of that, instead of the hub")
 	return cmd
+}
+
+// noHub marks the flag --service of commands that ask a provisioning service always.
+const noHub = "no-hub"
+
+// reaching gives a command the flags by which a server is reached, beside those of
+// the root, and the words about them.
+func reaching(cmd *cobra.Command, host, help string) {
+	cmd.PersistentFlags().String("token-file", "", "file with the server's admin token (or SIGNET_TOKEN)")
+	cmd.PersistentFlags().String("address", "", "HOST:PORT of the server, if "+host+" does not lead there")
+	if cmd.Long == "" {
+		cmd.Long = cmd.Short + "."
+	}
+	cmd.Long += help
 }
 
 // setting is what a flag, or a variable of the environment, says.
@@ -78,24 +78,25 @@ func setting(cmd *cobra.Command, flag, variable string) string {
 }
 
 // connect makes the client that the flags and the environment describe: of a hub,
-// or, of a command that has the flag --service and is given it, of a provisioning
-// service.
+// or, of a command that has the flag --service and is given it or asks nothing
+// else, of a provisioning service.
 func connect(cmd *cobra.Command) (*client.Client, error) {
-	if f := cmd.Flags().Lookup("service"); f != nil && f.Value.String() != "" {
-		return connectTo(cmd, f.Value.String(), true)
+	service, always := "", false
+	if f := cmd.Flags().Lookup("service"); f != nil {
+		service = f.Value.String()
+		_, always = f.Annotations[noHub]
 	}
-	return connectTo(cmd, setting(cmd, "hub", connectionStringVariable), false)
-}
-
-// connectService makes the client of a command that is of a provisioning service
-// always.
-func connectService(cmd *cobra.Command) (*client.Client, error) {
-	s := setting(cmd, "service", serviceVariable)
-	if s == "" {
+	if always {
+		service = setting(cmd, "service", serviceVariable)
+	}
+	switch {
+	case service != "":
+		return connectTo(cmd, service, true)
+	case always:
 		return nil, signet.Refuse(signet.RequestMalformed, "Nothing says which provisioning service is meant.").
 			FixBy("Set %s or --service to its connection string, or to the file provisioning.connection-string in the server's data folder.", serviceVariable)
 	}
-	return connectTo(cmd, s, true)
+	return connectTo(cmd, setting(cmd, "hub", connectionStringVariable), false)
 }
 
 func connectTo(cmd *cobra.Command, connectionString string, service bool) (*client.Client, error) {
@@ -123,25 +124,4 @@ func connectTo(cmd *cobra.Command, connectionString string, service bool) (*clie
 		o.Token = string(text)
 	}
 	return client.New(o)
-}
-
-// arguments checks that there is one argument for each name.
-func arguments(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != len(names) {
-			return usageError{fmt.Errorf("%s takes %s, and got %d arguments", cmd.CommandPath(), strings.Join(names, " "), len(args))}
-		}
-		return nil
-	}
-}
-
-// show prints v as JSON or, for people, what text writes; columns are separated
-// by tabs.
-func show(cmd *cobra.Command, v any, text func(w io.Writer)) error {
-	if output, _ := cmd.Flags().GetString("output"); output == "json" {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
-	}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	text(w)
-	return w.Flush()
 }

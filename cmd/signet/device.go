@@ -38,7 +38,7 @@ func deviceCreateCommand() *cobra.Command {
   --auth thumbprint  with one certificate, known by its thumbprint or given as a file
   --auth sas         with tokens signed by a key, which the hub makes`,
 		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			kind, ok := authTypes[auth]
 			if !ok {
 				return usageError{fmt.Errorf("--auth is ca, thumbprint or sas, not %q", auth)}
@@ -63,18 +63,17 @@ func deviceCreateCommand() *cobra.Command {
 			if kind == signet.AuthSelfSigned && thumbprint == "" {
 				return usageError{fmt.Errorf("--auth thumbprint needs --thumbprint or --certificate")}
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			d, err := c.CreateDevice(cmd.Context(), client.Device{DeviceID: args[0], Authentication: client.Authentication{
-				Type: kind, X509Thumbprint: client.X509Thumbprint{PrimaryThumbprint: thumbprint, SecondaryThumbprint: secondary},
+				Type: authTypes[auth], X509Thumbprint: client.X509Thumbprint{PrimaryThumbprint: thumbprint, SecondaryThumbprint: secondary},
 			}})
 			if err != nil {
 				return err
 			}
 			return showDevice(cmd, c, d)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&auth, "auth", "ca", "ca, thumbprint or sas")
 	cmd.Flags().StringVar(&thumbprint, "thumbprint", "", "SHA-256 or SHA-1 of the device's certificate, in hex")
@@ -88,11 +87,7 @@ func deviceListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List all device identities by ID",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			const page = 1000
 			list := []client.Device{}
 			for after := ""; ; after = list[len(list)-1].DeviceID {
@@ -110,7 +105,7 @@ func deviceListCommand() *cobra.Command {
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.DeviceID, d.Status, d.Authentication.Type, d.ConnectionState, d.StatusReason)
 				}
 			})
-		},
+		}),
 	}
 }
 
@@ -119,17 +114,13 @@ func deviceShowCommand() *cobra.Command {
 		Use:   "show ID",
 		Short: "Show one device identity, with its keys if it has some",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			d, err := c.Device(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			return showDevice(cmd, c, d)
-		},
+		}),
 	}
 }
 
@@ -139,11 +130,7 @@ func deviceStatusCommand(verb string, status signet.Status, short string) *cobra
 		Use:   verb + " ID",
 		Short: short,
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			d, err := c.Device(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -157,7 +144,7 @@ func deviceStatusCommand(verb string, status signet.Status, short string) *cobra
 				return err
 			}
 			return showDevice(cmd, c, d, receipts.List()...)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for people; at most 128 characters")
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
@@ -170,17 +157,13 @@ func deviceDeleteCommand() *cobra.Command {
 		Use:   "delete ID",
 		Short: "Delete a device identity; its session ends at once",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			ctx, receipts := signet.WithReceipts(cmd.Context())
 			if err := c.DeleteDevice(ctx, args[0], etag); err != nil {
 				return err
 			}
 			return showDeleted(cmd, args[0], receipts)
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&etag, "etag", "*", etagHelp)
 	return cmd

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ not slip back; of a device's, the certificate, so that the device can get anothe
 Without the certificate at hand: --thumbprint (SHA-256 of the DER), --key (SHA-256 of the
 SubjectPublicKeyInfo), or --serial with the issuer's certificate in --issuer.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			given := 0
 			for _, way := range []string{certificate, d.Thumbprint, d.Key, d.Serial} {
 				if way != "" {
@@ -80,10 +81,9 @@ SubjectPublicKeyInfo), or --serial with the issuer's certificate in --issuer.`,
 					d.IssuerKey = hex.EncodeToString(key[:])
 				}
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			if *dry {
 				return dryRun(cmd, c, client.Hypothesis{Distrust: []client.DistrustRequest{d}})
 			}
@@ -94,12 +94,10 @@ SubjectPublicKeyInfo), or --serial with the issuer's certificate in --issuer.`,
 			return show(cmd, map[string]any{"distrust": made, "receipts": receipts}, func(w io.Writer) {
 				fmt.Fprintf(w, "%s  distrusted by %s\n", distrusted(made), made.Kind)
 				fmt.Fprintf(w, "  id\t%s\n", made.ID)
-				for _, r := range receipts {
-					fmt.Fprintf(w, "  %s\n", told(r))
-				}
+				printReceipts(w, receipts)
 				fmt.Fprintf(w, "undo: signet distrust lift %s\n", made.ID)
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&certificate, "certificate", "", "file with the certificate, PEM or DER")
 	cmd.Flags().StringVar(&by, "by", "", "what of it: certificate, key or serial")
@@ -117,22 +115,14 @@ func distrustListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List what the hub distrusts: since when, on whose word, and why",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]signet.Distrust, error) {
+			return c.Distrusts(ctx)
+		}, func(w io.Writer, list []signet.Distrust) {
+			fmt.Fprintln(w, "ID\tBY\tWHAT\tSINCE\tON THE WORD OF\tREASON")
+			for _, d := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.Kind, distrusted(d), d.Created.UTC().Format("2006-01-02 15:04 MST"), d.By, printable(d.Reason))
 			}
-			list, err := c.Distrusts(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "ID\tBY\tWHAT\tSINCE\tON THE WORD OF\tREASON")
-				for _, d := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.Kind, distrusted(d), d.Created.UTC().Format("2006-01-02 15:04 MST"), d.By, printable(d.Reason))
-				}
-			})
-		},
+		}),
 	}
 }
 
@@ -142,19 +132,15 @@ func distrustLiftCommand() *cobra.Command {
 		Use:   "lift ID",
 		Short: "Let what was distrusted count again",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if *dry {
 				return dryRun(cmd, c, client.Hypothesis{Lift: args})
 			}
 			if err := c.LiftDistrust(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"lifted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s lifted\n", args[0]) })
-		},
+			return showDone(cmd, args[0], "lifted")
+		}),
 	}
 	dry = dryRunFlag(cmd)
 	return cmd

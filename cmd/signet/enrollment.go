@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -232,6 +233,7 @@ func (g *enrollmentFlags) proveByKey(a *client.Attestation) error {
 func enrollmentCreateCommand() *cobra.Command {
 	var flags enrollmentFlags
 	var keys, disabled, edge bool
+	var e client.Enrollment
 	cmd := &cobra.Command{
 		Use:   "create ID",
 		Short: "Enrol a device, or a group of devices",
@@ -247,8 +249,8 @@ What they get at the hub is an identity that knows their certificate by its thum
 or with --hub-auth ca one that takes any certificate of theirs below a CA of the hub, so that a renewed
 one goes on working.`,
 		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			e := client.Enrollment{RegistrationID: args[0]}
+		PreRunE: func(cmd *cobra.Command, args []string) error {
+			e.RegistrationID = args[0]
 			if flags.group {
 				e = client.Enrollment{EnrollmentGroupID: args[0]}
 			}
@@ -267,16 +269,11 @@ one goes on working.`,
 			if edge {
 				e.Capabilities = json.RawMessage(`{"iotEdge":true}`)
 			}
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
-			kept, err := c.PutEnrollment(cmd.Context(), e, "")
-			if err != nil {
-				return err
-			}
-			return showEnrollment(cmd, kept)
+			return nil
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) (client.Enrollment, error) {
+			return c.PutEnrollment(ctx, e, "")
+		}, printEnrollment),
 	}
 	flags.add(cmd)
 	cmd.Flags().BoolVar(&keys, "symmetric-key", false, "by keys, which the service makes")
@@ -298,11 +295,7 @@ a group, rolls over to a new certificate without a gap:
   …                                                               the device changes its certificate
   signet enrollment set press-17 --certificate new.pem --secondary-certificate none`,
 		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			e, err := c.Enrollment(cmd.Context(), flags.group, args[0])
 			if err != nil {
 				return err
@@ -316,8 +309,8 @@ a group, rolls over to a new certificate without a gap:
 			if e, err = c.PutEnrollment(cmd.Context(), e, etag); err != nil {
 				return err
 			}
-			return showEnrollment(cmd, e)
-		},
+			return show(cmd, e, func(w io.Writer) { printEnrollment(w, e) })
+		}),
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
@@ -330,23 +323,15 @@ func enrollmentListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the enrollments of devices, or the groups, by ID",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]client.Enrollment, error) {
+			return c.Enrollments(ctx, group)
+		}, func(w io.Writer, list []client.Enrollment) {
+			fmt.Fprintln(w, "ID\tSTATUS\tATTESTATION\tHUB")
+			for i := range list {
+				e := &list[i]
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", e.ID(), e.Status, proofs(e)[0], allocationText(e))
 			}
-			list, err := c.Enrollments(cmd.Context(), group)
-			if err != nil {
-				return err
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "ID\tSTATUS\tATTESTATION\tHUB")
-				for i := range list {
-					e := &list[i]
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", e.ID(), e.Status, proofs(e)[0], allocationText(e))
-				}
-			})
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&group, "group", false, "the enrollment groups")
 	return cmd
@@ -389,44 +374,37 @@ func allocationText(e *client.Enrollment) string {
 	return s
 }
 
-func showEnrollment(cmd *cobra.Command, e client.Enrollment) error {
-	return show(cmd, e, func(w io.Writer) {
-		group := ""
-		if e.Group() {
-			group = " (group)"
+func printEnrollment(w io.Writer, e client.Enrollment) {
+	group := ""
+	if e.Group() {
+		group = " (group)"
+	}
+	fmt.Fprintf(w, "%s%s\t%s\n", e.ID(), group, e.Status)
+	for _, proof := range proofs(&e) {
+		fmt.Fprintf(w, "  attestation\t%s\n", proof)
+	}
+	printLine(w, "device ID", e.DeviceID)
+	printLine(w, "hub", allocationText(&e))
+	for name, policy := range reprovisionings {
+		if e.Reprovision != nil && *e.Reprovision == *policy || e.Reprovision != nil && !e.Reprovision.UpdateHub && name == "never" {
+			printLine(w, "when it comes again", name)
+			break
 		}
-		fmt.Fprintf(w, "%s%s\t%s\n", e.ID(), group, e.Status)
-		for _, proof := range proofs(&e) {
-			fmt.Fprintf(w, "  attestation\t%s\n", proof)
-		}
-		line := func(name, value string) {
-			if value != "" {
-				fmt.Fprintf(w, "  %s\t%s\n", name, value)
-			}
-		}
-		line("device ID", e.DeviceID)
-		line("hub", allocationText(&e))
-		for name, policy := range reprovisionings {
-			if e.Reprovision != nil && *e.Reprovision == *policy || e.Reprovision != nil && !e.Reprovision.UpdateHub && name == "never" {
-				line("when it comes again", name)
-				break
-			}
-		}
-		if e.HubAuthentication != nil {
-			line("identity at the hub", string(*e.HubAuthentication))
-		}
-		if e.CredentialPolicyName != nil {
-			line("issuance policy", *e.CredentialPolicyName)
-		}
-		if e.InitialTwin != nil {
-			line("tags", string(e.InitialTwin.Tags))
-			line("desired", string(e.InitialTwin.Properties.Desired))
-		}
-		if r := e.State; r != nil {
-			line("registered", strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Status, r.AssignedHub, r.DeviceID)))
-		}
-		line("etag", e.ETag)
-	})
+	}
+	if e.HubAuthentication != nil {
+		printLine(w, "identity at the hub", string(*e.HubAuthentication))
+	}
+	if e.CredentialPolicyName != nil {
+		printLine(w, "issuance policy", *e.CredentialPolicyName)
+	}
+	if e.InitialTwin != nil {
+		printLine(w, "tags", string(e.InitialTwin.Tags))
+		printLine(w, "desired", string(e.InitialTwin.Properties.Desired))
+	}
+	if r := e.State; r != nil {
+		printLine(w, "registered", strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Status, r.AssignedHub, r.DeviceID)))
+	}
+	printLine(w, "etag", e.ETag)
 }
 
 func enrollmentShowCommand() *cobra.Command {
@@ -435,17 +413,9 @@ func enrollmentShowCommand() *cobra.Command {
 		Use:   "show ID",
 		Short: "Show one enrollment",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
-			e, err := c.Enrollment(cmd.Context(), group, args[0])
-			if err != nil {
-				return err
-			}
-			return showEnrollment(cmd, e)
-		},
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.Enrollment, error) {
+			return c.Enrollment(ctx, group, args[0])
+		}, printEnrollment),
 	}
 	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
 	return cmd
@@ -459,11 +429,7 @@ func enrollmentStatusCommand(verb string, status signet.Status, short string) *c
 		Use:   verb + " ID",
 		Short: short,
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if *dry {
 				return foresee(cmd, c, group, args[0], verb)
 			}
@@ -478,8 +444,8 @@ func enrollmentStatusCommand(verb string, status signet.Status, short string) *c
 			if e, err = c.PutEnrollment(cmd.Context(), e, etag); err != nil {
 				return err
 			}
-			return showEnrollment(cmd, e)
-		},
+			return show(cmd, e, func(w io.Writer) { printEnrollment(w, e) })
+		}),
 	}
 	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
@@ -497,19 +463,15 @@ func enrollmentDeleteCommand() *cobra.Command {
 		Long: `Delete an enrollment. Devices keep their identities at their hubs. A group may then let in a device
 that this enrollment shut out: to shut it out for good, leave it there, disabled. --dry-run says whom.`,
 		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if *dry {
 				return foresee(cmd, c, group, args[0], "delete")
 			}
 			if err := c.DeleteEnrollment(cmd.Context(), group, args[0], etag); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
-		},
+			return showDone(cmd, args[0], "deleted")
+		}),
 	}
 	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
@@ -523,23 +485,16 @@ func enrollmentKeysCommand() *cobra.Command {
 		Use:   "keys ID",
 		Short: "Show the symmetric keys of an enrollment",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
-			a, err := c.Attestation(cmd.Context(), group, args[0])
-			if err != nil {
-				return err
-			}
-			if a.SymmetricKey == nil {
-				return signet.Refuse(signet.EnrollmentMalformed, "The enrollment %q is not by symmetric keys.", args[0]).
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (*client.AttestationKeys, error) {
+			a, err := c.Attestation(ctx, group, args[0])
+			if err == nil && a.SymmetricKey == nil {
+				err = signet.Refuse(signet.EnrollmentMalformed, "The enrollment %q is not by symmetric keys.", args[0]).
 					FixBy("signet enrollment show tells what its devices have to prove.")
 			}
-			return show(cmd, a.SymmetricKey, func(w io.Writer) {
-				fmt.Fprintf(w, "primary\t%s\nsecondary\t%s\n", a.SymmetricKey.PrimaryKey, a.SymmetricKey.SecondaryKey)
-			})
-		},
+			return a.SymmetricKey, err
+		}, func(w io.Writer, keys *client.AttestationKeys) {
+			fmt.Fprintf(w, "primary\t%s\nsecondary\t%s\n", keys.PrimaryKey, keys.SecondaryKey)
+		}),
 	}
 	cmd.Flags().BoolVar(&group, "group", false, enrolledGroupHelp)
 	return cmd
@@ -596,17 +551,15 @@ by a connection string that may write its registry.`,
 	return cmd
 }
 
-func showLinks(cmd *cobra.Command, links []client.LinkedHub) error {
-	return show(cmd, links, func(w io.Writer) {
-		fmt.Fprintln(w, "HUB\tWEIGHT\tLOCATION\tGIVEN")
-		for _, l := range links {
-			given := "to all"
-			if !l.Allocates {
-				given = "to whom an enrollment names it"
-			}
-			fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", l.HostName, l.Weight, l.Location, given)
+func printLinks(w io.Writer, links []client.LinkedHub) {
+	fmt.Fprintln(w, "HUB\tWEIGHT\tLOCATION\tGIVEN")
+	for _, l := range links {
+		given := "to all"
+		if !l.Allocates {
+			given = "to whom an enrollment names it"
 		}
-	})
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", l.HostName, l.Weight, l.Location, given)
+	}
 }
 
 func linkListCommand() *cobra.Command {
@@ -614,17 +567,9 @@ func linkListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the hubs that may be given to devices",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
-			links, err := c.LinkedHubs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return showLinks(cmd, links)
-		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]client.LinkedHub, error) {
+			return c.LinkedHubs(ctx)
+		}, printLinks),
 	}
 }
 
@@ -635,11 +580,7 @@ func linkAddCommand() *cobra.Command {
 		Use:   "link HUB",
 		Short: "Link a hub: the host name of one of this server, or a file with a connection string",
 		Args:  arguments("HUB"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) ([]client.LinkedHub, error) {
 			l.HostName, l.Allocates = signet.HostOnly(args[0]), !named
 			text, err := args[0], error(nil)
 			if !strings.Contains(strings.ToLower(text), "hostname=") {
@@ -650,20 +591,17 @@ func linkAddCommand() *cobra.Command {
 			if err == nil {
 				hub, err := signet.ParseConnectionString(text)
 				if err != nil {
-					return err
+					return nil, err
 				}
 				l.ConnectionString, l.HostName = strings.TrimSpace(text), signet.HostOnly(hub.HostName)
 			}
-			links, err := c.LinkedHubs(cmd.Context())
+			links, err := c.LinkedHubs(ctx)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			links = slices.DeleteFunc(links, func(was client.LinkedHub) bool { return was.HostName == l.HostName })
-			if links, err = c.SetLinkedHubs(cmd.Context(), append(links, l)); err != nil {
-				return err
-			}
-			return showLinks(cmd, links)
-		},
+			return c.SetLinkedHubs(ctx, append(links, l))
+		}, printLinks),
 	}
 	cmd.Flags().IntVar(&l.Weight, "weight", 1, "how many devices it gets, beside others: 1 to 1000")
 	cmd.Flags().StringVar(&l.Location, "location", "", "where it is, for people")
@@ -676,24 +614,17 @@ func linkRemoveCommand() *cobra.Command {
 		Use:   "unlink HOST",
 		Short: "Give a hub to devices no longer; those that have it keep it",
 		Args:  arguments("HOST"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) ([]client.LinkedHub, error) {
+			links, err := c.LinkedHubs(ctx)
 			if err != nil {
-				return err
-			}
-			links, err := c.LinkedHubs(cmd.Context())
-			if err != nil {
-				return err
+				return nil, err
 			}
 			host := signet.HostOnly(args[0])
 			left := slices.DeleteFunc(slices.Clone(links), func(l client.LinkedHub) bool { return l.HostName == host })
 			if len(left) == len(links) {
-				return signet.Refuse(signet.LinkUnknown, "%q is not a linked hub.", args[0])
+				return nil, signet.Refuse(signet.LinkUnknown, "%q is not a linked hub.", args[0])
 			}
-			if links, err = c.SetLinkedHubs(cmd.Context(), left); err != nil {
-				return err
-			}
-			return showLinks(cmd, links)
-		},
+			return c.SetLinkedHubs(ctx, left)
+		}, printLinks),
 	}
 }

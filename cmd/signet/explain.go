@@ -59,8 +59,8 @@ With --stdin each line of standard input is a case, and answered with a line:
 			var when time.Time
 			if at != "" {
 				var err error
-				if when, err = time.Parse(time.RFC3339, at); err != nil {
-					return usageError{fmt.Errorf("--at is a time as in 2026-01-31T12:00:00Z, not %q", at)}
+				if when, err = moment("--at", at); err != nil {
+					return err
 				}
 			}
 			suppose := client.Hypothesis{Without: without, Verified: verified}

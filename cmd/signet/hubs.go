@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -24,26 +25,16 @@ rights of the hub's owner.`,
 func hubCreateCommand() *cobra.Command {
 	var hostName string
 	cmd := &cobra.Command{
-		Use:   "create NAME --hostname HOST",
-		Short: "Create a hub and print its owner's connection string",
-		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := need(cmd, "hostname"); err != nil {
-				return err
-			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			h, err := c.CreateHub(cmd.Context(), args[0], hostName)
-			if err != nil {
-				return err
-			}
-			return show(cmd, h, func(w io.Writer) {
-				fmt.Fprintf(w, "%s\t%s\n", h.Name, h.HostName)
-				fmt.Fprintf(w, "  connection string\t%s\n", h.ConnectionString)
-			})
-		},
+		Use:     "create NAME --hostname HOST",
+		Short:   "Create a hub and print its owner's connection string",
+		Args:    arguments("NAME"),
+		PreRunE: needs("hostname"),
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.Hub, error) {
+			return c.CreateHub(ctx, args[0], hostName)
+		}, func(w io.Writer, h client.Hub) {
+			fmt.Fprintf(w, "%s\t%s\n", h.Name, h.HostName)
+			fmt.Fprintf(w, "  connection string\t%s\n", h.ConnectionString)
+		}),
 	}
 	cmd.Flags().StringVar(&hostName, "hostname", "", "host name by which devices and back ends address the hub")
 	return cmd
@@ -54,25 +45,14 @@ func hubListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the hubs of the server",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]client.Hub, error) {
+			return c.Hubs(ctx)
+		}, func(w io.Writer, list []client.Hub) {
+			fmt.Fprintln(w, "NAME\tHOST NAME\tAT EXPIRY")
+			for _, h := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", h.Name, h.HostName, h.AtExpiry)
 			}
-			list, err := c.Hubs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if list == nil {
-				list = []client.Hub{}
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "NAME\tHOST NAME\tAT EXPIRY")
-				for _, h := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\n", h.Name, h.HostName, h.AtExpiry)
-				}
-			})
-		},
+		}),
 	}
 }
 
@@ -83,15 +63,9 @@ func hubSetCommand() *cobra.Command {
 		Short: "Say what becomes of sessions whose certificates expire",
 		Long: `Say what becomes of sessions whose certificates expire: keep them until the device goes, as Azure does, or
 end them. With end, those that are past it already are over when the command returns.`,
-		Args: arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := need(cmd, "at-expiry"); err != nil {
-				return err
-			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		Args:    arguments("NAME"),
+		PreRunE: needs("at-expiry"),
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			ctx, receipts := signet.WithReceipts(cmd.Context())
 			h, err := c.SetAtExpiry(ctx, args[0], signet.ExpiryPolicy(policy))
 			if err != nil {
@@ -103,7 +77,7 @@ end them. With end, those that are past it already are over when the command ret
 					fmt.Fprintf(w, "  sessions ended\t%d\n", total.Sessions)
 				}
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&policy, "at-expiry", "", "keep or end")
 	return cmd
@@ -111,6 +85,7 @@ end them. With end, those that are past it already are over when the command ret
 
 func hubEventsCommand() *cobra.Command {
 	var lifeCycle, twin, connection string
+	var e client.Events
 	cmd := &cobra.Command{
 		Use:   "events [--life-cycle on|off] [--twin on|off] [--connection on|off]",
 		Short: "Show or set what the hub tells on its message log besides telemetry",
@@ -123,9 +98,7 @@ func hubEventsCommand() *cobra.Command {
 Life cycle and twin events are on disk with the change that they tell of, and come at least once; connection
 events come as far as they can.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			var e client.Events
-			change := false
+		PreRunE: func(*cobra.Command, []string) error {
 			for _, f := range []struct {
 				name, value string
 				to          **bool
@@ -137,25 +110,19 @@ events come as far as they can.`,
 					return usageError{fmt.Errorf("--%s is on or off, not %q", f.name, f.value)}
 				}
 				on := f.value == "on"
-				*f.to, change = &on, true
+				*f.to = &on
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			if change {
-				e, err = c.SetEvents(cmd.Context(), e)
-			} else {
-				e, err = c.Events(cmd.Context())
-			}
-			if err != nil {
-				return err
-			}
-			return show(cmd, e, func(w io.Writer) {
-				word := map[bool]string{true: "on", false: "off"}
-				fmt.Fprintf(w, "life cycle\t%s\ntwin\t%s\nconnection\t%s\n", word[*e.LifeCycle], word[*e.Twin], word[*e.Connection])
-			})
+			return nil
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) (client.Events, error) {
+			if e == (client.Events{}) {
+				return c.Events(ctx)
+			}
+			return c.SetEvents(ctx, e)
+		}, func(w io.Writer, e client.Events) {
+			word := map[bool]string{true: "on", false: "off"}
+			fmt.Fprintf(w, "life cycle\t%s\ntwin\t%s\nconnection\t%s\n", word[*e.LifeCycle], word[*e.Twin], word[*e.Connection])
+		}),
 	}
 	cmd.Flags().StringVar(&lifeCycle, "life-cycle", "", "on or off")
 	cmd.Flags().StringVar(&twin, "twin", "", "on or off")
@@ -168,16 +135,12 @@ func hubDeleteCommand() *cobra.Command {
 		Use:   "delete NAME",
 		Short: "Delete a hub with its CA certificates, devices, keys and telemetry",
 		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			ctx, receipts := signet.WithReceipts(cmd.Context())
 			if err := c.DeleteHub(ctx, args[0]); err != nil {
 				return err
 			}
 			return showDeleted(cmd, args[0], receipts)
-		},
+		}),
 	}
 }

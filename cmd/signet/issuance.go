@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -32,31 +33,21 @@ func issuanceListCommand() *cobra.Command {
 		Long: `List the certificates that were issued to devices of the hub, the latest first; with --service, those that the
 provisioning service has issued.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+		PreRunE: func(*cobra.Command, []string) (err error) {
 			if since != "" {
-				if q.Since, err = time.Parse(time.RFC3339, since); err != nil {
-					return usageError{fmt.Errorf("--since is a time as in 2026-01-31T12:00:00Z, not %q", since)}
-				}
+				q.Since, err = moment("--since", since)
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			list, err := c.Issued(cmd.Context(), q)
-			if err != nil {
-				return err
-			}
-			if list == nil {
-				list = []signet.Issued{}
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "ISSUED\tDEVICE\tHUB\tPOLICY\tEXPIRES\tSERIAL")
-				for _, i := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Time.Format("2006-01-02 15:04 MST"), printable(i.DeviceID), printable(i.HostName), i.Policy,
-						i.NotAfter.Format("2006-01-02 15:04 MST"), i.Serial)
-				}
-			})
+			return err
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]signet.Issued, error) {
+			return c.Issued(ctx, q)
+		}, func(w io.Writer, list []signet.Issued) {
+			fmt.Fprintln(w, "ISSUED\tDEVICE\tHUB\tPOLICY\tEXPIRES\tSERIAL")
+			for _, i := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", i.Time.Format("2006-01-02 15:04 MST"), printable(i.DeviceID), printable(i.HostName), i.Policy,
+					i.NotAfter.Format("2006-01-02 15:04 MST"), i.Serial)
+			}
+		}),
 	}
 	cmd.Flags().StringVar(&q.DeviceID, "device", "", "only to this device")
 	cmd.Flags().StringVar(&since, "since", "", "only from this time on (2026-01-31T12:00:00Z)")
@@ -69,30 +60,19 @@ func issuancePoliciesCommand() *cobra.Command {
 		Use:   "policies",
 		Short: "List the issuance policies in force (takes the admin token, or a provisioning service's connection string)",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			list, err := c.IssuancePolicies(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if list == nil {
-				list = []client.IssuancePolicy{}
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "SERVICE\tPOLICY\tCA\tCA EXPIRES\tVALIDITY\tKEYS\tRENEWED AFTER ITS END")
-				for _, p := range list {
-					after := "never"
-					if p.RenewExpiredSeconds > 0 {
-						after = "for " + span(p.RenewExpiredSeconds)
-					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Service, p.Name, printable(p.Subject), p.NotAfter.Format("2006-01-02 15:04 MST"),
-						span(p.ValiditySeconds), strings.Join(p.Keys, " "), after)
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]client.IssuancePolicy, error) {
+			return c.IssuancePolicies(ctx)
+		}, func(w io.Writer, list []client.IssuancePolicy) {
+			fmt.Fprintln(w, "SERVICE\tPOLICY\tCA\tCA EXPIRES\tVALIDITY\tKEYS\tRENEWED AFTER ITS END")
+			for _, p := range list {
+				after := "never"
+				if p.RenewExpiredSeconds > 0 {
+					after = "for " + span(p.RenewExpiredSeconds)
 				}
-			})
-		},
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Service, p.Name, printable(p.Subject), p.NotAfter.Format("2006-01-02 15:04 MST"),
+					span(p.ValiditySeconds), strings.Join(p.Keys, " "), after)
+			}
+		}),
 	}
 }
 

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/client"
 	"github.com/spf13/cobra"
 )
 
 func hubLimitsCommand() *cobra.Command {
 	rates := map[signet.Meter]*string{}
+	change := map[signet.Meter]signet.Rate{}
 	cmd := &cobra.Command{
 		Use:   "limits NAME [--messages HUB/DEVICE …]",
 		Short: "Show or set what a hub and its devices may do in a second",
@@ -21,40 +24,34 @@ without limit, as everything is unless told. What is not named stays. It counts 
 A device that sends too much by MQTT is held back, and let go when that would be for longer than 20 seconds;
 nothing that was acknowledged is lost. Everything else is refused with 429 and the time to wait.`,
 		Args: arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			change := false
+		PreRunE: func(*cobra.Command, []string) error {
 			for m, text := range rates {
 				if *text == "" {
 					continue
 				}
-				change = true
-				if _, err := parseRate(*text); err != nil {
+				rate, err := parseRate(*text)
+				if err != nil {
 					return usageError{fmt.Errorf("--%s %v", m, err)}
 				}
+				change[m] = rate
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			l, err := c.Limits(cmd.Context(), args[0])
-			if err == nil && change {
-				for m, text := range rates {
-					if *text != "" {
-						*l.Rate(m), _ = parseRate(*text)
-					}
-				}
-				l, err = c.SetLimits(cmd.Context(), args[0], l)
-			}
-			if err != nil {
-				return err
-			}
-			return show(cmd, l, func(w io.Writer) {
-				fmt.Fprintln(w, "A SECOND\tHUB\tEACH DEVICE")
-				for _, m := range signet.Meters {
-					fmt.Fprintf(w, "%s\t%s\t%s\n", m, rateText(l.Rate(m).PerHub), rateText(l.Rate(m).PerDevice))
-				}
-			})
+			return nil
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (signet.Limits, error) {
+			l, err := c.Limits(ctx, args[0])
+			if err != nil || len(change) == 0 {
+				return l, err
+			}
+			for m, rate := range change {
+				*l.Rate(m) = rate
+			}
+			return c.SetLimits(ctx, args[0], l)
+		}, func(w io.Writer, l signet.Limits) {
+			fmt.Fprintln(w, "A SECOND\tHUB\tEACH DEVICE")
+			for _, m := range signet.Meters {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", m, rateText(l.Rate(m).PerHub), rateText(l.Rate(m).PerDevice))
+			}
+		}),
 	}
 	for _, m := range signet.Meters {
 		rates[m] = cmd.Flags().String(m.String(), "", map[signet.Meter]string{

@@ -28,11 +28,7 @@ twins, connections, as far as signet hub events has them on, and what is said of
 
 With --feedback it reads instead how the messages sent to devices have ended. What was read is gone.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			if feedback && (q.DeviceID != "" || q.From != "" || q.Sources != "" || events) {
 				return usageError{fmt.Errorf("--device, --from, --source and --events do not go with --feedback")}
 			}
@@ -47,7 +43,7 @@ With --feedback it reads instead how the messages sent to devices have ended. Wh
 				return monitorFeedback(cmd, c, q.Follow)
 			}
 			return monitor(cmd, c, q)
-		},
+		}),
 	})
 	cmd.Flags().StringVar(&q.DeviceID, "device", "", "only of this device")
 	cmd.Flags().StringVar(&q.From, "from", "", "begin after a position, at a time (2026-01-31T12:00:00Z), or now")
@@ -69,13 +65,12 @@ func hintEvents(cmd *cobra.Command, c *client.Client) {
 // monitor prints messages. When a stream that follows breaks, it goes on behind
 // the last message that was printed: a server may be restarted meanwhile.
 func monitor(cmd *cobra.Command, c *client.Client, q client.MessageQuery) error {
-	output, _ := cmd.Flags().GetString("output")
 	w := cmd.OutOrStdout()
 	served := false // since the stream last broke
 	for patience := time.Now(); ; {
 		var printing error
 		err := c.Messages(cmd.Context(), q, func(m *client.Message, line []byte) bool {
-			if output == "json" {
+			if inJSON(cmd) {
 				_, printing = fmt.Fprintf(w, "%s\n", line)
 			} else {
 				printing = printMessage(w, m)

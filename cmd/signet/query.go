@@ -20,11 +20,7 @@ a table, what else is selected as a JSON object a line; --output json gives all 
   signet device query "SELECT deviceId, properties.reported.fw AS fw FROM devices WHERE connectionState = 'Connected'"
   signet device query "SELECT properties.reported.fw AS fw, COUNT() AS n FROM devices GROUP BY properties.reported.fw"`,
 		Args: arguments("QUERY"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) (err error) {
 			all := []json.RawMessage{}
 			var page client.QueryPage
 			for more := true; more; more = page.Next != "" {
@@ -57,7 +53,7 @@ a table, what else is selected as a JSON object a line; --output json gives all 
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", id, t.Status, t.ConnectionState, lastActive(t.LastActivityTime), t.Tags)
 				}
 			})
-		},
+		}),
 	}
 }
 

@@ -22,10 +22,9 @@ func dryRunFlag(cmd *cobra.Command) *bool {
 
 // dryRun says what a change of trust would do to the devices that have been seen.
 func dryRun(cmd *cobra.Command, c *client.Client, h client.Hypothesis) error {
-	output, _ := cmd.Flags().GetString("output")
 	fates, of := []signet.DeviceFate{}, map[signet.Fate]int{}
 	r, err := c.Radius(cmd.Context(), h, func(f signet.DeviceFate) {
-		if of[f.Fate]++; output == "json" || of[f.Fate] <= maxFatesShown {
+		if of[f.Fate]++; inJSON(cmd) || of[f.Fate] <= maxFatesShown {
 			fates = append(fates, f)
 		}
 	}, func(devices int64) {

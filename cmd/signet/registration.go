@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
+	"github.com/signet-iot/signet/client"
 	"github.com/spf13/cobra"
 )
 
@@ -20,25 +22,20 @@ func registrationListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the devices that a group has let in",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if group == "" {
 				return usageError{fmt.Errorf("%s needs --group; of a device with an enrollment of its own, signet registration show tells", cmd.CommandPath())}
 			}
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
-			list, err := c.Registrations(cmd.Context(), group)
-			if err != nil {
-				return err
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "ID\tSTATUS\tHUB\tDEVICE\tLAST")
-				for _, r := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.RegistrationID, r.Status, r.AssignedHub, r.DeviceID, r.LastUpdated)
-				}
-			})
+			return nil
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]client.Registration, error) {
+			return c.Registrations(ctx, group)
+		}, func(w io.Writer, list []client.Registration) {
+			fmt.Fprintln(w, "ID\tSTATUS\tHUB\tDEVICE\tLAST")
+			for _, r := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.RegistrationID, r.Status, r.AssignedHub, r.DeviceID, r.LastUpdated)
+			}
+		}),
 	}
 	cmd.Flags().StringVar(&group, "group", "", "name of the enrollment group")
 	return cmd
@@ -49,25 +46,15 @@ func registrationShowCommand() *cobra.Command {
 		Use:   "show ID",
 		Short: "Show the registration of one device",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.Registration, error) {
+			return c.Registration(ctx, args[0])
+		}, func(w io.Writer, r client.Registration) {
+			fmt.Fprintf(w, "%s\t%s\n", r.RegistrationID, strings.TrimSpace(string(r.Status)+" "+r.Substatus))
+			for _, line := range [][2]string{{"hub", r.AssignedHub}, {"device", r.DeviceID}, {"error", r.ErrorMessage},
+				{"first", r.Created}, {"last", r.LastUpdated}, {"etag", r.ETag}} {
+				printLine(w, line[0], line[1])
 			}
-			r, err := c.Registration(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return show(cmd, r, func(w io.Writer) {
-				fmt.Fprintf(w, "%s\t%s\n", r.RegistrationID, strings.TrimSpace(string(r.Status)+" "+r.Substatus))
-				for _, line := range [][2]string{{"hub", r.AssignedHub}, {"device", r.DeviceID}, {"error", r.ErrorMessage},
-					{"first", r.Created}, {"last", r.LastUpdated}, {"etag", r.ETag}} {
-					if line[1] != "" {
-						fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])
-					}
-				}
-			})
-		},
+		}),
 	}
 }
 
@@ -77,16 +64,12 @@ func registrationDeleteCommand() *cobra.Command {
 		Use:   "delete ID",
 		Short: "Forget a registration: the device may register as a new one; its identity at the hub stays",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connectService(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if err := c.DeleteRegistration(cmd.Context(), args[0], etag); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
-		},
+			return showDone(cmd, args[0], "deleted")
+		}),
 	}
 	cmd.Flags().StringVar(&etag, "etag", "", etagHelp)
 	return cmd

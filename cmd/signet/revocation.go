@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -38,17 +39,11 @@ func revocationSetCommand() *cobra.Command {
 	var mode string
 	var dry *bool
 	cmd := &cobra.Command{
-		Use:   "set NAME --policy soft|hard|off",
-		Short: "Set the policy of the CA registered under a name; it replaces the one before, whole",
-		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := need(cmd, "policy"); err != nil {
-				return err
-			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		Use:     "set NAME --policy soft|hard|off",
+		Short:   "Set the policy of the CA registered under a name; it replaces the one before, whole",
+		Args:    arguments("NAME"),
+		PreRunE: needs("policy"),
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			p.CA, p.Mode = args[0], signet.RevocationMode(mode)
 			if *dry {
 				return dryRun(cmd, c, client.Hypothesis{Policies: []signet.RevocationPolicy{p}})
@@ -59,11 +54,9 @@ func revocationSetCommand() *cobra.Command {
 			}
 			return show(cmd, map[string]any{"policy": set, "receipts": receipts}, func(w io.Writer) {
 				printPolicy(w, set)
-				for _, r := range receipts {
-					fmt.Fprintf(w, "  %s\n", told(r))
-				}
+				printReceipts(w, receipts)
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&mode, "policy", "", "off, soft or hard")
 	cmd.Flags().StringSliceVar(&p.CRLs, "url", nil, "URL that a CRL is fetched from; may be given again, 8 times at most")
@@ -80,17 +73,9 @@ func revocationShowCommand() *cobra.Command {
 		Use:   "show NAME",
 		Short: "Show the policy of the CA registered under a name",
 		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			p, err := c.RevocationPolicy(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return show(cmd, p, func(w io.Writer) { printPolicy(w, p) })
-		},
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (signet.RevocationPolicy, error) {
+			return c.RevocationPolicy(ctx, args[0])
+		}, printPolicy),
 	}
 }
 
@@ -99,9 +84,7 @@ func printPolicy(w io.Writer, p signet.RevocationPolicy) {
 	for _, address := range p.CRLs {
 		fmt.Fprintf(w, "  CRL\t%s\n", address)
 	}
-	if p.OCSP != "" {
-		fmt.Fprintf(w, "  OCSP\t%s\n", p.OCSP)
-	}
+	printLine(w, "OCSP", p.OCSP)
 	for _, option := range []struct {
 		set  bool
 		text string
@@ -125,6 +108,7 @@ policy is not off: see signet revocation.`,
 
 func crlUploadCommand() *cobra.Command {
 	var issuer string
+	var upload []byte
 	var dry *bool
 	cmd := &cobra.Command{
 		Use:   "upload FILE",
@@ -136,9 +120,8 @@ what it lists are over; it says how many there were.
 The issuer's certificate is known if it is registered, or if a device below it has connected under a
 policy; otherwise give it with --issuer.`,
 		Args: arguments("FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			upload, err := readCRL(args[0])
-			if err != nil {
+		PreRunE: func(_ *cobra.Command, args []string) (err error) {
+			if upload, err = readCRL(args[0]); err != nil {
 				return err
 			}
 			if issuer != "" {
@@ -152,10 +135,9 @@ policy; otherwise give it with --issuer.`,
 				}
 				upload = append(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}), certificatesPEM(append(beside, certificates...)...)...)
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			if *dry {
 				return dryRun(cmd, c, client.Hypothesis{CRLs: [][]byte{upload}})
 			}
@@ -166,11 +148,9 @@ policy; otherwise give it with --issuer.`,
 			return show(cmd, map[string]any{"crl": l, "receipts": receipts}, func(w io.Writer) {
 				fmt.Fprintf(w, "%s\tCRL %s, %d entries, in force until %s\n", printable(l.Issuer), l.Number, l.Entries, minute(l.NextUpdate))
 				fmt.Fprintf(w, "  id\t%s\n", l.ID)
-				for _, r := range receipts {
-					fmt.Fprintf(w, "  %s\n", told(r))
-				}
+				printReceipts(w, receipts)
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&issuer, "issuer", "", "PEM file with the certificate of the CRL's issuer")
 	dry = dryRunFlag(cmd)
@@ -207,17 +187,9 @@ func crlListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the CRLs in force, and how the sources and responders fare",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			s, err := c.CRLs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return showRevocation(cmd, s)
-		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) (client.RevocationState, error) {
+			return c.CRLs(ctx)
+		}, printRevocation),
 	}
 }
 
@@ -226,41 +198,31 @@ func crlFetchCommand() *cobra.Command {
 		Use:   "fetch",
 		Short: "Fetch the CRLs from their sources now, before their turn",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			s, err := c.FetchCRLs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return showRevocation(cmd, s)
-		},
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) (client.RevocationState, error) {
+			return c.FetchCRLs(ctx)
+		}, printRevocation),
 	}
 }
 
-func showRevocation(cmd *cobra.Command, s client.RevocationState) error {
-	return show(cmd, s, func(w io.Writer) {
-		fmt.Fprintln(w, "ISSUER\tNUMBER\tTHIS UPDATE\tNEXT UPDATE\tENTRIES\tSTATE\tSOURCE\tID")
-		for _, l := range s.CRLs {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", printable(l.Issuer), l.Number, minute(l.ThisUpdate), minute(l.NextUpdate), l.Entries, l.State, printable(l.Source), l.ID)
+func printRevocation(w io.Writer, s client.RevocationState) {
+	fmt.Fprintln(w, "ISSUER\tNUMBER\tTHIS UPDATE\tNEXT UPDATE\tENTRIES\tSTATE\tSOURCE\tID")
+	for _, l := range s.CRLs {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", printable(l.Issuer), l.Number, minute(l.ThisUpdate), minute(l.NextUpdate), l.Entries, l.State, printable(l.Source), l.ID)
+	}
+	if len(s.Sources) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nCA\tKIND\tSOURCE\tANSWERED\tSTATE")
+	for _, from := range s.Sources {
+		state := "good"
+		switch {
+		case from.Fault != nil:
+			state = fmt.Sprintf("%s [%s]", from.Fault.Message, from.Fault.Code)
+		case from.Answered.IsZero():
+			state = "not asked yet"
 		}
-		if len(s.Sources) == 0 {
-			return
-		}
-		fmt.Fprintln(w, "\nCA\tKIND\tSOURCE\tANSWERED\tSTATE")
-		for _, from := range s.Sources {
-			state := "good"
-			switch {
-			case from.Fault != nil:
-				state = fmt.Sprintf("%s [%s]", from.Fault.Message, from.Fault.Code)
-			case from.Answered.IsZero():
-				state = "not asked yet"
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", from.CA, strings.ToUpper(from.Kind), printable(from.URL), minute(from.Answered), printable(state))
-		}
-	})
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", from.CA, strings.ToUpper(from.Kind), printable(from.URL), minute(from.Answered), printable(state))
+	}
 }
 
 func minute(t time.Time) string {
@@ -276,19 +238,15 @@ func crlDeleteCommand() *cobra.Command {
 		Use:   "delete ID",
 		Short: "Have a CRL count no longer; one that a policy names is fetched again",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if *dry {
 				return dryRun(cmd, c, client.Hypothesis{DropCRLs: args})
 			}
 			if err := c.DeleteCRL(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
-		},
+			return showDone(cmd, args[0], "deleted")
+		}),
 	}
 	dry = dryRunFlag(cmd)
 	return cmd

@@ -37,7 +37,7 @@ it is: a device that has never connected may hold a certificate of OLD, so it is
 Until --finish nothing is removed, and devices get in by either. The two are told apart by their
 certificates and keys, also when they bear one name.`,
 		Args: arguments("OLD", "NEW"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			chosen := 0
 			for _, flag := range []bool{watch, finish, abort} {
 				if flag {
@@ -50,10 +50,9 @@ certificates and keys, also when they bear one name.`,
 			if every < time.Second {
 				return usageError{errors.New("--every is a second or more")}
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			r := client.RolloverRequest{Old: args[0], New: args[1], Finish: finish, Abort: abort, AcceptUnseen: acceptUnseen}
 			if watch {
 				return watchRollover(cmd, c, r, every, stopAt)
@@ -71,12 +70,12 @@ certificates and keys, also when they bear one name.`,
 			if err := keepCertificate(cmd, c, goes, keep); err != nil {
 				return err
 			}
-			err = rollOver(cmd, c, r, keep)
+			err := rollOver(cmd, c, r, keep)
 			if signet.CodeOf(err) == signet.RolloverUnsafe { // of another error it is not known whether it is gone
 				os.Remove(keep)
 			}
 			return err
-		},
+		}),
 	}
 	f := cmd.Flags()
 	f.BoolVar(&watch, "watch", false, "look again until OLD is safe to remove, or it is better to stop")
@@ -113,10 +112,9 @@ func keepCertificate(cmd *cobra.Command, c *client.Client, name, file string) er
 
 // rollOver asks the hub once, and shows what it says.
 func rollOver(cmd *cobra.Command, c *client.Client, request client.RolloverRequest, kept string) error {
-	output, _ := cmd.Flags().GetString("output")
 	fates := []signet.DeviceFate{}
 	r, removed, receipts, err := c.Rollover(cmd.Context(), request, func(f signet.DeviceFate) {
-		if f.Fate == signet.FateLoses && (output == "json" || len(fates) < maxFatesShown) {
+		if f.Fate == signet.FateLoses && (inJSON(cmd) || len(fates) < maxFatesShown) {
 			fates = append(fates, f)
 		}
 	}, func(devices int64) { fmt.Fprintf(cmd.ErrOrStderr(), "signet: %d devices looked at\n", devices) })
@@ -128,9 +126,7 @@ func rollOver(cmd *cobra.Command, c *client.Client, request client.RolloverReque
 		switch {
 		case removed != "":
 			fmt.Fprintf(w, "%s removed\n", removed)
-			for _, receipt := range receipts {
-				fmt.Fprintf(w, "  %s\n", told(receipt))
-			}
+			printReceipts(w, receipts)
 			fmt.Fprintf(w, "way back: signet certificate upload %s %s --verified\n", removed, kept)
 		case r.Safe:
 			fmt.Fprintf(w, "next: signet certificate rollover %s %s --finish\n", r.Old.Name, r.New.Name)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -36,7 +37,7 @@ knows what comes from this hub is printed once.
 
 Unless --allow-private, which takes the admin token, the URL is of https, and leads to a public address.`,
 		Args: arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := need(cmd, "url"); err != nil {
 				return err
 			}
@@ -54,10 +55,9 @@ Unless --allow-private, which takes the admin token, the URL is of https, and le
 				return usageError{fmt.Errorf("--retry is of whole seconds")}
 			}
 			q.RetrySeconds = int(retry / time.Second)
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			r, err := c.PutRoute(cmd.Context(), args[0], q)
 			if err != nil {
 				return err
@@ -65,11 +65,9 @@ Unless --allow-private, which takes the admin token, the URL is of https, and le
 			hintRoute(cmd, c, r.Sources)
 			return show(cmd, r, func(w io.Writer) {
 				printRoute(w, r)
-				if r.Secret != "" {
-					fmt.Fprintf(w, "  secret\t%s\n", r.Secret)
-				}
+				printLine(w, "secret", r.Secret)
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&q.URL, "url", "", "where to post to")
 	cmd.Flags().StringVar(&q.Sources, "source", "", "telemetry, lifecycle, twin, connection, other, joined by commas; telemetry unless told")
@@ -105,16 +103,13 @@ func hintRoute(cmd *cobra.Command, c *client.Client, sources string) {
 func printRoute(w io.Writer, r client.Route) {
 	fmt.Fprintf(w, "%s\t%s\n", r.Name, printable(r.URL))
 	fmt.Fprintf(w, "  takes\t%s\n", r.Sources)
-	if r.DeviceID != "" {
-		fmt.Fprintf(w, "  devices\t%s\n", printable(r.DeviceID))
-	}
+	printLine(w, "devices", printable(r.DeviceID))
 	var properties []string
 	for name, value := range r.Properties {
 		properties = append(properties, name+"="+value)
 	}
-	if slices.Sort(properties); properties != nil {
-		fmt.Fprintf(w, "  properties\t%s\n", printable(strings.Join(properties, " ")))
-	}
+	slices.Sort(properties)
+	printLine(w, "properties", printable(strings.Join(properties, " ")))
 	fmt.Fprintf(w, "  tried for\t%s\n", time.Duration(r.RetrySeconds)*time.Second)
 	fmt.Fprintf(w, "  state\t%s\n", fares(r))
 }
@@ -139,22 +134,14 @@ func routeListCommand() *cobra.Command {
 		Use:   "list",
 		Short: "List the routes of the hub and how they fare",
 		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, _ []string) ([]client.Route, error) {
+			return c.Routes(ctx)
+		}, func(w io.Writer, list []client.Route) {
+			fmt.Fprintln(w, "NAME\tTAKES\tURL\tSTATE")
+			for _, r := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Name, r.Sources, printable(r.URL), fares(r))
 			}
-			list, err := c.Routes(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return show(cmd, list, func(w io.Writer) {
-				fmt.Fprintln(w, "NAME\tTAKES\tURL\tSTATE")
-				for _, r := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Name, r.Sources, printable(r.URL), fares(r))
-				}
-			})
-		},
+		}),
 	}
 }
 
@@ -163,31 +150,23 @@ func routeShowCommand() *cobra.Command {
 		Use:   "show NAME",
 		Short: "Show a route and its dead letters",
 		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.Route, error) {
+			return c.Route(ctx, args[0])
+		}, func(w io.Writer, r client.Route) {
+			printRoute(w, r)
+			if len(r.Dead) > 0 {
+				fmt.Fprintln(w, "\nDEAD LETTER\tMESSAGES\tENQUEUED\tGIVEN UP\tREASON")
 			}
-			r, err := c.Route(cmd.Context(), args[0])
-			if err != nil {
-				return err
+			for _, d := range r.Dead {
+				const layout = "2006-01-02 15:04:05Z"
+				reason := d.Reason
+				if d.Replay {
+					reason = "is being sent again"
+				}
+				fmt.Fprintf(w, "%s\t%d\t%s to %s\t%s\t%s\n", d.ID, d.Messages, d.FirstTime.UTC().Format(layout), d.LastTime.UTC().Format(layout),
+					d.Failed.UTC().Format(layout), printable(reason))
 			}
-			return show(cmd, r, func(w io.Writer) {
-				printRoute(w, r)
-				if len(r.Dead) > 0 {
-					fmt.Fprintln(w, "\nDEAD LETTER\tMESSAGES\tENQUEUED\tGIVEN UP\tREASON")
-				}
-				for _, d := range r.Dead {
-					const layout = "2006-01-02 15:04:05Z"
-					reason := d.Reason
-					if d.Replay {
-						reason = "is being sent again"
-					}
-					fmt.Fprintf(w, "%s\t%d\t%s to %s\t%s\t%s\n", d.ID, d.Messages, d.FirstTime.UTC().Format(layout), d.LastTime.UTC().Format(layout),
-						d.Failed.UTC().Format(layout), printable(reason))
-				}
-			})
-		},
+		}),
 	}
 }
 
@@ -196,16 +175,12 @@ func routeDeleteCommand() *cobra.Command {
 		Use:   "delete NAME",
 		Short: "Delete a route with its dead letters",
 		Args:  arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if err := c.DeleteRoute(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			return show(cmd, map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "%s deleted\n", args[0]) })
-		},
+			return showDone(cmd, args[0], "deleted")
+		}),
 	}
 }
 
@@ -218,20 +193,19 @@ func routeReplayCommand() *cobra.Command {
 		Long: `Send dead letters again, once, as far as the message log still keeps what they are of. It does not wait:
 signet route show NAME says what is left.`,
 		Args: arguments("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if (id == "") != all {
 				return usageError{fmt.Errorf("give --id or --all")}
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			n, err := c.ReplayRoute(cmd.Context(), args[0], id)
 			if err != nil {
 				return err
 			}
 			return show(cmd, map[string]int{"deadLetters": n}, func(w io.Writer) { fmt.Fprintf(w, "%d dead letters are sent again\n", n) })
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&id, "id", "", "the dead letter, by its ID")
 	cmd.Flags().BoolVar(&all, "all", false, "all of them")

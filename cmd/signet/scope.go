@@ -118,14 +118,14 @@ func (f *scopeFlags) add(cmd *cobra.Command, prefix string) {
 // read reads the flags, and says whether anything is bounded by them.
 func (f *scopeFlags) read() (set bool, err error) {
 	for _, t := range []struct {
-		what, text string
-		at         *time.Time
-	}{{"the time of issue", f.from, &f.r.IssuedFrom}, {"the time of issue", f.until, &f.r.IssuedUntil}} {
+		text string
+		at   *time.Time
+	}{{f.from, &f.r.IssuedFrom}, {f.until, &f.r.IssuedUntil}} {
 		if t.text == "" {
 			continue
 		}
-		if *t.at, err = time.Parse(time.RFC3339, t.text); err != nil {
-			return false, usageError{fmt.Errorf("%s is a time as in 2026-01-31T12:00:00Z, not %q", t.what, t.text)}
+		if *t.at, err = moment("the time of issue", t.text); err != nil {
+			return false, err
 		}
 	}
 	if f.certificate != "" {
@@ -178,9 +178,7 @@ func (f *scopeFlags) set(cmd *cobra.Command, c *client.Client) error {
 	}
 	return show(cmd, map[string]any{"scope": s, "receipts": receipts}, func(w io.Writer) {
 		printScope(w, s)
-		for _, r := range receipts {
-			fmt.Fprintf(w, "  %s\n", told(r))
-		}
+		printReceipts(w, receipts)
 	})
 }
 
@@ -202,22 +200,17 @@ func showScopes(cmd *cobra.Command, scopes []signet.Scope) error {
 
 func printScope(w io.Writer, s signet.Scope) {
 	fmt.Fprintf(w, "%s\n", scoped(s))
-	line := func(name, value string) {
-		if value != "" {
-			fmt.Fprintf(w, "  %s\t%s\n", name, value)
-		}
-	}
-	line("devices", strings.Join(s.Devices, " or "))
-	line("issued", whenIssued(s))
-	line("key types", strings.Join(s.KeyTypes, " or "))
+	printLine(w, "devices", strings.Join(s.Devices, " or "))
+	printLine(w, "issued", whenIssued(s))
+	printLine(w, "key types", strings.Join(s.KeyTypes, " or "))
 	if s.MaxDevices > 0 {
 		beyond := ""
 		if s.Seen > s.MaxDevices {
 			beyond = fmt.Sprintf(", %d too many", s.Seen-s.MaxDevices)
 		}
-		line("number", fmt.Sprintf("%d seen of %d allowed%s", s.Seen, s.MaxDevices, beyond))
+		printLine(w, "number", fmt.Sprintf("%d seen of %d allowed%s", s.Seen, s.MaxDevices, beyond))
 	}
-	line("key", s.Key)
+	printLine(w, "key", s.Key)
 }
 
 func scoped(s signet.Scope) string {

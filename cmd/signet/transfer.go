@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/signet-iot/signet/client"
 	"github.com/spf13/cobra"
 )
 
@@ -19,11 +20,7 @@ func deviceExportCommand() *cobra.Command {
 Azure's devices.txt, as signet device import takes it. It holds the devices' symmetric keys, unless
 --without-keys is given; what devices report is not part of it.`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) (err error) {
 			if len(args) == 0 {
 				return c.ExportDevices(cmd.Context(), cmd.OutOrStdout(), !bare)
 			}
@@ -41,7 +38,7 @@ Azure's devices.txt, as signet device import takes it. It holds the devices' sym
 				os.Remove(args[0]) // half of a registry is none
 			}
 			return err
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&bare, "without-keys", false, "leave out symmetric keys; the hub makes new ones at an import")
 	return cmd
@@ -56,11 +53,7 @@ form of Azure's devices.txt. importMode says what to do: create, update, delete,
 kind; createOrUpdate when it is left out. Lines that fail are told of, and stop no other.`,
 		Example: `  {"id":"press-17","authentication":{"type":"certificateAuthority"},"tags":{"site":"Augsburg"}}`,
 		Args:    arguments("FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			in := cmd.InOrStdin()
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
@@ -87,6 +80,6 @@ kind; createOrUpdate when it is left out. Lines that fail are told of, and stop 
 				err = errRefused // all has been told
 			}
 			return err
-		},
+		}),
 	}
 }

@@ -26,11 +26,7 @@ connected, expire soon, or were refused.
 
 BRANCH is the common name or the subject of a CA, or its ID, thumbprint or key, or 8 digits of these.`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			branch := ""
 			if len(args) > 0 {
 				branch = args[0]
@@ -39,11 +35,8 @@ BRANCH is the common name or the subject of a CA, or its ID, thumbprint or key, 
 			if err != nil {
 				return err
 			}
-			if list == nil {
-				list = []signet.Branch{}
-			}
 			return show(cmd, list, func(w io.Writer) { drawTree(w, list, all) })
-		},
+		}),
 	})
 	cmd.Flags().StringVar(&within, "within", "30d", "count as expiring what ends within days or hours (30d, 12h)")
 	cmd.Flags().BoolVar(&all, "all", false, "show every CA, also where there are many")
@@ -177,14 +170,9 @@ func treeDevicesCommand() *cobra.Command {
 		Long: `List the devices of a branch and of all below it. With --output json it gives one JSON object a line, for
 the next tool.` + groupHelp,
 		Args: arguments("BRANCH"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			g.Branch = args[0]
 			const page = 1000
-			output, _ := cmd.Flags().GetString("output")
 			out := cmd.OutOrStdout()
 			for from, first := "", true; first || from != ""; first = false {
 				list, next, err := c.GroupDevices(cmd.Context(), g, from, page)
@@ -192,7 +180,7 @@ the next tool.` + groupHelp,
 					return err
 				}
 				from = next
-				if output == "json" {
+				if inJSON(cmd) {
 					for _, s := range list {
 						if err := json.NewEncoder(out).Encode(s); err != nil {
 							return err
@@ -217,7 +205,7 @@ the next tool.` + groupHelp,
 				}
 			}
 			return nil
-		},
+		}),
 	}
 	groupFlags(cmd, &g)
 	return cmd
@@ -228,11 +216,7 @@ func treeDeviceCommand() *cobra.Command {
 		Use:   "device ID[/MODULE]",
 		Short: "Show by which certificates a device last authenticated",
 		Args:  arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			device, module, _ := strings.Cut(args[0], "/")
 			s, err := c.Sighting(cmd.Context(), device, module)
 			if err != nil {
@@ -256,6 +240,6 @@ func treeDeviceCommand() *cobra.Command {
 					describe("signed by", &b.SeenCertificate)
 				}
 			})
-		},
+		}),
 	}
 }

@@ -23,11 +23,7 @@ func treeActCommand(use, short, would, done string, args cobra.PositionalArgs, f
 		Short: short,
 		Long:  short + ". Without --yes it says which devices those are, and does nothing." + groupHelp,
 		Args:  args,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			g.Branch = args[0]
 			if !yes {
 				return foretell(cmd, c, g, would)
@@ -58,7 +54,7 @@ func treeActCommand(use, short, would, done string, args cobra.PositionalArgs, f
 				return errRefused
 			}
 			return nil
-		},
+		}),
 	}
 	groupFlags(cmd, &g)
 	flags(cmd)
@@ -143,6 +139,7 @@ func treeTagCommand() *cobra.Command {
 
 func treeDistrustCommand() *cobra.Command {
 	var by, reason string
+	var kind signet.DistrustKind
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "distrust BRANCH",
@@ -153,15 +150,13 @@ is, and does nothing. By its key, unless told: a new certificate of the same CA 
 
 BRANCH is the common name or the subject of a CA, or its ID, thumbprint or key, or 8 digits of these.`,
 		Args: arguments("BRANCH"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			kind := signet.DistrustKind(by)
-			if kind != signet.DistrustKey && kind != signet.DistrustCertificate {
+		PreRunE: func(*cobra.Command, []string) error {
+			if kind = signet.DistrustKind(by); kind != signet.DistrustKey && kind != signet.DistrustCertificate {
 				return usageError{fmt.Errorf("--by is key or certificate, not %q", by)}
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
+			return nil
+		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			branches, err := c.Branches(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -201,14 +196,12 @@ BRANCH is the common name or the subject of a CA, or its ID, thumbprint or key, 
 				for _, d := range made {
 					fmt.Fprintf(w, "%s  distrusted by %s\n", distrusted(d), d.Kind)
 				}
-				for _, r := range receipts {
-					fmt.Fprintf(w, "  %s\n", told(r))
-				}
+				printReceipts(w, receipts)
 				for _, d := range made {
 					fmt.Fprintf(w, "undo: signet distrust lift %s\n", d.ID)
 				}
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&by, "by", string(signet.DistrustKey), "what of it: key or certificate")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for people; at most 128 characters")

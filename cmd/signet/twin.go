@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 func deviceTwinCommand() *cobra.Command {
 	var module, tags, desired, etag string
+	var patch client.TwinPatch
 	cmd := &cobra.Command{
 		Use:   "twin ID",
 		Short: "Show the twin of a device, or change its tags and desired properties",
@@ -22,8 +24,7 @@ null removes what it stands for. A connected device is told of new desired prope
 		Example: `  signet device twin press-17
   signet device twin press-17 --desired '{"interval":30,"mode":null}'`,
 		Args: arguments("ID"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var patch client.TwinPatch
+		PreRunE: func(*cobra.Command, []string) error {
 			for name, of := range map[string]struct {
 				text string
 				into *json.RawMessage
@@ -36,31 +37,24 @@ null removes what it stands for. A connected device is told of new desired prope
 				}
 				*of.into = json.RawMessage(of.text)
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			var t client.Twin
-			if patch.Tags == nil && patch.Desired == nil {
-				t, err = c.Twin(cmd.Context(), args[0], module)
-			} else {
-				t, err = c.PatchTwin(cmd.Context(), args[0], module, patch, etag)
-			}
-			if err != nil {
-				return err
-			}
-			return show(cmd, t, func(w io.Writer) {
-				fmt.Fprintf(w, "%s\t%s\n", args[0], t.ConnectionState)
-				fmt.Fprintf(w, "  etag\t%s\n", t.ETag)
-				fmt.Fprintf(w, "  version\t%d\n", t.Version)
-				for _, part := range []struct {
-					name string
-					text json.RawMessage
-				}{{"tags", t.Tags}, {"desired", t.Properties.Desired}, {"reported", t.Properties.Reported}} {
-					fmt.Fprintf(w, "  %s\t%s\n", part.name, withoutMetadata(part.text))
-				}
-			})
+			return nil
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.Twin, error) {
+			if patch.Tags == nil && patch.Desired == nil {
+				return c.Twin(ctx, args[0], module)
+			}
+			return c.PatchTwin(ctx, args[0], module, patch, etag)
+		}, func(w io.Writer, t client.Twin) {
+			fmt.Fprintf(w, "%s\t%s\n", t.DeviceID, t.ConnectionState)
+			fmt.Fprintf(w, "  etag\t%s\n", t.ETag)
+			fmt.Fprintf(w, "  version\t%d\n", t.Version)
+			for _, part := range []struct {
+				name string
+				text json.RawMessage
+			}{{"tags", t.Tags}, {"desired", t.Properties.Desired}, {"reported", t.Properties.Reported}} {
+				fmt.Fprintf(w, "  %s\t%s\n", part.name, withoutMetadata(part.text))
+			}
+		}),
 	}
 	cmd.Flags().StringVar(&module, "module", "", "the module of the device that is meant")
 	cmd.Flags().StringVar(&tags, "tags", "", "JSON object to merge into the tags")
@@ -90,38 +84,34 @@ func withoutMetadata(text json.RawMessage) string {
 
 func deviceInvokeCommand() *cobra.Command {
 	var module, payload string
-	var timeout, connectTimeout time.Duration
+	var call client.MethodCall
 	cmd := &cobra.Command{
 		Use:   "invoke ID METHOD",
 		Short: "Call a direct method of a connected device, and show its answer",
 		Example: `  signet device invoke press-17 reboot --payload '{"in":5}'
   signet device invoke press-17 reboot --connect-timeout 2m`,
 		Args: arguments("ID", "METHOD"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			call := client.MethodCall{Method: args[1], ConnectTimeout: connectTimeout, ResponseTimeout: timeout}
-			if payload != "" {
-				if !json.Valid([]byte(payload)) {
-					return usageError{fmt.Errorf(`--payload takes JSON: '{"in":5}', 5, '"text"' or null`)}
-				}
-				call.Payload = json.RawMessage(payload)
+		PreRunE: func(_ *cobra.Command, args []string) error {
+			call.Method = args[1]
+			if payload == "" {
+				return nil
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
+			if !json.Valid([]byte(payload)) {
+				return usageError{fmt.Errorf(`--payload takes JSON: '{"in":5}', 5, '"text"' or null`)}
 			}
-			r, err := c.InvokeMethod(cmd.Context(), args[0], module, call)
-			if err != nil {
-				return err
-			}
-			return show(cmd, r, func(w io.Writer) {
-				fmt.Fprintf(w, "status\t%d\n", r.Status)
-				fmt.Fprintf(w, "payload\t%s\n", r.Payload)
-			})
+			call.Payload = json.RawMessage(payload)
+			return nil
 		},
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.MethodResult, error) {
+			return c.InvokeMethod(ctx, args[0], module, call)
+		}, func(w io.Writer, r client.MethodResult) {
+			fmt.Fprintf(w, "status\t%d\n", r.Status)
+			fmt.Fprintf(w, "payload\t%s\n", r.Payload)
+		}),
 	}
 	cmd.Flags().StringVar(&module, "module", "", "the module of the device that is meant")
 	cmd.Flags().StringVar(&payload, "payload", "", "JSON to call it with; null when left out")
-	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the answer: 5s to 5m")
-	cmd.Flags().DurationVar(&connectTimeout, "connect-timeout", 0, "how long to wait for the device to connect and listen: up to 5m")
+	cmd.Flags().DurationVar(&call.ResponseTimeout, "timeout", 30*time.Second, "how long to wait for the answer: 5s to 5m")
+	cmd.Flags().DurationVar(&call.ConnectTimeout, "connect-timeout", 0, "how long to wait for the device to connect and listen: up to 5m")
 	return cmd
 }

@@ -23,18 +23,15 @@ func verdictsCommand() *cobra.Command {
 		Long: `Say why devices, uploads and proofs were refused, oldest first: what was looked at, what was expected,
 what came, and how to mend it. With --output json each verdict is a line of JSON.`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+		PreRunE: func(*cobra.Command, []string) (err error) {
 			if since != "" {
-				if q.Since, err = time.Parse(time.RFC3339, since); err != nil {
-					return usageError{fmt.Errorf("--since is a time as in 2026-01-31T12:00:00Z, not %q", since)}
-				}
+				q.Since, err = moment("--since", since)
 			}
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			return verdicts(cmd, c, q, follow)
+			return err
 		},
+		RunE: withClient(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+			return verdicts(cmd, c, q, follow)
+		}),
 	})
 	cmd.Flags().StringVar(&q.DeviceID, "device", "", "only of this device")
 	cmd.Flags().StringVar(&q.TrackingID, "tracking-id", "", "only the one with this tracking ID")
@@ -47,7 +44,6 @@ what came, and how to mend it. With --output json each verdict is a line of JSON
 
 // verdicts prints refusals; to follow, it asks every second for what is new.
 func verdicts(cmd *cobra.Command, c *client.Client, q client.VerdictQuery, follow bool) error {
-	output, _ := cmd.Flags().GetString("output")
 	w := cmd.OutOrStdout()
 	printed := map[string]bool{}
 	for {
@@ -64,7 +60,7 @@ func verdicts(cmd *cobra.Command, c *client.Client, q client.VerdictQuery, follo
 				continue
 			}
 			printed[v.TrackingID] = true
-			if output == "json" {
+			if inJSON(cmd) {
 				err = json.NewEncoder(w).Encode(v)
 			} else {
 				err = printVerdict(w, v)
