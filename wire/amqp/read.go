@@ -48,6 +48,10 @@ func (r *reader) protocol() (id byte, ok bool, err error) {
 func appendProtocol(dst []byte, id byte) []byte { return append(dst, 'A', 'M', 'Q', 'P', id, 1, 0, 0) }
 
 func (r *reader) eight() error {
+	if r.given {
+		r.giveBack()
+		r.have, r.given = 0, false
+	}
 	for r.have < len(r.header) {
 		n, err := r.source.Read(r.header[r.have:])
 		r.have += n
@@ -71,10 +75,6 @@ func (r *reader) failed(n int, err error) error {
 
 // next waits for a frame.
 func (r *reader) next() (frame, error) {
-	if r.given {
-		r.giveBack()
-		r.have, r.given = 0, false
-	}
 	if err := r.eight(); err != nil {
 		return frame{}, err
 	}
