@@ -49,6 +49,10 @@ const (
 	// writeTime is how long a peer may take to read what was written.
 	writeTime = 10 * time.Second
 
+	// writeSlack is how much longer it may have: so the time is not set anew for
+	// every packet.
+	writeSlack = time.Second
+
 	// maxSilence is Azure's ceiling for one and a half times the keep alive, and
 	// what a keep alive of zero stands for.
 	maxSilence = 1767 * time.Second
@@ -84,16 +88,19 @@ type conn struct {
 	counted  struct{ publishes, twins uint64 }
 	talk     *conversation // of a device that asks a provisioning service for its place; otherwise nil
 
-	mu      sync.Mutex
-	session Session // nil until the device is let in
-	changed sync.Cond
-	ended   error     // why it shall end, once that is known; then nothing more is read
-	mute    bool      // nothing more is written
-	out     []byte    // to be written
-	writing bool      // a goroutine is at it
-	woken   bool      // the session has something for us
-	lostAt  time.Time // when the device counts as lost, unless a packet comes
-	unread  bool      // deliveries wait until there is room for them
+	mu       sync.Mutex
+	session  Session // nil until the device is let in
+	changed  sync.Cond
+	ended    error     // why it shall end, once that is known; then nothing more is read
+	mute     bool      // nothing more is written
+	out      []byte    // to be written
+	box      *[]byte   // what out is from, and goes back to
+	writing  bool      // a goroutine is at it; the next is its own
+	writesTo time.Time // how long the socket tries to write
+	woken    bool      // the session has something for us
+	lostAt   time.Time // when the device counts as lost, unless a packet comes
+	waitsTo  time.Time // how long the socket waits for one: so long or less
+	unread   bool      // deliveries wait until there is room for them
 
 	outbound *outbound // commands on their way; nil until the device subscribes
 
@@ -170,7 +177,7 @@ func (c *conn) live() (why error) {
 		if err := c.ready(); err != nil {
 			return err
 		}
-		packet, err := c.reader.Next()
+		packet, err := c.next()
 		if err != nil {
 			return c.lost(err)
 		}
@@ -364,7 +371,7 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 	// [MQTT-3.2.2-2].
 	c.mu.Lock()
 	c.session = session
-	c.out = mqtt.AppendConnack(takeBuffer(), false, mqtt.ConnAccepted)
+	c.out = mqtt.AppendConnack(c.buffer(), false, mqtt.ConnAccepted)
 	c.writing = true
 	c.mu.Unlock()
 	c.write() // here, where the stack is large already
@@ -409,21 +416,21 @@ func (c *conn) readWill(w *mqtt.Will) (*signet.Message, error) {
 	case w.QoS > 1:
 		return nil, signet.Refuse(signet.RequestMalformed, "The will has QoS %d.", w.QoS).FixBy("Use QoS 0 or 1.")
 	}
-	m := message(bag, w.Payload, w.Retain)
+	m := new(signet.Message)
+	compose(m, bag, w.Payload, w.Retain)
 	m.Properties = append(m.Properties, signet.Property{Name: "iothub-MessageType", Value: "Will"})
 	return m, nil
 }
 
-// message makes a message of a bag of properties and a body, which it keeps.
-func message(bag string, body []byte, retain bool) *signet.Message {
-	m := &signet.Message{Body: body}
+// compose makes m of a bag of properties and a body, which it keeps.
+func compose(m *signet.Message, bag string, body []byte, retain bool) {
+	m.Body = body
 	m.System, m.Properties = parseProperties(bag)
 	if retain {
 		// Nothing is retained; the message says that it asked for it, by the name of
 		// today's documentation and by the older one.
 		m.Properties = append(m.Properties, signet.Property{Name: "mqtt-retain", Value: "true"}, signet.Property{Name: "x-opt-retain", Value: "true"})
 	}
-	return m
 }
 
 // ready waits until there is room for another packet, and sets how long it may
@@ -438,8 +445,33 @@ func (c *conn) ready() error {
 		return c.ended
 	}
 	c.lostAt = time.Now().Add(c.silence)
-	c.waitForPacket()
+	if c.waitsTo.IsZero() {
+		c.waitForPacket()
+	}
 	return nil
+}
+
+// next reads a packet. The socket may wait for less long than the device may take,
+// by the packets that have come meanwhile: it is told anew when it has waited, not
+// with every packet.
+func (c *conn) next() (mqtt.Packet, error) {
+	for {
+		packet, err := c.reader.Next()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.mayWait() {
+			return packet, err
+		}
+	}
+}
+
+// mayWait has the socket wait on if the device does not count as lost yet.
+func (c *conn) mayWait() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended != nil {
+		return false
+	}
+	c.waitForPacket()
+	return time.Now().Before(c.waitsTo)
 }
 
 // waitForPacket sets how long a packet may still take to come. It is called with
@@ -451,6 +483,7 @@ func (c *conn) waitForPacket() {
 			until = end
 		}
 	}
+	c.waitsTo = until
 	c.socket.SetReadDeadline(until)
 }
 
@@ -524,9 +557,17 @@ func (c *conn) publish(p *mqtt.Publish) error {
 // propertyCost is what a property takes in memory besides its text.
 const propertyCost = 48
 
+// messages are of telemetry, for as long as the hub takes one.
+var messages = sync.Pool{New: func() any { return new(signet.Message) }}
+
 // telemetry hands a message to the session. It is acknowledged when stored.
 func (c *conn) telemetry(bag string, p *mqtt.Publish) error {
-	m := message(bag, append([]byte(nil), p.Payload...), p.Retain)
+	m := messages.Get().(*signet.Message)
+	defer func() {
+		*m = signet.Message{}
+		messages.Put(m)
+	}()
+	compose(m, bag, p.Payload, p.Retain)
 	if size := m.Size(); size > signet.MaxMessageSize {
 		return c.refuse(signet.Refuse(signet.LimitMessageSize, "The device sent a message of %d bytes.", size))
 	}
@@ -709,13 +750,12 @@ func (c *conn) say(packet func([]byte) []byte) {
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
-func takeBuffer() []byte { return (*buffers.Get().(*[]byte))[:0] }
-
 // buffer gives what there is to write, or an empty buffer. It is called with mu
 // held.
 func (c *conn) buffer() []byte {
-	if c.out == nil {
-		return takeBuffer()
+	if c.box == nil {
+		c.box = buffers.Get().(*[]byte)
+		c.out = (*c.box)[:0]
 	}
 	return c.out
 }
@@ -746,15 +786,18 @@ func (c *conn) write() {
 			c.changed.Broadcast()
 			return
 		}
-		out := c.out
-		c.out = nil
+		out, box := c.out, c.box
+		c.out, c.box = nil, nil
 		c.mu.Unlock()
-		c.socket.SetWriteDeadline(time.Now().Add(writeTime))
+		if now := time.Now(); c.writesTo.Sub(now) < writeTime {
+			c.writesTo = now.Add(writeTime + writeSlack)
+			c.socket.SetWriteDeadline(c.writesTo)
+		}
 		n, err := c.stream.Write(out)
 		c.door.metrics.sent.Add(float64(n))
 		if cap(out) <= 4<<10 {
-			out = out[:0]
-			buffers.Put(&out)
+			*box = out
+			buffers.Put(box)
 		}
 		c.mu.Lock()
 		c.changed.Broadcast()

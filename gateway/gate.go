@@ -107,8 +107,9 @@ func (g *gate) enter(addr netip.Addr, cut func(error), stop <-chan struct{}) (*v
 		s = &source{prefix: prefix}
 	}
 	if g.here >= g.maxHere && !g.displace(s) {
+		refusal := signet.Refuse(signet.LimitConnections, "%d connections from this address are waiting already.", s.here)
 		g.mu.Unlock()
-		return nil, signet.Refuse(signet.LimitConnections, "%d connections from this address are waiting already.", s.here)
+		return nil, refusal
 	}
 	if s.here == 0 {
 		g.sources[prefix] = s

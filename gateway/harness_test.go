@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -147,8 +148,9 @@ func (s *fakeSession) Will(_ context.Context, m *signet.Message, done func(error
 		return
 	}
 	w.mu.Lock()
-	m.DeviceID = s.principal.DeviceID
-	w.messages = append(w.messages, m)
+	kept := *m
+	kept.DeviceID, kept.Body = s.principal.DeviceID, bytes.Clone(m.Body)
+	w.messages = append(w.messages, &kept)
 	if w.hold {
 		w.pending = append(w.pending, done)
 		w.mu.Unlock()

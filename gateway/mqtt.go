@@ -78,8 +78,8 @@ type Session interface {
 	// Send takes a telemetry message, with System, Properties and Body filled in;
 	// the rest is stamped. done is called exactly once, from any goroutine, in the
 	// order of the calls: with nil when the message is on disk, with an error when
-	// it may not be. m must not be changed until then. Send may wait, until ctx
-	// ends, while the hub has no room.
+	// it may not be. Send may wait, until ctx ends, while the hub has no room; m and
+	// what it refers to are the caller's again when it returns.
 	Send(ctx context.Context, m *signet.Message, done func(error))
 
 	// Will takes the will of a device that is lost, as Send does, also after the

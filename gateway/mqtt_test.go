@@ -651,3 +651,56 @@ func TestShutdownInTime(t *testing.T) {
 		}
 	})
 }
+
+// A halting connection has whatever is written come in two halves, some time apart.
+type halting struct {
+	net.Conn
+	pause time.Duration
+}
+
+func (h *halting) Write(b []byte) (int, error) {
+	n, err := h.Conn.Write(b[:len(b)/2])
+	if err == nil {
+		time.Sleep(h.pause)
+		var more int
+		more, err = h.Conn.Write(b[len(b)/2:])
+		n += more
+	}
+	return n, err
+}
+
+// The socket is told how long to wait once, not with every packet. It has waited so
+// long in the middle of a TLS record, when the device does not count as lost yet:
+// there was a ping meanwhile. So nothing of the record is lost, and the device is
+// lost when it has been silent for one and a half times its keep alive.
+func TestSocketToldAnewWithinRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := plainDoor(t, &fakeWaist{})
+		m.tls = &tls.Config{Certificates: []tls.Certificate{issue(t, "hub.example.test", nil)}}
+		line := &halting{Conn: pipe(m)}
+		defer line.Close()
+		device := tls.Client(line, &tls.Config{InsecureSkipVerify: true})
+		in := mqtt.NewClientReader(device, maxPacket)
+		say := func(packet []byte) {
+			if _, err := device.Write(packet); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := in.Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		say(mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d1", KeepAlive: 60, HasUsername: true, Username: "hub.example.test/d1/?api-version=2021-04-12"}))
+		time.Sleep(40 * time.Second)
+		say(mqtt.AppendPingreq(nil)) // the socket waits until 90 s, and shall until 130 s
+		time.Sleep(40 * time.Second)
+		line.pause = 20 * time.Second
+		say(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/d1/messages/events/", Payload: make([]byte, 1000)}))
+		began := time.Now()
+		if p, err := in.Next(); err == nil {
+			t.Fatalf("%T where the end was due", p)
+		}
+		if silent := time.Since(began); silent != 90*time.Second {
+			t.Errorf("the device was lost after %v", silent)
+		}
+	})
+}

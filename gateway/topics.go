@@ -38,7 +38,10 @@ const (
 //	{prefix}/messages/events/
 //	{prefix}/messages/events/[?]{bag}[/]
 func (i identity) telemetry(topic string) (bag string, ok bool) {
-	rest, ok := strings.CutPrefix(topic, i.prefix+"/messages/events")
+	rest, ok := strings.CutPrefix(topic, i.prefix)
+	if ok {
+		rest, ok = strings.CutPrefix(rest, "/messages/events")
+	}
 	if !ok || rest == "" {
 		return "", ok
 	}

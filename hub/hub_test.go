@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -35,7 +36,9 @@ type messages struct {
 func (m *messages) Append(_ context.Context, msg *signet.Message, done func(error)) {
 	m.mu.Lock()
 	if m.err == nil {
-		m.kept = append(m.kept, msg)
+		kept := *msg
+		kept.Body = bytes.Clone(msg.Body)
+		m.kept = append(m.kept, &kept)
 	}
 	m.mu.Unlock()
 	done(m.err)

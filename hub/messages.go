@@ -16,8 +16,9 @@ type Messages interface {
 	// Append adds m to the log of m.Hub. It returns at once; done is called
 	// exactly once, from any goroutine: with nil after the message is on disk
 	// (fsync), with an error when it is known that it may not be. Messages of one
-	// device are stored, and their done called, in the order of their Append. m
-	// and what it refers to must not be changed until then. done must not block.
+	// device are stored, and their done called, in the order of their Append. done
+	// must not block. m and what it refers to are the caller's again when Append
+	// returns.
 	//
 	// Append waits while more is under way than the log has room for, so that a
 	// flood is slowed at its source; it then gives up with ctx.

@@ -3,6 +3,7 @@ package messaging
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -35,7 +36,7 @@ type queue struct {
 type batch struct {
 	data    []byte
 	base    time.Time
-	last    *signet.Message
+	last    origin // of the last record
 	records int
 	cost    int64
 	waiting []waiting
@@ -133,8 +134,12 @@ func (q *queue) add(msg *signet.Message, size int, cost int64, w waiting) {
 			b.base = msg.EnqueuedTime
 			b.data = appendHeader(b.data, q.hub, b.base)
 		}
-		b.data = appendRecord(b.data, msg, b.last, b.base)
-		b.last = msg
+		var before *origin
+		if b.records > 0 {
+			before = &b.last
+		}
+		b.data = appendRecord(b.data, msg, before, b.base)
+		b.last = origin{msg.AuthMethod, msg.Source}
 		b.records++
 		b.cost += cost
 	}
@@ -150,6 +155,9 @@ func (q *queue) add(msg *signet.Message, size int, cost int64, w waiting) {
 func (q *queue) run() {
 	defer q.m.storing.Done()
 	for {
+		// Who has a message and waits for the processor adds it first: a sync costs the
+		// same for one record and for hundreds.
+		runtime.Gosched()
 		q.mu.Lock()
 		if len(q.batches) == 0 {
 			q.running = false

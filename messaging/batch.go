@@ -62,11 +62,13 @@ func recordSize(m *signet.Message) int {
 	return n
 }
 
-// appendRecord adds m to a batch whose base time is base. before is the message
-// of the record before it, nil for the first.
-func appendRecord(dst []byte, m, before *signet.Message, base time.Time) []byte {
-	same := before != nil && m.AuthMethod == before.AuthMethod && m.Source == before.Source
-	if same {
+// An origin is how the sender of a record has authenticated, and what it is from.
+type origin struct{ authMethod, source string }
+
+// appendRecord adds m to a batch whose base time is base. before is the origin of
+// the record before it, nil for the first. Nothing of m is kept.
+func appendRecord(dst []byte, m *signet.Message, before *origin, base time.Time) []byte {
+	if before != nil && *before == (origin{m.AuthMethod, m.Source}) {
 		dst = append(dst, sameOrigin)
 	} else {
 		dst = append(dst, 0)

@@ -19,13 +19,13 @@ import (
 func encodeBatch(hub string, messages []*signet.Message) []byte {
 	base := messages[0].EnqueuedTime
 	data := appendHeader(nil, hub, base)
-	var before *signet.Message
+	var before *origin
 	for _, m := range messages {
 		size := len(data) + recordSize(m)
 		if data = appendRecord(data, m, before, base); len(data) > size {
 			panic(fmt.Sprintf("a record of %d bytes more than its size", len(data)-size))
 		}
-		before = m
+		before = &origin{m.AuthMethod, m.Source}
 	}
 	seal(data)
 	return data

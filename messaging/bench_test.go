@@ -159,7 +159,8 @@ func BenchmarkEncode(b *testing.B) {
 	msg := telemetry("device-17")
 	data := appendHeader(nil, "plant", msg.EnqueuedTime)
 	empty := len(data)
-	var before *signet.Message
+	var last origin
+	var before *origin
 	b.ReportAllocs()
 	for range b.N {
 		if len(data)+recordSize(msg) > maxBatchBytes {
@@ -167,7 +168,7 @@ func BenchmarkEncode(b *testing.B) {
 			data, before = data[:empty], nil
 		}
 		data = appendRecord(data, msg, before, msg.EnqueuedTime)
-		before = msg
+		last, before = origin{msg.AuthMethod, msg.Source}, &last
 	}
 }
 

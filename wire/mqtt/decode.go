@@ -80,7 +80,10 @@ func (r *Reader) decode(packet []byte, header int) (Packet, error) {
 		}
 		p = c
 	case typePublish:
-		decodePublish(&f, first, &r.publish)
+		decodePublish(&f, first, &r.publish, r.topic)
+		if r.topic = r.publish.Topic; len(r.topic) > maxRemembered {
+			r.topic = ""
+		}
 		p = &r.publish
 	case typePuback:
 		p = &Puback{f.packetID("[MQTT-2.3.1-6]")}
@@ -135,9 +138,14 @@ func (r *Reader) decode(packet []byte, header int) (Packet, error) {
 	return p, nil
 }
 
-func decodePublish(f *fields, first byte, p *Publish) {
+// decodePublish looks at a topic only if it is not that of the PUBLISH before.
+func decodePublish(f *fields, first byte, p *Publish, before string) {
 	p.Dup, p.QoS, p.Retain = first&0x08 != 0, first>>1&0x03, first&0x01 != 0
-	p.Topic = f.topic("[MQTT-3.3.2-1]", "[MQTT-3.3.2-2]")
+	if n := 2 + len(before); before != "" && len(f.rest) >= n && int(binary.BigEndian.Uint16(f.rest)) == len(before) && string(f.rest[2:n]) == before {
+		p.Topic, f.rest = before, f.rest[n:]
+	} else {
+		p.Topic = f.topic("[MQTT-3.3.2-1]", "[MQTT-3.3.2-2]")
+	}
 	if p.QoS > 0 {
 		p.PacketID = f.packetID("[MQTT-2.3.1-1]")
 	}

@@ -595,3 +595,42 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// A topic is that which was sent, whatever the one before it was, and costs nothing
+// when it is the same.
+func TestTopicRemembered(t *testing.T) {
+	long := strings.Repeat("t", maxRemembered+1)
+	topics := []string{"a", "a", "ab", "a", "a/b", "a/b", "b", long, long, "a/b", "é", "é"}
+	var stream []byte
+	for i, topic := range topics {
+		stream = AppendPublish(stream, &Publish{QoS: 1, PacketID: uint16(i + 1), Topic: topic, Payload: []byte("ab")})
+	}
+	r := NewReader(bytes.NewReader(stream), 1<<10)
+	for i, topic := range topics {
+		p, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.(*Publish); got.Topic != topic || got.PacketID != uint16(i+1) || string(got.Payload) != "ab" {
+			t.Errorf("PUBLISH %d is %+v", i, got)
+		}
+		if len(r.topic) > maxRemembered {
+			t.Errorf("a topic of %d bytes is remembered", len(r.topic))
+		}
+	}
+	same := bytes.Repeat(AppendPublish(nil, &Publish{Topic: "devices/press-17/messages/events/"}), 200)
+	r = NewReader(bytes.NewReader(same), 1<<10)
+	if n := testing.AllocsPerRun(100, func() { r.Next() }); n > 0 {
+		t.Errorf("%v allocations for a topic that is the same", n)
+	}
+	// What cannot be that topic is judged as ever: no letter of the one before is taken for it.
+	for _, bad := range []string{"\x30\x02\x00\x05", "\x30\x04\x00\x03a/", "\x30\x05\x00\x03a/#"} {
+		r := NewReader(strings.NewReader("\x30\x05\x00\x03a/b"+bad), 1<<10)
+		if _, err := r.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := r.Next(); err == nil {
+			t.Errorf("%q is %+v", bad, p)
+		}
+	}
+}

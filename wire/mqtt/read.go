@@ -22,6 +22,7 @@ type Reader struct {
 	given  int // how many of them were handed out as a packet
 
 	publish Publish // the one given out, so that it costs no allocation
+	topic   string  // of the last PUBLISH: a device seldom has another
 	refused error   // what ended the stream
 }
 
@@ -187,6 +188,10 @@ type buffer struct {
 }
 
 const (
+	// maxRemembered is the longest topic that is remembered: an idle connection
+	// holds it. Those of a device with some properties are shorter.
+	maxRemembered = 256
+
 	maxHeader = 5
 	smallest  = 2 << 10 // holds a few packets of telemetry as they are sent
 )
