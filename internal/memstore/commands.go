@@ -35,7 +35,7 @@ func heads(of []signet.Command) []signet.Command {
 // AddCommand adds one at the end of its queue.
 func (s *Store) AddCommand(_ context.Context, c signet.Command, most int) (sequence int64, err error) {
 	err = s.do("AddCommand", func() error {
-		i, ok := s.identities[[3]string{c.Hub, c.DeviceID, c.ModuleID}]
+		i, ok := s.identities[rowKey{c.Hub, c.DeviceID, c.ModuleID}]
 		if !ok || i.GenerationID != c.GenerationID {
 			return signet.ErrNotFound
 		}
@@ -54,23 +54,20 @@ func (s *Store) AddCommand(_ context.Context, c signet.Command, most int) (seque
 }
 
 // Commands lists a queue.
-func (s *Store) Commands(_ context.Context, q signet.CommandQueue) (cs []signet.Command, err error) {
-	err = s.do("Commands", func() error { cs = heads(s.queue(q)); return nil })
-	return cs, err
+func (s *Store) Commands(_ context.Context, q signet.CommandQueue) ([]signet.Command, error) {
+	return read(s, "Commands", func() ([]signet.Command, error) { return heads(s.queue(q)), nil })
 }
 
 // Command reads one.
-func (s *Store) Command(_ context.Context, q signet.CommandQueue, sequence int64) (c signet.Command, err error) {
-	err = s.do("Command", func() error {
-		of := s.queue(q)
-		n := slices.IndexFunc(of, func(c signet.Command) bool { return c.Sequence == sequence })
-		if n < 0 {
-			return signet.ErrNotFound
+func (s *Store) Command(_ context.Context, q signet.CommandQueue, sequence int64) (signet.Command, error) {
+	return read(s, "Command", func() (signet.Command, error) {
+		for _, c := range s.queue(q) {
+			if c.Sequence == sequence {
+				return c, nil
+			}
 		}
-		c = of[n]
-		return nil
+		return signet.Command{}, signet.ErrNotFound
 	})
-	return c, err
 }
 
 // EndCommands removes some, with their feedback.

@@ -230,22 +230,20 @@ func aggregate(c query.Column, of []registry.Record) any {
 }
 
 // Activity lists what is known of identities.
-func (s *Store) Activity(_ context.Context, hub, first, last string) (as []signet.Activity, err error) {
-	err = s.do("Activity", func() error {
-		as = sorted(s.activity, func(a signet.Activity) bool { return a.Hub == hub && a.DeviceID >= first && a.DeviceID <= last },
+func (s *Store) Activity(_ context.Context, hub, first, last string) ([]signet.Activity, error) {
+	return read(s, "Activity", func() ([]signet.Activity, error) {
+		return s.activity.those(func(k rowKey, _ signet.Activity) bool { return k[0] == hub && k[1] >= first && k[1] <= last },
 			func(a, b signet.Activity) int {
 				return cmp.Or(cmp.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.ModuleID, b.ModuleID))
-			})
-		return nil
+			}), nil
 	})
-	return as, err
 }
 
 // SaveActivity writes what is known of identities.
 func (s *Store) SaveActivity(_ context.Context, as []signet.Activity) error {
 	return s.do("SaveActivity", func() error {
 		for _, a := range as {
-			key := [3]string{a.Hub, a.DeviceID, a.ModuleID}
+			key := rowKey{a.Hub, a.DeviceID, a.ModuleID}
 			if i, ok := s.identities[key]; !ok || i.GenerationID != a.GenerationID {
 				continue
 			}

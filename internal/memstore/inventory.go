@@ -18,16 +18,16 @@ func (s *Store) Save(_ context.Context, news inventory.News) error {
 	return s.do("Save", func() error {
 		branches, sightings := maps.Clone(s.branches), maps.Clone(s.sightings)
 		for _, b := range news.Branches {
-			if _, there := s.hubs[b.Hub]; there && branches[[2]string{b.Hub, b.ID}].ID == "" {
-				branches[[2]string{b.Hub, b.ID}] = b
+			if _, there := s.hubs[b.Hub]; there && branches[rowKey{b.Hub, b.ID}].ID == "" {
+				branches[rowKey{b.Hub, b.ID}] = b
 			}
 		}
 		for _, w := range news.Sightings {
-			key := [3]string{w.Hub, w.DeviceID, w.ModuleID}
+			key := rowKey{w.Hub, w.DeviceID, w.ModuleID}
 			if i, there := s.identities[key]; !there || i.GenerationID != w.GenerationID {
 				continue
 			}
-			if _, there := branches[[2]string{w.Hub, w.Branch}]; !there && w.Branch != "" {
+			if _, there := branches[rowKey{w.Hub, w.Branch}]; !there && w.Branch != "" {
 				return signet.ErrNotFound
 			}
 			if before, there := sightings[key]; there {
@@ -36,7 +36,7 @@ func (s *Store) Save(_ context.Context, news inventory.News) error {
 			sightings[key] = w
 		}
 		for _, l := range news.Left {
-			key := [3]string{l.Hub, l.DeviceID, l.ModuleID}
+			key := rowKey{l.Hub, l.DeviceID, l.ModuleID}
 			if w, there := sightings[key]; there && w.LastSeen.Before(l.At) {
 				w.LastSeen = l.At
 				sightings[key] = w
@@ -44,11 +44,11 @@ func (s *Store) Save(_ context.Context, news inventory.News) error {
 		}
 		for _, c := range news.Clones {
 			if _, there := s.hubs[c.Hub]; there {
-				s.clones[[2]string{c.Hub, c.ID}] = c
+				s.clones[rowKey{c.Hub, c.ID}] = c
 			}
 		}
 		for _, r := range news.Refusals {
-			key := [2]string{r.Hub, r.Branch}
+			key := rowKey{r.Hub, r.Branch}
 			if b, there := branches[key]; there {
 				b.Refused += r.Count
 				branches[key] = b
@@ -96,14 +96,14 @@ func (s *Store) sorted(hub string) []signet.Sighting {
 			delete(s.sightings, key)
 		}
 	}
-	return sorted(s.sightings, func(w signet.Sighting) bool { return w.Hub == hub }, func(a, b signet.Sighting) int {
+	return s.sightings.of(hub, func(a, b signet.Sighting) int {
 		return cmp.Or(cmp.Compare(a.DeviceID, b.DeviceID), cmp.Compare(a.ModuleID, b.ModuleID))
 	})
 }
 
 // beneath says whether a branch is another or below it.
 func (s *Store) beneath(hub, id, above string) bool {
-	for ; id != ""; id = s.branches[[2]string{hub, id}].Parent {
+	for ; id != ""; id = s.branches[rowKey{hub, id}].Parent {
 		if id == above {
 			return true
 		}
@@ -127,15 +127,14 @@ func (s *Store) Prune(_ context.Context, hub string) (n int64, err error) {
 }
 
 // Branches lists the branches of a hub.
-func (s *Store) Branches(_ context.Context, hub string) (bs []signet.Branch, err error) {
-	err = s.do("Branches", func() error {
-		bs = sorted(s.branches, func(b signet.Branch) bool { return b.Hub == hub }, func(a, b signet.Branch) int { return cmp.Compare(a.ID, b.ID) })
+func (s *Store) Branches(_ context.Context, hub string) ([]signet.Branch, error) {
+	return read(s, "Branches", func() ([]signet.Branch, error) {
+		bs := s.branches.of(hub, func(a, b signet.Branch) int { return cmp.Compare(a.ID, b.ID) })
 		for n := range bs {
 			bs[n].DER = nil
 		}
-		return nil
+		return bs, nil
 	})
-	return bs, err
 }
 
 // Populations counts what is at branches.
@@ -158,7 +157,7 @@ func (s *Store) Populations(_ context.Context, hub string, endsBefore time.Time)
 // Path gives a branch and those above it.
 func (s *Store) Path(_ context.Context, hub, branch string) (path []signet.Branch, err error) {
 	err = s.do("Path", func() error {
-		for b, there := s.branches[[2]string{hub, branch}]; there; b, there = s.branches[[2]string{hub, b.Parent}] {
+		for b, there := s.branches[rowKey{hub, branch}]; there; b, there = s.branches[rowKey{hub, b.Parent}] {
 			path = append(path, b)
 		}
 		if path == nil {
@@ -189,7 +188,7 @@ func (s *Store) Sightings(_ context.Context, hub string, f inventory.Filter, aft
 					w.DER = nil
 				}
 				if f.Status {
-					w.Status = s.identities[[3]string{w.Hub, w.DeviceID, w.ModuleID}].Status
+					w.Status = s.identities[rowKey{w.Hub, w.DeviceID, w.ModuleID}].Status
 				}
 				list = append(list, w)
 			}
@@ -241,60 +240,34 @@ func (s *Store) CountUnseen(_ context.Context, hub string) (n int64, err error) 
 }
 
 // Sighting reads one.
-func (s *Store) Sighting(_ context.Context, hub, device, module string) (w signet.Sighting, err error) {
-	err = s.do("Sighting", func() error {
+func (s *Store) Sighting(_ context.Context, hub, device, module string) (signet.Sighting, error) {
+	return read(s, "Sighting", func() (signet.Sighting, error) {
 		s.sorted(hub)
-		var there bool
-		if w, there = s.sightings[[3]string{hub, device, module}]; !there {
-			return signet.ErrNotFound
-		}
-		return nil
+		return s.sightings.get(rowKey{hub, device, module})
 	})
-	return w, err
 }
 
 // Clones lists findings.
-func (s *Store) Clones(_ context.Context, hub string, limit int) (cs []signet.Clone, err error) {
-	err = s.do("Clones", func() error {
-		cs = sorted(s.clones, func(c signet.Clone) bool { return c.Hub == hub }, func(a, b signet.Clone) int {
-			return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(b.ID, a.ID))
-		})
-		cs = cs[:min(limit, len(cs))]
-		return nil
+func (s *Store) Clones(_ context.Context, hub string, limit int) ([]signet.Clone, error) {
+	return read(s, "Clones", func() ([]signet.Clone, error) {
+		cs := s.clones.of(hub, func(a, b signet.Clone) int { return cmp.Or(b.Last.Compare(a.Last), cmp.Compare(b.ID, a.ID)) })
+		return cs[:min(limit, len(cs))], nil
 	})
-	return cs, err
 }
 
 // Clone reads a finding.
-func (s *Store) Clone(_ context.Context, hub, id string) (c signet.Clone, err error) {
-	err = s.do("Clone", func() error {
-		var there bool
-		if c, there = s.clones[[2]string{hub, id}]; !there {
-			return signet.ErrNotFound
-		}
-		return nil
-	})
-	return c, err
+func (s *Store) Clone(_ context.Context, hub, id string) (signet.Clone, error) {
+	return read(s, "Clone", func() (signet.Clone, error) { return s.clones.get(rowKey{hub, id}) })
 }
 
 // DismissClone replaces a finding.
 func (s *Store) DismissClone(_ context.Context, c signet.Clone) error {
-	return s.do("DismissClone", func() error {
-		if _, there := s.clones[[2]string{c.Hub, c.ID}]; !there {
-			return signet.ErrNotFound
-		}
-		s.clones[[2]string{c.Hub, c.ID}] = c
-		return nil
-	})
+	return s.do("DismissClone", func() error { return s.clones.replace(rowKey{c.Hub, c.ID}, c, func(signet.Clone) bool { return true }) })
 }
 
 // ClonePolicy reads the policy of a hub.
-func (s *Store) ClonePolicy(_ context.Context, hub string) (p signet.ClonePolicy, err error) {
-	err = s.do("ClonePolicy", func() error {
-		p = cmp.Or(s.clonePolicies[hub], signet.ClonesFlag)
-		return nil
-	})
-	return p, err
+func (s *Store) ClonePolicy(_ context.Context, hub string) (signet.ClonePolicy, error) {
+	return read(s, "ClonePolicy", func() (signet.ClonePolicy, error) { return cmp.Or(s.clonePolicies[hub], signet.ClonesFlag), nil })
 }
 
 // SetClonePolicy sets it.

@@ -11,8 +11,6 @@ import (
 
 var _ routes.Store = (*Store)(nil)
 
-type routeKey [2]string // hub, name
-
 type route struct {
 	routes.Progress
 	dead []signet.DeadLetter
@@ -21,8 +19,7 @@ type route struct {
 // Routes lists routes.
 func (s *Store) Routes(_ context.Context, hub string) (ps []routes.Progress, err error) {
 	err = s.do("Routes", func() error {
-		for _, r := range sorted(s.routes, func(r *route) bool { return hub == "" || r.Hub == hub },
-			func(a, b *route) int { return cmp.Or(cmp.Compare(a.Hub, b.Hub), cmp.Compare(a.Name, b.Name)) }) {
+		for _, r := range s.routes.of(hub, func(a, b *route) int { return cmp.Or(cmp.Compare(a.Hub, b.Hub), cmp.Compare(a.Name, b.Name)) }) {
 			ps = append(ps, r.Progress)
 		}
 		return nil
@@ -36,35 +33,26 @@ func (s *Store) SaveRoute(_ context.Context, r signet.Route, most int) error {
 		if _, ok := s.hubs[r.Hub]; !ok {
 			return signet.ErrNotFound
 		}
-		n := 0
-		for k := range s.routes {
-			if k[0] == r.Hub && k[1] != r.Name {
-				n++
-			}
-		}
-		if n >= most {
+		if s.routes.count(func(k rowKey) bool { return k[0] == r.Hub && k[1] != r.Name }) >= most {
 			return signet.ErrFull
 		}
-		if old := s.routes[routeKey{r.Hub, r.Name}]; old != nil {
+		if old := s.routes[rowKey{r.Hub, r.Name}]; old != nil {
 			old.Route = r
 			return nil
 		}
-		if s.routes == nil {
-			s.routes = map[routeKey]*route{}
-		}
-		s.routes[routeKey{r.Hub, r.Name}] = &route{Progress: routes.Progress{Route: r}}
+		s.routes[rowKey{r.Hub, r.Name}] = &route{Progress: routes.Progress{Route: r}}
 		return nil
 	})
 }
 
 // DeleteRoute removes a route.
 func (s *Store) DeleteRoute(_ context.Context, hub, name string) error {
-	return s.ofRoute("DeleteRoute", hub, name, func(*route) { delete(s.routes, routeKey{hub, name}) })
+	return s.ofRoute("DeleteRoute", hub, name, func(*route) { delete(s.routes, rowKey{hub, name}) })
 }
 
 func (s *Store) ofRoute(operation, hub, name string, f func(*route)) error {
 	return s.do(operation, func() error {
-		r := s.routes[routeKey{hub, name}]
+		r := s.routes[rowKey{hub, name}]
 		if r == nil {
 			return signet.ErrNotFound
 		}
@@ -95,7 +83,7 @@ func (s *Store) Bury(_ context.Context, hub, name string, to signet.Position, d 
 // DeadLetters lists dead letters.
 func (s *Store) DeadLetters(_ context.Context, hub, name string) (ds []signet.DeadLetter, err error) {
 	err = s.do("DeadLetters", func() error {
-		if r := s.routes[routeKey{hub, name}]; r != nil {
+		if r := s.routes[rowKey{hub, name}]; r != nil {
 			ds = slices.Clone(r.dead)
 		}
 		return nil
@@ -106,7 +94,7 @@ func (s *Store) DeadLetters(_ context.Context, hub, name string) (ds []signet.De
 // MarkDeadLetters marks dead letters.
 func (s *Store) MarkDeadLetters(_ context.Context, hub, name, id string) (n int, err error) {
 	err = s.do("MarkDeadLetters", func() error {
-		r := s.routes[routeKey{hub, name}]
+		r := s.routes[rowKey{hub, name}]
 		for i := range r.dead {
 			if id == "" || r.dead[i].ID == id {
 				r.dead[i].Replay = true

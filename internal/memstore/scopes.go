@@ -17,8 +17,7 @@ type scope struct {
 // Scopes lists scopes by key.
 func (s *Store) Scopes(_ context.Context, hub string) (ss []signet.Scope, err error) {
 	err = s.do("Scopes", func() error {
-		for _, c := range sorted(s.scopes, func(c *scope) bool { return hub == "" || c.Hub == hub },
-			func(a, b *scope) int { return cmp.Compare(a.Key, b.Key) }) {
+		for _, c := range s.scopes.of(hub, func(a, b *scope) int { return cmp.Compare(a.Key, b.Key) }) {
 			one := c.Scope
 			one.Seen = int64(len(c.places))
 			ss = append(ss, one)
@@ -34,10 +33,10 @@ func (s *Store) SaveScope(_ context.Context, c signet.Scope) error {
 		if _, ok := s.hubs[c.Hub]; !ok {
 			return signet.ErrNotFound
 		}
-		old := s.scopes[[2]string{c.Hub, c.Key}]
+		old := s.scopes[rowKey{c.Hub, c.Key}]
 		if old == nil || old.MaxDevices == 0 {
 			old = &scope{places: map[string]int64{}}
-			s.scopes[[2]string{c.Hub, c.Key}] = old
+			s.scopes[rowKey{c.Hub, c.Key}] = old
 		}
 		old.Scope = c
 		return nil
@@ -46,19 +45,13 @@ func (s *Store) SaveScope(_ context.Context, c signet.Scope) error {
 
 // DeleteScope removes one.
 func (s *Store) DeleteScope(_ context.Context, hub, key string) error {
-	return s.do("DeleteScope", func() error {
-		if s.scopes[[2]string{hub, key}] == nil {
-			return signet.ErrNotFound
-		}
-		delete(s.scopes, [2]string{hub, key})
-		return nil
-	})
+	return s.do("DeleteScope", func() error { return s.scopes.remove(rowKey{hub, key}, nil) })
 }
 
 // Place gives the place of a device.
 func (s *Store) Place(_ context.Context, hub, key, device string) (place int64, err error) {
 	err = s.do("Place", func() error {
-		if c := s.scopes[[2]string{hub, key}]; c != nil {
+		if c := s.scopes[rowKey{hub, key}]; c != nil {
 			place = c.places[device]
 		}
 		return nil
@@ -69,7 +62,7 @@ func (s *Store) Place(_ context.Context, hub, key, device string) (place int64, 
 // TakePlace gives the place of a device, or a new one.
 func (s *Store) TakePlace(_ context.Context, hub, key, device string) (place int64, err error) {
 	err = s.do("TakePlace", func() error {
-		c := s.scopes[[2]string{hub, key}]
+		c := s.scopes[rowKey{hub, key}]
 		if c == nil {
 			return signet.ErrNotFound
 		}
