@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/registry"
 )
 
 // maxList is how many identities one list gives: Azure's limit.
@@ -89,7 +90,7 @@ func orEmpty(s *string) string {
 // azureTime writes a time as IoT Hub does; the zero time is its "never".
 func azureTime(t time.Time) string { return signet.AzureTime(t) }
 
-// identity reads what a client wrote, and leaves open what it left open.
+// authentication reads what a client wrote, and leaves open what it left open.
 func (a authenticationJSON) authentication() signet.Authentication {
 	auth := signet.Authentication{
 		Type:       a.Type,
@@ -141,16 +142,16 @@ func (c *call) listDevices() error {
 	return c.answer(http.StatusOK, list)
 }
 
-func (c *call) getDevice() error {
-	i, err := c.Registry.Get(c.r.Context(), c.hub.Name, c.args["device"], "")
+// GET /devices/{id}[/modules/{module}]
+func (c *call) getIdentity() error {
+	i, err := c.Registry.Get(c.r.Context(), c.hub.Name, c.args["device"], c.args["module"])
 	if err != nil {
 		return err
 	}
-	return c.answerDevice(&i)
+	return c.answerIdentity(i)
 }
 
-// PUT /devices/{id} creates when there is no If-Match, and only then; with it,
-// it replaces, and only that.
+// PUT /devices/{id}; see putIdentity.
 func (c *call) putDevice() error {
 	var body deviceJSON
 	if err := c.read(maxBody, &body); err != nil {
@@ -160,13 +161,17 @@ func (c *call) putDevice() error {
 	if body.DeviceID != "" && body.DeviceID != id {
 		return signet.Refuse(signet.RequestMalformed, "The device ID of the body is not the one of the path.").At("deviceId", signet.Clip(id), body.DeviceID)
 	}
-	i := signet.Identity{
+	return c.putIdentity(signet.Identity{
 		Hub: c.hub.Name, DeviceID: id,
 		Status: body.Status, StatusReason: orEmpty(body.StatusReason),
 		Auth:       body.Authentication.authentication(),
 		EdgeDevice: body.Capabilities.IotEdge,
-	}
-	var err error
+	})
+}
+
+// putIdentity creates when there is no If-Match, and only then; with it, it
+// replaces, and only that.
+func (c *call) putIdentity(i signet.Identity) (err error) {
 	if etag := c.ifMatch(); etag == "" {
 		i, err = c.Registry.Create(c.r.Context(), i)
 	} else {
@@ -175,27 +180,44 @@ func (c *call) putDevice() error {
 	if err != nil {
 		return err
 	}
-	return c.answerDevice(&i)
+	return c.answerIdentity(i)
 }
 
-func (c *call) answerDevice(i *signet.Identity) error {
-	waiting, err := c.Commands.Count(c.r.Context(), i.Hub, i.DeviceID, i.DeviceID)
-	if err != nil {
+// DELETE /devices/{id}[/modules/{module}]
+func (c *call) deleteIdentity() error {
+	if err := c.Registry.Delete(c.r.Context(), c.hub.Name, c.args["device"], c.args["module"], c.ifMatch()); err != nil {
 		return err
 	}
-	activity, err := c.activityOf(i)
+	return c.done(http.StatusNoContent)
+}
+
+func (c *call) answerIdentity(i signet.Identity) error {
+	r, err := c.known(i)
 	if err != nil {
 		return err
 	}
 	c.w.Header().Set("ETag", `"`+i.ETag+`"`)
-	return c.answer(http.StatusOK, c.deviceJSON(i, activity, waiting[i.DeviceID]))
+	if i.ModuleID != "" {
+		return c.answer(http.StatusOK, c.moduleJSON(&i, r.Activity))
+	}
+	return c.answer(http.StatusOK, c.deviceJSON(&i, r.Activity, r.Waiting))
 }
 
-func (c *call) deleteDevice() error {
-	if err := c.Registry.Delete(c.r.Context(), c.hub.Name, c.args["device"], "", c.ifMatch()); err != nil {
-		return err
+// known gives what is known of an identity besides: its activity and, of a device,
+// how many messages wait for it.
+func (c *call) known(i signet.Identity) (r registry.Record, err error) {
+	r.Identity = i
+	activity, err := c.Registry.Activity(c.r.Context(), i.Hub, i.DeviceID)
+	if err != nil {
+		return r, err
 	}
-	return c.done(http.StatusNoContent)
+	r.Activity = activity[i.Name()]
+	if i.ModuleID == "" {
+		var waiting map[string]int
+		waiting, err = c.Commands.Count(c.r.Context(), i.Hub, i.DeviceID, i.DeviceID)
+		r.Waiting = waiting[i.DeviceID]
+	}
+	return r, err
 }
 
 func (c *call) deviceStatistics() error {

@@ -48,15 +48,7 @@ func (c *call) listModules() error {
 	return c.answer(http.StatusOK, list)
 }
 
-func (c *call) getModule() error {
-	i, err := c.Registry.Get(c.r.Context(), c.hub.Name, c.args["device"], c.args["module"])
-	if err != nil {
-		return err
-	}
-	return c.answerModule(&i)
-}
-
-// PUT /devices/{id}/modules/{module} creates or replaces as it does for devices.
+// PUT /devices/{id}/modules/{module}; see putIdentity.
 func (c *call) putModule() error {
 	var body moduleJSON
 	if err := c.read(maxBody, &body); err != nil {
@@ -71,30 +63,5 @@ func (c *call) putModule() error {
 	if strings.EqualFold(string(i.Auth.Type), "none") {
 		i.Auth.Type = signet.AuthSAS // as Azure takes it, for modules
 	}
-	var err error
-	if etag := c.ifMatch(); etag == "" {
-		i, err = c.Registry.Create(c.r.Context(), i)
-	} else {
-		i, err = c.Registry.Replace(c.r.Context(), i, etag)
-	}
-	if err != nil {
-		return err
-	}
-	return c.answerModule(&i)
-}
-
-func (c *call) answerModule(i *signet.Identity) error {
-	activity, err := c.activityOf(i)
-	if err != nil {
-		return err
-	}
-	c.w.Header().Set("ETag", `"`+i.ETag+`"`)
-	return c.answer(http.StatusOK, c.moduleJSON(i, activity))
-}
-
-func (c *call) deleteModule() error {
-	if err := c.Registry.Delete(c.r.Context(), c.hub.Name, c.args["device"], c.args["module"], c.ifMatch()); err != nil {
-		return err
-	}
-	return c.done(http.StatusNoContent)
+	return c.putIdentity(i)
 }

@@ -216,9 +216,3 @@ const (
 	connected    = "Connected"
 	disconnected = "Disconnected"
 )
-
-// activityOf reads what is known of one identity.
-func (c *call) activityOf(i *signet.Identity) (signet.Activity, error) {
-	of, err := c.Registry.Activity(c.r.Context(), i.Hub, i.DeviceID)
-	return of[i.Name()], err
-}

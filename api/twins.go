@@ -41,21 +41,15 @@ type twinPropertiesJSON struct {
 
 // answerTwin answers with a twin and what is known of its identity.
 func (c *call) answerTwin(t *signet.Twin) error {
-	r := registry.Record{Twin: *t}
-	var err error
-	if r.Identity, err = c.Registry.Get(c.r.Context(), t.Hub, t.DeviceID, t.ModuleID); err != nil {
+	i, err := c.Registry.Get(c.r.Context(), t.Hub, t.DeviceID, t.ModuleID)
+	if err != nil {
 		return err
 	}
-	if r.Activity, err = c.activityOf(&r.Identity); err != nil {
+	r, err := c.known(i)
+	if err != nil {
 		return err
 	}
-	if t.ModuleID == "" {
-		waiting, err := c.Commands.Count(c.r.Context(), t.Hub, t.DeviceID, t.DeviceID)
-		if err != nil {
-			return err
-		}
-		r.Waiting = waiting[t.DeviceID]
-	}
+	r.Twin = *t
 	c.w.Header().Set("ETag", `"`+t.ETag+`"`)
 	return c.answer(http.StatusOK, newTwinJSON(&r, c.connectionState(&r.Identity)))
 }
