@@ -23,3 +23,5 @@ func Patient(s *Store) { s.pagePatience, s.aggregatePatience = pagePatience, agg
 
 // PageBytes sets how large the twins of a page may be.
 func PageBytes(s *Store, n int) { s.pageBytes = n }
+
+var Nameless = nameless

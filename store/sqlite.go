@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -349,11 +351,26 @@ func (s *statements) close() {
 	})
 }
 
+var parameter = regexp.MustCompile(`\$[0-9]+`)
+
+// nameless takes the names of a statement's parameters away if they come in their
+// order, each once. SQLite's driver asks for the name of each that it binds, and
+// SQLite looks through all of them for it: for the 1,408 of a write of 64 sightings
+// that took as long as the write.
+func nameless(query string) string {
+	for n, name := range parameter.FindAllString(query, -1) {
+		if name != "$"+strconv.Itoa(n+1) {
+			return query
+		}
+	}
+	return parameter.ReplaceAllString(query, "?")
+}
+
 func (s *statements) of(ctx context.Context, query string) (*sql.Stmt, error) {
 	if stmt, ok := s.prepared.Load(query); ok {
 		return stmt.(*sql.Stmt), nil
 	}
-	stmt, err := s.on.PrepareContext(ctx, query)
+	stmt, err := s.on.PrepareContext(ctx, nameless(query))
 	if err != nil {
 		return nil, err
 	}

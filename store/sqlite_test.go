@@ -316,3 +316,17 @@ func TestVisitor(t *testing.T) {
 	time.AfterFunc(50*time.Millisecond, func() { _, _ = conn.ExecContext(background, "COMMIT") })
 	ok(t, s.CreateHub(t.Context(), hub("east")))
 }
+
+func TestNameless(t *testing.T) {
+	for query, want := range map[string]string{
+		"SELECT 1": "SELECT 1",
+		"INSERT INTO t VALUES ($1, CAST($2 AS TEXT)), ($3, $4)": "INSERT INTO t VALUES (?, CAST(? AS TEXT)), (?, ?)",
+		"SELECT $1 WHERE a = $1":                                "SELECT $1 WHERE a = $1",
+		"SELECT $2, $1":                                         "SELECT $2, $1",
+		"SELECT a WHERE b = $2":                                 "SELECT a WHERE b = $2",
+	} {
+		if got := store.Nameless(query); got != want {
+			t.Errorf("%q is %q", query, got)
+		}
+	}
+}
