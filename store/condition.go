@@ -83,6 +83,9 @@ var documents = map[string]string{
 	"reported_metadata": `COALESCE(t.reported_metadata, '{"$lastUpdated":"0001-01-01T00:00:00Z"}')`,
 }
 
+// quoted is for what stands between quotation marks in a path or an array.
+var quoted = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
 var sqliteTongue = tongue{
 	twin:     ` LEFT JOIN twin t ON t.hub = i.hub AND t.device_id = i.device_id AND t.module_id = i.module_id`,
 	activity: ` LEFT JOIN activity a ON a.hub = i.hub AND a.device_id = i.device_id AND a.module_id = i.module_id`,
@@ -100,7 +103,7 @@ var sqliteTongue = tongue{
 		var path strings.Builder
 		path.WriteByte('$')
 		for _, key := range keys {
-			path.WriteString(`."` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(key) + `"`)
+			path.WriteString(`."` + quoted.Replace(key) + `"`)
 		}
 		at := c.arg(path.String())
 		kind, v := `json_type(`+document+`, `+at+`)`, `json_extract(`+document+`, `+at+`)`
@@ -131,7 +134,7 @@ var postgresTongue = tongue{
 	listed: func(c *compiler, hub string, ids []string) (from, where string) {
 		var list strings.Builder
 		for _, id := range ids {
-			list.WriteString(`,"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(id) + `"`)
+			list.WriteString(`,"` + quoted.Replace(id) + `"`)
 		}
 		return ` FROM unnest(CAST(` + c.textArg("{"+list.String()[1:]+"}") + ` AS TEXT[])) k (id) CROSS JOIN LATERAL
 			(SELECT * FROM identity WHERE identity.hub = ` + c.textArg(hub) + ` AND identity.device_id = k.id COLLATE "C" OFFSET 0) i`, ` WHERE TRUE`

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -33,8 +34,8 @@ const (
 	pageBytes = 8 << 20
 	// aggregatePatience bounds an aggregate, within the minute that a request has.
 	aggregatePatience = 45 * time.Second
-	// probe is how much of each way is looked at to find the shortest.
-	probe = 1000
+	// probe is how much of each way is looked at to find the shortest: two slices.
+	probe = 256
 	// maxWays is how many ways are counted.
 	maxWays = 8
 	// maxKeys is how many identities a slice looks up one by one.
@@ -86,6 +87,8 @@ func (s *Store) Find(ctx context.Context, hub string, q *query.Query, after regi
 	for begun := time.Now(); ; {
 		last, err := w.slice(ctx, func(ctx context.Context, c *compiler, where string) error {
 			c.twin, c.activity = true, true
+			// The limit is no argument: bound to one, among so many, SQLite would prepare
+			// the statement a second time.
 			return c.each(ctx, func(rows *sql.Rows) error {
 				if len(page.Records) == limit || bytes >= s.pageBytes {
 					return errFull // there is one more
@@ -96,7 +99,7 @@ func (s *Store) Find(ctx context.Context, hub string, q *query.Query, after regi
 				bytes += len(t.Tags) + len(t.Desired.Values) + len(t.Desired.Metadata) + len(t.Reported.Values) + len(t.Reported.Metadata)
 				page.Records = append(page.Records, r)
 				return err
-			}, `SELECT `+recordColumns+w.from(c)+where+` ORDER BY i.device_id, i.module_id LIMIT `+c.arg(int64(limit+1-len(page.Records))))
+			}, `SELECT `+recordColumns+w.from(c)+where+` ORDER BY i.device_id, i.module_id LIMIT `+strconv.Itoa(limit+1-len(page.Records)))
 		})
 		switch {
 		case errors.Is(err, errFull):
@@ -399,7 +402,7 @@ func (w *walk) oneByOne(ctx context.Context, c *compiler) (where string, last bo
 			}
 			return err
 		}, `SELECT k.device_id, k.module_id FROM `+w.way.table+` k`+w.on(e, w.way)+w.behind(e, "k")+` AND `+w.kind("k")+
-			` ORDER BY k.device_id, k.module_id LIMIT `+e.arg(int64(size)))
+			` ORDER BY k.device_id, k.module_id LIMIT `+strconv.Itoa(size))
 		w.including, last = false, keys < size
 	}
 	if err != nil || len(ids) == 0 {

@@ -130,8 +130,11 @@ func startPostgres() (server string, stop func(), err error) {
 		return "", nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 
-	postgres := exec.Command(postgresBinary("postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "lc_messages=C",
-		"-c", "deadlock_timeout=50ms", "-F")
+	arguments := []string{"-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "lc_messages=C", "-c", "deadlock_timeout=50ms", "-F"}
+	if os.Getenv("SIGNET_FLEET_DEVICES") != "" {
+		arguments = append(arguments, "-c", "shared_buffers=4GB") // what docs/operating.md says for a million devices
+	}
+	postgres := exec.Command(postgresBinary("postgres"), arguments...)
 	postgres.Dir, postgres.SysProcAttr = dir, attr
 	stderr, err := postgres.StderrPipe()
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 
 // helpers are what this binary does instead of tests when a test starts it with
 // SIGNET_STORE_HELPER, in the folder SIGNET_STORE_DIR.
-var helpers = map[string]func(){"create": createUntilKilled, "full": fillTheDisk, "lock": holdTheLock}
+var helpers = map[string]func(){"create": createUntilKilled, "full": fillTheDisk, "lock": holdTheLock, "devices": connectDevices}
 
 func helper(t *testing.T, name, dir string) *exec.Cmd {
 	t.Helper()
