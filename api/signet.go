@@ -37,15 +37,12 @@ func (c *call) readMessages() error {
 	out := c.lines()
 	defer out.close()
 	// The answer has begun: an error from here can only cut it short.
+	var line []byte
 	err = c.Hub.Read(ctx, c.hub.Name, from, follow, func(at signet.Position, m *signet.Message) bool {
 		if device != "" && m.DeviceID != device || !sources.Has(signet.SourceOf(m)) {
 			return c.sameHub()
 		}
-		line, err := m.JSON(at)
-		if err != nil {
-			c.Logger.Error("a message cannot be shown", "hub", c.hub.Name, "position", at, "error", err)
-			return true
-		}
+		line = m.JSON(line[:0], at)
 		return c.sameHub() && out.write(line) == nil
 	})
 	if err != nil && ctx.Err() == nil {

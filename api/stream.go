@@ -29,7 +29,8 @@ type lines struct {
 	mu      sync.Mutex
 	w       http.ResponseWriter
 	control *http.ResponseController
-	waiting bool // something is written and not yet sent
+	waiting bool   // something is written and not yet sent
+	buf     []byte // of that, what is not even given to w
 	stop    chan struct{}
 	stopped chan struct{}
 }
@@ -37,6 +38,7 @@ type lines struct {
 const (
 	lineDelay    = 50 * time.Millisecond
 	writeTimeout = 30 * time.Second // for a reader that has stopped reading
+	lineBuffer   = 16 << 10         // a frame of HTTP/2 holds no more
 )
 
 // lines begins the answer: what fails from here on can only be told in it, or cut
@@ -75,7 +77,16 @@ func (l *lines) write(line []byte) error {
 		l.extend()
 	}
 	l.waiting = true
-	_, err := l.w.Write(line)
+	if l.buf = append(l.buf, line...); len(l.buf) < lineBuffer {
+		return nil
+	}
+	return l.pass()
+}
+
+// pass gives w what waits. It is called with mu held.
+func (l *lines) pass() error {
+	_, err := l.w.Write(l.buf)
+	l.buf = l.buf[:0]
 	return err
 }
 
@@ -84,6 +95,7 @@ func (l *lines) flush() {
 	defer l.mu.Unlock()
 	if l.waiting {
 		l.extend()
+		l.pass() // who reads no more is noticed when the next is written
 		l.control.Flush()
 		l.waiting = false
 	}
@@ -93,6 +105,7 @@ func (l *lines) close() {
 	close(l.stop)
 	<-l.stopped
 	l.extend() // for what net/http still has to send
+	l.pass()
 }
 
 // A fateLine is one line of an answer that tells what becomes of devices: of each

@@ -179,17 +179,12 @@ func (b *batch) add(w *worker, it item) {
 	if it.message == nil {
 		return
 	}
-	line, err := it.message.JSON(it.at)
-	if err != nil { // cannot be: what comes from the log is text and numbers
-		w.r.Logger.Error("a message cannot be sent on", "hub", w.route.Hub, "position", it.at, "error", err)
-		return
-	}
 	if b.count == 0 {
 		b.first, b.from = it.at, it.message.EnqueuedTime
 	} else {
 		b.body = append(b.body, ',')
 	}
-	b.body = append(b.body, bytes.TrimSuffix(line, []byte("\n"))...)
+	b.body = bytes.TrimSuffix(it.message.JSON(b.body, it.at), []byte("\n"))
 	b.last, b.to = it.at, it.message.EnqueuedTime
 	b.count++
 }

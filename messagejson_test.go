@@ -1,0 +1,134 @@
+package signet
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"mime"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+type messageJSON struct {
+	Position     string    `json:"position"`
+	EnqueuedTime time.Time `json:"enqueuedTime"`
+	DeviceID     string    `json:"deviceId"`
+	ModuleID     string    `json:"moduleId,omitempty"`
+	// SystemProperties are those that the device set (message-id, content-type …)
+	// and those that the hub stamped (iothub-connection-…).
+	SystemProperties map[string]*string `json:"systemProperties"`
+	// Properties has null for a property that came without a value.
+	Properties map[string]*string `json:"properties"`
+	// Body is as BodyEncoding says: "json", the value itself, when the content
+	// type is application/json and the body is; "utf-8", text; or "base64".
+	Body         any    `json:"body"`
+	BodyEncoding string `json:"bodyEncoding"`
+}
+
+// byEncoder is what [Message.JSON] writes, by encoding/json.
+func byEncoder(m *Message, at Position) ([]byte, error) {
+	j := messageJSON{
+		Position: at.String(), EnqueuedTime: m.EnqueuedTime.UTC(), DeviceID: m.DeviceID, ModuleID: m.ModuleID,
+		SystemProperties: propertyMap(m.System), Properties: propertyMap(m.Properties),
+	}
+	enqueued := AzureTime(m.EnqueuedTime)
+	for name, value := range map[string]*string{
+		"iothub-connection-device-id":          &m.DeviceID,
+		"iothub-connection-module-id":          &m.ModuleID,
+		"iothub-connection-auth-method":        &m.AuthMethod,
+		"iothub-connection-auth-generation-id": &m.GenerationID,
+		"iothub-enqueuedtime":                  &enqueued,
+		"iothub-message-source":                &m.Source,
+	} {
+		if *value != "" { // the hub's own messages are of no device
+			j.SystemProperties[name] = value
+		}
+	}
+
+	kind, _, _ := mime.ParseMediaType(orEmpty(j.SystemProperties["content-type"]))
+	encoding := orEmpty(j.SystemProperties["content-encoding"])
+	switch text := utf8.Valid(m.Body) && (encoding == "" || strings.EqualFold(encoding, "utf-8")); {
+	case text && kind == "application/json" && json.Valid(m.Body):
+		j.Body, j.BodyEncoding = json.RawMessage(m.Body), "json"
+	case text:
+		j.Body, j.BodyEncoding = string(m.Body), "utf-8"
+	default:
+		j.Body, j.BodyEncoding = base64.StdEncoding.EncodeToString(m.Body), "base64"
+	}
+	var line bytes.Buffer
+	e := json.NewEncoder(&line)
+	e.SetEscapeHTML(false)
+	err := e.Encode(j)
+	return line.Bytes(), err
+}
+
+func propertyMap(list []Property) map[string]*string {
+	m := make(map[string]*string, len(list)+6)
+	for _, p := range list {
+		if p.Null {
+			m[p.Name] = nil
+		} else {
+			m[p.Name] = &p.Value
+		}
+	}
+	return m
+}
+
+func orEmpty(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// FuzzMessageJSON: what is written is what encoding/json writes.
+func FuzzMessageJSON(f *testing.F) {
+	f.Add("press-17", "", "message-id", "1", "content-type", "application/json", []byte(` {"°C" : 81, "a":"<b>"} `), false)
+	f.Add("press-17", "camera", "content-type", "application/json; charset=utf-8", "a", "\u2028\"\\\x00\x7f<&", []byte("[1,"), true)
+	f.Add("", "", "iothub-message-source", "mine", "same", "é", []byte{0xff}, false)
+	f.Add("d", "m", "content-encoding", "UTF-8", "content-encoding", "gzip", []byte("text\n"), false)
+	f.Fuzz(func(t *testing.T, device, module, name1, value1, name2, value2 string, body []byte, null bool) {
+		m := &Message{
+			DeviceID: device, ModuleID: module, GenerationID: "638763", AuthMethod: `{"scope":"device"}`, Source: "Telemetry",
+			EnqueuedTime: time.Date(2026, 3, 1, 12, 0, 0, 250e6, time.UTC), Body: body,
+		}
+		all := []Property{{Name: name1, Value: value1}, {Name: name2, Value: value2}, {Name: "null", Null: null}}
+		m.System, m.Properties = all[:2:2], all[:3:3]
+		at := Position{Sequence: 7, Index: 3}
+		want, err := byEncoder(m, at)
+		if err != nil {
+			t.Skip("encoding/json does not write it") // JSON nested too deeply
+		}
+		before := append([]Property(nil), all...)
+		if got := m.JSON([]byte("before "), at); string(got) != "before "+string(want) {
+			t.Errorf("written\n%swant\n%s", got[len("before "):], want)
+		}
+		for i := range all {
+			if all[i] != before[i] {
+				t.Error("the message has changed")
+			}
+		}
+	})
+}
+
+func BenchmarkMessageJSON(b *testing.B) {
+	m := &Message{
+		Hub: "plant", DeviceID: "press-17", GenerationID: "638763", AuthMethod: `{"scope":"device","type":"x509","issuer":"external"}`, Source: "Telemetry",
+		EnqueuedTime: time.Date(2026, 3, 1, 12, 0, 0, 250e6, time.UTC), Body: bytes.Repeat([]byte("x"), 256),
+	}
+	b.Run("signet", func(b *testing.B) {
+		b.ReportAllocs()
+		var line []byte
+		for b.Loop() {
+			line = m.JSON(line[:0], Position{Sequence: 7, Index: 3})
+		}
+	})
+	b.Run("encoding-json", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			byEncoder(m, Position{Sequence: 7, Index: 3})
+		}
+	})
+}
