@@ -90,6 +90,9 @@ type Deps struct {
 	// AdminToken gives the token of the management API; it is asked at every
 	// request that shows one, so that a new token counts at once. "" fits nobody.
 	AdminToken func() string
+	// Known is told the context of a request whose caller is known and may do what is
+	// asked, before that is done; nobody is when it is nil.
+	Known func(context.Context)
 	// Draining ends streams, which would never end by themselves, when the server
 	// shuts down; nothing does when it is nil.
 	Draining   context.Context
@@ -388,6 +391,9 @@ func (c *call) dispatch() error {
 	}
 	if err := rt.allow(c); err != nil {
 		return err
+	}
+	if c.Known != nil {
+		c.Known(c.r.Context())
 	}
 	if c.dialect != own {
 		if err := checkAPIVersion(c.r.URL.Query().Get("api-version")); err != nil {

@@ -73,6 +73,7 @@ type conn struct {
 	door     *MQTT
 	via      signet.Door // MQTT over TLS, or over WebSocket
 	socket   net.Conn    // as accepted
+	guest    *guest      // what it is to the HTTPS door; nil when it came by TLS alone
 	stream   net.Conn    // what MQTT is spoken on: TLS over socket, WebSocket over TLS
 	remote   netip.AddrPort
 	accepted time.Time
@@ -136,7 +137,10 @@ func (c *conn) life() {
 // live tells it up to the reason why it ends; nil is a DISCONNECT.
 func (c *conn) live() (why error) {
 	defer c.survive(&why)
-	visitor, err := c.door.gate.enter(c.remote.Addr(), c.end, c.door.shutdown)
+	visitor, err := c.guest.give(c.end), error(nil) // a WebSocket has had its turn
+	if visitor == nil {
+		visitor, err = c.door.gate.enter(c.remote.Addr(), c.end, c.door.shutdown)
+	}
 	if signet.CodeOf(err) == signet.LimitConnections {
 		return c.refuse(signet.AsError(err))
 	}
@@ -167,9 +171,7 @@ func (c *conn) live() (why error) {
 	}
 	c.door.gate.leave(visitor)
 	letGo(c.stream)
-	if s, ok := c.socket.(Stranger); ok {
-		s.LetIn()
-	}
+	c.guest.letIn()
 	c.door.metrics.connected.Inc()
 	defer c.door.metrics.connected.Dec()
 	c.reader.SetMax(maxPacket)
@@ -225,40 +227,25 @@ func (c *conn) survive(why *error) {
 }
 
 // handshake begins to speak TLS, and keeps the chain that the device presents.
-// Possession of the leaf's key is proven by it; everything else is judged later.
 func (c *conn) handshake() error {
 	if err := c.within(handshakeTime); err != nil || c.door.tls == nil || c.via == signet.DoorMQTTWS {
 		return err // of a WebSocket it was done before
 	}
-	paced := &pacedConn{Conn: c.socket, turns: c.door.pacer}
-	t := tls.Server(paced, c.door.tls)
-	err := t.Handshake()
-	paced.over()
+	t, err := c.door.greet(c.socket, c.door.tls, c.trace, c.door.metrics.handshakes)
 	if err != nil {
-		outcome, refusal := judgeHandshake(err)
 		c.mu.Lock()
 		if ended, ok := errors.AsType[*signet.Error](c.ended); ok && ended.Code == signet.LimitHandshake {
-			refusal = ended // asked to go
+			err = ended // asked to go
 		}
 		c.mu.Unlock()
-		c.door.metrics.handshakes.WithLabelValues(outcome).Inc()
-		c.trace.Event("handshake failed", slog.String("outcome", outcome), slog.String("error", err.Error()))
-		if refusal == nil {
-			return signet.Refuse(signet.SessionClosed, "The TLS handshake was not finished: %v.", err)
+		if signet.CodeOf(err) == signet.SessionClosed {
+			return err
 		}
-		return c.refuse(refusal)
+		return c.refuse(signet.AsError(err))
 	}
 	c.stream = t
 	state := t.ConnectionState()
-	outcome := "full"
-	if state.DidResume {
-		outcome = "resumed"
-	}
-	c.door.metrics.handshakes.WithLabelValues(outcome).Inc()
 	c.chain, c.version = state.PeerCertificates, tls.VersionName(state.Version)
-	c.trace.Event("handshake "+outcome, slog.String("version", tls.VersionName(state.Version)),
-		slog.String("suite", tls.CipherSuiteName(state.CipherSuite)), slog.String("sni", state.ServerName),
-		slog.Int("certificates", len(c.chain)))
 	return nil
 }
 
@@ -277,32 +264,6 @@ const maxShownChain = 10
 func thumbprint(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
 	return hex.EncodeToString(sum[:])
-}
-
-// judgeHandshake tells what went wrong, and the refusal when it was for the
-// device's owner to mend. crypto/tls gives most of it as text only.
-func judgeHandshake(err error) (outcome string, refusal *signet.Error) {
-	text := err.Error()
-	var notTLS tls.RecordHeaderError
-	switch {
-	case errors.As(err, &notTLS):
-		return "not-tls", nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "timeout", signet.Refuse(signet.LimitHandshake, "The TLS handshake was not finished within %v.", handshakeTime)
-	case strings.Contains(text, "invalid signature by the client certificate"):
-		return "certificate", signet.Refuse(signet.ChainPossession, "The signature in the TLS handshake is not by the key of the presented certificate.")
-	case strings.Contains(text, "certificate containing RSA key larger"):
-		return "certificate", signet.Refuse(signet.CertWeakKey, "The presented chain has an RSA key of more than 8192 bits.")
-	case strings.Contains(text, "client certificate contains an unsupported public key"):
-		return "certificate", signet.Refuse(signet.CertWeakKey, "The presented certificate has a key of a kind that is not taken.")
-	case strings.Contains(text, "failed to parse client certificate"):
-		refusal = signet.Refuse(signet.ChainMalformed, "What the device presented in the TLS handshake is not a chain of X.509 certificates.")
-		refusal.Cause = err
-		return "certificate", refusal
-	case strings.Contains(text, "handshake message of length"):
-		return "certificate", signet.Refuse(signet.LimitChainBytes, "A message of the TLS handshake is larger than the hub reads.")
-	}
-	return "failed", nil
 }
 
 // firstPacket reads the CONNECT [MQTT-3.1.0-1]. Until then nothing is answered.

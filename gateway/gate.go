@@ -53,10 +53,10 @@ const (
 type gate struct {
 	mu      sync.Mutex
 	sources map[netip.Prefix]*source
-	most    throng    // the sources, the one with the most strangers first
-	turns   list.List // of *source: those with somebody in line, the next to be served first
-	inside  list.List // of *visitor: those past the line, the longest there first
-	pressed bool      // a timer looks at them again
+	most    throng[*source] // the sources, the one with the most strangers first
+	turns   list.List       // of *source: those with somebody in line, the next to be served first
+	inside  list.List       // of *visitor: those past the line, the longest there first
+	pressed bool            // a timer looks at them again
 
 	here, maxHere     int // strangers
 	within, maxWithin int // of them past the line
@@ -64,11 +64,11 @@ type gate struct {
 
 // A source is one IPv4 address or one IPv6 /64, which is what one customer gets.
 type source struct {
-	prefix       netip.Prefix
-	line         list.List // of *visitor
-	turn         *list.Element
-	here, within int
-	at           int // in the heap
+	size
+	prefix netip.Prefix
+	line   list.List // of *visitor
+	turn   *list.Element
+	within int
 }
 
 // A visitor is one stranger at the gate.
@@ -247,17 +247,25 @@ func (g *gate) remove(v *visitor) {
 	}
 }
 
-// A throng is a heap of sources, the one with the most strangers on top.
-type throng []*source
+// A size is how many strangers a source has, and where that puts it in a throng.
+type size struct{ here, at int }
 
-func (c throng) Len() int           { return len(c) }
-func (c throng) Less(i, j int) bool { return c[i].here > c[j].here }
-func (c throng) Swap(i, j int)      { c[i], c[j] = c[j], c[i]; c[i].at, c[j].at = i, j }
-func (c *throng) Push(s any)        { s.(*source).at = len(*c); *c = append(*c, s.(*source)) }
-func (c *throng) Pop() any {
+func (s *size) sized() *size { return s }
+
+// A throng is a heap of sources, the one with the most strangers on top.
+type throng[T interface{ sized() *size }] []T
+
+func (c throng[T]) Len() int           { return len(c) }
+func (c throng[T]) Less(i, j int) bool { return c[i].sized().here > c[j].sized().here }
+func (c throng[T]) Swap(i, j int) {
+	c[i], c[j] = c[j], c[i]
+	c[i].sized().at, c[j].sized().at = i, j
+}
+func (c *throng[T]) Push(s any) { s.(T).sized().at = len(*c); *c = append(*c, s.(T)) }
+func (c *throng[T]) Pop() any {
 	last := len(*c) - 1
 	s := (*c)[last]
-	(*c)[last] = nil
+	clear((*c)[last:])
 	*c = (*c)[:last]
 	return s
 }

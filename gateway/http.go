@@ -51,12 +51,14 @@ const (
 // for itself, and for MQTT over WebSocket, which begins as a request. It is an
 // http.Handler for the paths that [HTTPS.Takes] names.
 //
-// The server around it requests a client certificate and verifies none, and
-// bounds headers and time of a request.
+// The server around it takes its connections from [HTTPS.Listen], and bounds
+// headers and time of a request.
 type HTTPS struct {
-	mqtt     *MQTT // whose waist, gate and clock are ours too
-	requests *prometheus.CounterVec
-	seconds  prometheus.Histogram
+	mqtt       *MQTT // whose waist, gate and clock are ours too
+	lobby      *lobby
+	handshakes *prometheus.CounterVec // outcome: as those of MQTT
+	requests   *prometheus.CounterVec
+	seconds    prometheus.Histogram
 
 	mu   sync.Mutex
 	busy map[string]*turns // by hub and identity: those with a request under way
@@ -66,14 +68,20 @@ type HTTPS struct {
 // strangers count together.
 func NewHTTPS(m *MQTT, r prometheus.Registerer) *HTTPS {
 	f := promauto.With(r)
-	return &HTTPS{
-		mqtt: m, busy: map[string]*turns{},
+	h := &HTTPS{
+		mqtt: m, lobby: newLobby(maxGuests), busy: map[string]*turns{},
+		handshakes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_https_handshakes_total", Help: "TLS handshakes of the HTTPS door by outcome."}, []string{"outcome"}),
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signet_https_requests_total", Help: "Requests of devices over HTTPS, by HTTP status; 101 began a WebSocket."}, []string{"status"}),
 		seconds: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "signet_https_request_seconds", Help: "From a request's headers to its answer, of devices over HTTPS.",
 			Buckets: []float64{.001, .003, .01, .03, .1, .3, 1, 3, 10}}),
 	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "signet_https_connections", Help: "HTTPS connections, without WebSockets of devices that are let in.",
+	}, func() float64 { return float64(h.lobby.count()) })
+	return h
 }
 
 // Takes says whether a path is a device's own. What is below /devices/{id} and
@@ -227,11 +235,11 @@ func (q *request) operation() (func(*request) error, error) {
 	return nil, signet.Refuse(signet.RequestNotFound, "There is nothing at %s.", strconv.QuoteToASCII(signet.Clip(q.r.URL.Path)))
 }
 
-// authenticate has the device judged, in its turn as any stranger at the gate,
-// and takes one of the turns of its identity. Nothing of the body is read before.
+// authenticate has the device judged, in its turn at the gate, and takes one of the
+// turns of its identity.
 func (q *request) authenticate() (leave func(), err error) {
 	m := q.door.mqtt
-	visitor, err := m.gate.enter(q.remote.Addr(), nil, m.shutdown)
+	visitor, err := q.enter()
 	if err != nil {
 		if signet.CodeOf(err) == signet.LimitConnections {
 			err = q.record(signet.AsError(err))
@@ -252,7 +260,19 @@ func (q *request) authenticate() (leave func(), err error) {
 	p := q.session.Principal()
 	q.trace.Event("let in", slog.String("hub", p.Hub), slog.String("auth", string(p.Auth)))
 	m.gate.leave(visitor)
+	q.door.Known(q.r.Context())
 	return q.door.turn(q.r.Context(), p.Hub+"\n"+signet.IdentityName(p.DeviceID, p.ModuleID))
+}
+
+// enter waits for the turn of the request at the gate, as any stranger does. The
+// first on a connection has that of its handshake. Nothing of a body is read before
+// it is judged.
+func (q *request) enter() (*visitor, error) {
+	if v := guestOf(q.r.Context()).give(nil); v != nil {
+		return v, nil
+	}
+	m := q.door.mqtt
+	return m.gate.enter(q.remote.Addr(), nil, m.shutdown)
 }
 
 func (q *request) chain() []*x509.Certificate {

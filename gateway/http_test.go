@@ -352,27 +352,29 @@ func TestTurns(t *testing.T) {
 // TestHTTPSGate: requests of strangers stand in the line of the MQTT door, each
 // until it is judged.
 func TestHTTPSGate(t *testing.T) {
-	h, w := plainHTTPS(t)
-	h.mqtt.gate = newGate(2, 2)
-	other, err := h.mqtt.gate.enter(netip.MustParseAddr("192.0.2.1"), nil, nil) // as httptest's requests
-	if err != nil {
-		t.Fatal(err)
-	}
-	if response := ask(h, post(events, "")); response.StatusCode != 429 {
-		t.Errorf("beyond its share: %s", response.Status)
-	}
-	if codes := w.refusals(); !slices.Equal(codes, []signet.Code{signet.LimitConnections}) {
-		t.Errorf("recorded is %v", codes)
-	}
-	h.mqtt.gate.leave(other)
-	for range 3 {
-		if response := ask(h, post(events, "")); response.StatusCode != 204 {
-			t.Error(response.Status)
+	synctest.Test(t, func(t *testing.T) {
+		h, w := plainHTTPS(t)
+		h.mqtt.gate = newGate(2, 2)
+		other, err := h.mqtt.gate.enter(netip.MustParseAddr("192.0.2.1"), nil, nil) // as httptest's requests
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if waiting, within := h.mqtt.gate.counts(); waiting+within != 0 {
-		t.Errorf("%d and %d are still at the gate", waiting, within)
-	}
+		if response := ask(h, post(events, "")); response.StatusCode != 429 {
+			t.Errorf("beyond its share: %s", response.Status)
+		}
+		if codes := w.refusals(); !slices.Equal(codes, []signet.Code{signet.LimitConnections}) {
+			t.Errorf("recorded is %v", codes)
+		}
+		h.mqtt.gate.leave(other)
+		for range 3 {
+			if response := ask(h, post(events, "")); response.StatusCode != 204 {
+				t.Error(response.Status)
+			}
+		}
+		if waiting, within := h.mqtt.gate.counts(); waiting+within != 0 {
+			t.Errorf("%d and %d are still at the gate", waiting, within)
+		}
+	})
 }
 
 // TestKeepAlive: each request of a connection is judged for itself, by its own

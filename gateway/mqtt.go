@@ -184,7 +184,7 @@ func newMetrics(r prometheus.Registerer, g *gate) metrics {
 		"connecting": func() int { _, within := g.counts(); return within },
 	} {
 		f.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "signet_mqtt_strangers", Help: "MQTT connections that have not yet proven who they are.",
+			Name: "signet_mqtt_strangers", Help: "Connections, by MQTT and HTTPS, that have not yet proven who they are.",
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count()) })
 	}
@@ -249,13 +249,20 @@ func NewMQTT(w Waist, c Config) *MQTT {
 		panic("gateway: no TLS configuration")
 	}
 	m := newMQTT(w, c)
-	m.tls = c.TLS.Clone()
-	m.tls.MinVersion = max(m.tls.MinVersion, tls.VersionTLS12)
-	m.tls.ClientAuth = tls.RequestClientCert
-	m.tls.ClientCAs = nil // a list of CAs makes some clients withhold their certificate
-	m.tls.GetConfigForClient, m.tls.VerifyPeerCertificate, m.tls.VerifyConnection = nil, nil, nil
+	m.tls = judgingNone(c.TLS)
 	m.tls.NextProtos = nil // devices that offer ALPN of another broker are let through
 	return m
+}
+
+// judgingNone gives the configuration by which a door speaks TLS: a certificate is
+// asked for, and judged when it is known which device it is for.
+func judgingNone(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
+	c.ClientAuth = tls.RequestClientCert
+	c.ClientCAs = nil // a list of CAs makes some clients withhold their certificate
+	c.GetConfigForClient, c.VerifyPeerCertificate, c.VerifyConnection = nil, nil, nil
+	return c
 }
 
 // newMQTT makes a door that takes what comes as it is, without TLS.
@@ -294,6 +301,11 @@ func (m *MQTT) Serve(l net.Listener) error {
 		l.Close()
 		return nil
 	}
+	return m.accept(l, signet.DoorMQTT, func(nc net.Conn) { m.serve(newConn(m, nc)) })
+}
+
+// accept has every connection that comes served, as Serve says.
+func (m *MQTT) accept(l net.Listener, door signet.Door, serve func(net.Conn)) error {
 	var pause time.Duration
 	var told time.Time
 	for {
@@ -301,7 +313,7 @@ func (m *MQTT) Serve(l net.Listener) error {
 		switch {
 		case err == nil:
 			pause = 0
-			m.serve(newConn(m, nc))
+			serve(nc)
 		case m.isClosed():
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -310,7 +322,7 @@ func (m *MQTT) Serve(l net.Listener) error {
 			pause = min(max(2*pause, 5*time.Millisecond), maxAcceptPause)
 			if now := time.Now(); now.Sub(told) >= time.Minute {
 				told = now
-				m.log.Error("connections cannot be accepted", "door", signet.DoorMQTT, "error", err)
+				m.log.Error("connections cannot be accepted", "door", door, "error", err)
 			}
 			select {
 			case <-time.After(pause):

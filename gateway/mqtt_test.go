@@ -36,7 +36,7 @@ import (
 
 // issue makes a certificate of subject cn for a fresh key, signed by issuer or,
 // when that is nil, by itself.
-func issue(t testing.TB, cn string, issuer *tls.Certificate) tls.Certificate {
+func issue(t testing.TB, cn string, issuer *tls.Certificate, extensions ...pkix.Extension) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -46,7 +46,7 @@ func issue(t testing.TB, cn string, issuer *tls.Certificate) tls.Certificate {
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: cn}, SerialNumber: serial, DNSNames: []string{"hub.example.test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
+		IsCA: true, BasicConstraintsValid: true, ExtraExtensions: extensions,
 	}
 	parent, signer := template, crypto.Signer(key)
 	if issuer != nil {
@@ -108,6 +108,26 @@ func openDoor(t testing.TB, change ...func(*Config)) *tlsDoor {
 		}
 	})
 	return d
+}
+
+// numbers gives the metrics, by name and labels.
+func (d *tlsDoor) numbers(t testing.TB) map[string]float64 {
+	t.Helper()
+	families, err := d.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	numbers := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			name := f.GetName()
+			for _, l := range m.Label {
+				name += " " + l.GetValue()
+			}
+			numbers[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return numbers
 }
 
 // client is how a device speaks TLS to the door, with certificate or without.
@@ -569,20 +589,7 @@ func TestStory(t *testing.T) {
 			t.Errorf("the trace does not tell %q", want)
 		}
 	}
-	families, err := d.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	numbers := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.Metric {
-			name := f.GetName()
-			for _, l := range m.Label {
-				name += " " + l.GetValue()
-			}
-			numbers[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-		}
-	}
+	numbers := d.numbers(t)
 	for name, want := range map[string]float64{
 		"signet_mqtt_handshakes_total full": 2, "signet_mqtt_connects_total ok": 1, "signet_mqtt_connects_total token.expired": 1,
 		"signet_mqtt_connect_seconds": 1, "signet_mqtt_publishes_total 1": 1, "signet_mqtt_pubacks_total": 1, "signet_mqtt_received_bytes_total": 5,

@@ -148,9 +148,7 @@ func (v *conversation) hold(visitor *visitor) error {
 		outcome = "ok"
 		defer v.door.conversing(v, false)
 		v.door.gate.leave(visitor)
-		if s, ok := v.socket.(Stranger); ok {
-			s.LetIn()
-		}
+		v.guest.letIn()
 		v.ends = time.Now().Add(conversationTime)
 	}
 	v.door.metrics.conversations.WithLabelValues(outcome).Inc()

@@ -67,8 +67,7 @@ func (q *request) apply(path []string) error {
 		return signet.Refuse(signet.RequestAPIVersion, "The request names no api-version.")
 	}
 
-	// As any stranger at the gate; nothing of the body is read before.
-	visitor, err := m.gate.enter(q.remote.Addr(), nil, m.shutdown)
+	visitor, err := q.enter()
 	if err != nil {
 		return m.registrar.Refuse(a.credentials, err)
 	}
@@ -79,6 +78,7 @@ func (q *request) apply(path []string) error {
 		return err
 	}
 	m.gate.leave(visitor)
+	q.door.Known(q.r.Context())
 	leave, err := q.door.turn(q.r.Context(), strings.ToLower(path[0]+"\n"+path[2]))
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"crypto/tls"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,15 +12,9 @@ import (
 	"github.com/signet-iot/signet/wire/websocket"
 )
 
-// A Stranger is a connection that whoever accepted it counts until the device on
-// it is let in. As an HTTP connection it costs more than one in the gate's line
-// (the handshake is done, the chain is held), so a WebSocket keeps the place that
-// it has among those until then.
-type Stranger interface{ LetIn() }
-
 // upgrade takes over an HTTP connection for MQTT over WebSocket (RFC 6455 §4.2).
-// From then on the connection lives as one with TLS alone does, through the same
-// gate and with the same bounds. The client certificate is that of the TLS under
+// From then on the connection lives as one with TLS alone does, with the same
+// bounds; it has been through the gate, and keeps its place there. The client certificate is that of the TLS under
 // it. What is refused here is still a request, and has not been answered.
 func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
 	accept, protocol, err := agree(r)
@@ -44,8 +37,8 @@ func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
 	}
 	c := newConn(m, nc)
 	c.via, c.stream = signet.DoorMQTTWS, websocket.NewConn(nc, writeTime)
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		c.socket = t.NetConn()
+	if g := guestOf(r.Context()); g != nil {
+		c.socket, c.guest = g, g
 	}
 	if r.TLS != nil {
 		c.chain, c.version = r.TLS.PeerCertificates, tls.VersionName(r.TLS.Version)

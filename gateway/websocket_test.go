@@ -11,13 +11,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	reference "github.com/coder/websocket"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/wire/mqtt"
 	"github.com/signet-iot/signet/wire/websocket"
 )
@@ -102,21 +101,24 @@ func (c *webSocketClient) Read(p []byte) (int, error) {
 type webDoor struct {
 	*tlsDoor
 	server *httptest.Server
+	https  *HTTPS
 }
 
 func openWebDoor(t testing.TB, change ...func(*httptest.Server)) *webDoor {
 	t.Helper()
 	d := openDoor(t)
 	d.MQTT.log = d.MQTT.log.With("test", t.Name())
-	s := httptest.NewUnstartedServer(NewHTTPS(d.MQTT, prometheus.NewRegistry()))
-	s.TLS = &tls.Config{Certificates: d.MQTT.tls.Certificates, ClientAuth: tls.RequestClientCert}
-	s.EnableHTTP2 = true
+	h := NewHTTPS(d.MQTT, d.metrics)
+	s := httptest.NewUnstartedServer(h)
+	s.Config.TLSConfig = &tls.Config{Certificates: d.MQTT.tls.Certificates, NextProtos: []string{"h2", "http/1.1"}}
 	for _, f := range change {
 		f(s)
 	}
-	s.StartTLS()
+	s.Listener = h.Listen(s.Listener, s.Config)
+	s.Start()
+	s.URL = "https://" + s.Listener.Addr().String()
 	t.Cleanup(s.Close)
-	return &webDoor{d, s}
+	return &webDoor{d, s, h}
 }
 
 func (d *webDoor) http(certs ...tls.Certificate) *http.Client {
@@ -378,39 +380,27 @@ func TestWebSocketOutlivesTheRequest(t *testing.T) {
 	}
 }
 
-// A countingListener tells whom the door has let in.
-type countingListener struct {
-	net.Listener
-	in *atomic.Int32
-}
-
-type countedConn struct {
-	net.Conn
-	in *atomic.Int32
-}
-
-func (l countingListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	return countedConn{c, l.in}, err
-}
-
-func (c countedConn) LetIn() { c.in.Add(1) }
-
 // TestWebSocketPlace: a WebSocket keeps its place among the HTTPS connections
 // until its device is let in, and for good when it is not.
 func TestWebSocketPlace(t *testing.T) {
-	var in atomic.Int32
-	d := openWebDoor(t, func(s *httptest.Server) { s.Listener = countingListener{s.Listener, &in} })
+	d := openWebDoor(t)
 	d.waist.refusal = signet.Refuse(signet.CertRevoked, "no")
 	for i, want := range []byte{mqtt.ConnRefusedNotAuthorized, mqtt.ConnAccepted, mqtt.ConnAccepted} {
+		places := 0
+		d.waist.judge = func(hub.Credentials) error { places = d.https.lobby.count(); return nil }
 		c, code, err := d.connect(fmt.Sprint("d", i), d.client())
 		if err != nil || code != want {
 			t.Fatalf("%d %v", code, err)
 		}
+		for deadline := time.Now().Add(10 * time.Second); d.https.lobby.count() != 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("a place is kept")
+			}
+		}
+		if want == mqtt.ConnAccepted && places != 1 {
+			t.Errorf("%d places while it is judged", places)
+		}
 		c.Close()
 	}
 	d.emptied(t)
-	if n := in.Load(); n != 2 {
-		t.Errorf("%d were let in", n)
-	}
 }

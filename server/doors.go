@@ -16,6 +16,11 @@ import (
 	"github.com/signet-iot/signet/gateway"
 )
 
+// maxStreams bounds the requests under way on one connection of HTTP/2: some 30 KiB
+// each with the longest headers, for a minute if the peer takes no answer. On all the
+// connections that there may be they are 1.5 GiB at worst; with 100 it would be 13.
+const maxStreams = 8
+
 // openDoors opens the doors of devices and back ends, and the operator's window.
 func (s *Server) openDoors(ctx context.Context) (err error) {
 	s.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -35,13 +40,14 @@ func (s *Server) openDoors(ctx context.Context) (err error) {
 		TLS: s.tlsConfig(), Registrar: registrar{s.provisioning}, Logger: s.log, Traces: s.traces, Registerer: s.metrics, Now: s.cfg.Now,
 	})
 	draining, drain := context.WithCancel(context.Background())
+	s.devices = gateway.NewHTTPS(s.mqtt, s.metrics)
 	backEnd := api.New(api.Deps{
 		Authority: s.authority, Registry: s.registry, Provisioning: s.provisioning, Issuance: s.issuance, Commands: s.commands,
-		Hub: s.hub, Inventory: s.inventory, Routes: s.routes, Limiter: s.limits, Verdicts: s.verdicts, Audit: s.audit,
+		Hub: s.hub, Inventory: s.inventory, Routes: s.routes, Limiter: s.limits, Verdicts: s.verdicts, Audit: s.audit, Known: s.devices.Known,
 		AdminToken: s.adminToken, Draining: draining, Now: s.cfg.Now, Logger: s.log, Traces: s.traces, Registerer: s.metrics,
 	})
 	s.https = &http.Server{
-		Handler:   split(gateway.NewHTTPS(s.mqtt, s.metrics), backEnd),
+		Handler:   split(s.devices, backEnd),
 		TLSConfig: s.tlsConfig("h2", "http/1.1"),
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		// A stranger gets ten seconds for headers of 16 KiB, anyone a minute for a
@@ -73,7 +79,7 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 // serve opens the doors and has Close shut them first.
 func (s *Server) serve() {
 	go func() { s.fail(s.mqtt.Serve(s.mqttL)) }()
-	go func() { s.fail(s.https.ServeTLS(shareListener(s.httpsL, maxHTTPS), "", "")) }()
+	go func() { s.fail(s.https.Serve(s.devices.Listen(s.httpsL, s.https))) }()
 	s.onClose(func(ctx context.Context) error {
 		mqtt := make(chan error, 1)
 		go func() { mqtt <- s.mqtt.Shutdown(ctx) }()

@@ -61,6 +61,7 @@ type Server struct {
 	certs        *certificates // nil until the doors are set up
 
 	mqtt          *gateway.MQTT
+	devices       *gateway.HTTPS
 	https         *http.Server
 	mqttL, httpsL net.Listener
 	adminL        net.Listener                  // nil when there is none

@@ -258,7 +258,9 @@ func TestCertificates(t *testing.T) {
 
 		{name: "9 certificates", chain: depth(8)},
 		{name: "12 certificates", chain: depth(11), code: signet.ChainTooLong},
-		{name: "a certificate of 200 kB", chain: leaf(extension(false, make([]byte, 200_000), 1, 2, 3, 4)), code: signet.LimitChainBytes},
+		{name: "a certificate of 60 kB", chain: leaf(extension(false, make([]byte, 60_000), 1, 2, 3, 4))},
+		{name: "a certificate of 66 kB", chain: leaf(extension(false, make([]byte, 66_000), 1, 2, 3, 4)), code: signet.LimitChainBytes},
+		{name: "a certificate of 75 kB", chain: leaf(extension(false, make([]byte, 75_000), 1, 2, 3, 4)), closed: true, code: signet.LimitChainBytes},
 		{name: "a certificate of 300 kB", chain: leaf(extension(false, make([]byte, 300_000), 1, 2, 3, 4)), closed: true, code: signet.LimitChainBytes},
 		{name: "eight P-521 CAs of one name, under the name of a trusted one", code: signet.LimitPathWork, chain: func(t *testing.T, id string) tls.Certificate {
 			ca := hubtest.NewCA(t, "Root") // another's
