@@ -19,9 +19,9 @@ const (
 	defaultMaxStrangers = 24_576
 
 	// defaultMaxHandshakes bounds those that are past the line, from the first
-	// byte of the handshake to the decision: some 60 KiB each, 400 KiB with the
-	// largest chain that crypto/tls reads (256 KiB). It is far more than keeps the
-	// processors busy, so that peers far away cost no throughput.
+	// byte of the handshake to the decision: some 60 KiB each, 160 KiB with the
+	// largest chain (maxFlight). It is far more than keeps the processors busy, so
+	// that peers far away cost no throughput.
 	defaultMaxHandshakes = 256
 
 	// lineTime is how long one waits in line: SDKs give up after 30 to 60 seconds,

@@ -135,7 +135,7 @@ func (l *lobby) put(g *guest, to standing) {
 		p.known++
 		l.known++
 	case absent:
-		g.party = nil
+		g.party, g.place, g.among = nil, nil, nil
 		l.here--
 	}
 	if p.here+p.known == 0 {

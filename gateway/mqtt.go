@@ -13,6 +13,10 @@
 // CONNACK tells a device that it is refused where a TLS alert would have it try
 // for ever.
 //
+// By HTTPS and WebSocket a connection comes through the same gate and handshake
+// (arrivals.receive) before an HTTP server has it. It keeps its turn until its first
+// request is judged, or its device is let in.
+//
 // # Goroutines
 //
 // One goroutine reads each connection. A second exists only while there is
