@@ -70,6 +70,10 @@ type MessageQuery struct {
 // characters, twice.
 const maxLine = 4 << 20
 
+// lineRoom is how much is read at a time: HTTP/2 tells the server of every few KiB
+// that were, and a backlog would be a stream of such notices.
+const lineRoom = 256 << 10
+
 // Messages calls each for the messages asked for, oldest first, with the line of
 // JSON that the hub sent, until each returns false or the end is reached; that is
 // the end of ctx when following.
@@ -94,7 +98,7 @@ func (c *Client) Messages(ctx context.Context, q MessageQuery, each func(m *Mess
 	}
 	defer response.Body.Close()
 	lines := bufio.NewScanner(response.Body)
-	lines.Buffer(nil, maxLine)
+	lines.Buffer(make([]byte, 0, lineRoom), maxLine)
 	for lines.Scan() {
 		var m Message
 		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
