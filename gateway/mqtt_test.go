@@ -67,18 +67,42 @@ func issue(t testing.TB, cn string, issuer *tls.Certificate, extensions ...pkix.
 	return made
 }
 
-// A tlsDoor is a door on a loopback socket.
+// A tlsDoor is a door that speaks TLS.
 type tlsDoor struct {
 	*MQTT
 	waist   *fakeWaist
-	addr    string
+	addr    string // of its loopback socket
+	dial    func() (net.Conn, error)
 	roots   *x509.CertPool
 	traces  *trace.Traces
 	metrics *prometheus.Registry
 	log     *bytes.Buffer
 }
 
+// openDoor opens one on a loopback socket.
 func openDoor(t testing.TB, change ...func(*Config)) *tlsDoor {
+	t.Helper()
+	d := hangDoor(t, change...)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.addr = l.Addr().String()
+	d.dial = func() (net.Conn, error) { return (&net.Dialer{Timeout: 10 * time.Second}).Dial("tcp", d.addr) }
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(l) }()
+	t.Cleanup(func() {
+		shutDown(t, d.MQTT)
+		if err := <-served; err != nil {
+			t.Errorf("Serve ended with %v", err)
+		}
+	})
+	return d
+}
+
+// hangDoor makes one that is reached by pipes: the clock of a synctest bubble is
+// enough for it, so that no deadline passes on a busy machine.
+func hangDoor(t testing.TB, change ...func(*Config)) *tlsDoor {
 	t.Helper()
 	cert := issue(t, "hub.example.test", nil)
 	d := &tlsDoor{waist: &fakeWaist{}, roots: x509.NewCertPool(), traces: trace.New(), metrics: prometheus.NewRegistry(), log: &bytes.Buffer{}}
@@ -94,19 +118,7 @@ func openDoor(t testing.TB, change ...func(*Config)) *tlsDoor {
 		f(&c)
 	}
 	d.MQTT = NewMQTT(d.waist, c)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.addr = l.Addr().String()
-	served := make(chan error, 1)
-	go func() { served <- d.Serve(l) }()
-	t.Cleanup(func() {
-		shutDown(t, d.MQTT)
-		if err := <-served; err != nil {
-			t.Errorf("Serve ended with %v", err)
-		}
-	})
+	d.dial = func() (net.Conn, error) { return pipe(d.MQTT), nil }
 	return d
 }
 
@@ -137,7 +149,7 @@ func (d *tlsDoor) client(certs ...tls.Certificate) *tls.Config {
 
 // connect connects a device, and gives the code of its CONNACK.
 func (d *tlsDoor) connect(id string, config *tls.Config) (*tls.Conn, byte, error) {
-	nc, err := (&net.Dialer{Timeout: 10 * time.Second}).Dial("tcp", d.addr)
+	nc, err := d.dial()
 	if err != nil {
 		return nil, 0, err
 	}
@@ -551,59 +563,59 @@ func TestAcceptFails(t *testing.T) {
 
 // A connection leaves its story, its numbers, and no secret.
 func TestStory(t *testing.T) {
-	d := openDoor(t)
-	device := issue(t, "d1", nil)
-	c, _, err := d.connect("d1", d.client(device))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Write(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/d1/messages/events/", Payload: []byte("hello")}))
-	if _, err := mqtt.NewClientReader(c, maxPacket).Next(); err != nil {
-		t.Fatal(err)
-	}
-	c.Close()
+	synctest.Test(t, func(t *testing.T) {
+		d := hangDoor(t)
+		device := issue(t, "d1", nil)
+		c, _, err := d.connect("d1", d.client(device))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Write(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/d1/messages/events/", Payload: []byte("hello")}))
+		if _, err := mqtt.NewClientReader(c, maxPacket).Next(); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
 
-	d.waist.judge = func(hub.Credentials) error {
-		e := signet.Refuse(signet.TokenExpired, "The SAS token has expired.")
-		e.TrackingID = "ABCDEF"
-		return e
-	}
-	secret := "SharedAccessSignature sr=x&sig=SECRET"
-	nc, err := tls.Dial("tcp", d.addr, d.client(device))
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d2", HasUsername: true, Username: "h.test/d2", HasPassword: true, Password: []byte(secret)}))
-	io.ReadAll(nc)
-	nc.Close()
-	if seen, _ := d.waist.lastSeen(); seen.Token != secret {
-		t.Errorf("the waist saw the token %q", seen.Token)
-	}
-	shutDown(t, d.MQTT)
+		d.waist.judge = func(hub.Credentials) error {
+			e := signet.Refuse(signet.TokenExpired, "The SAS token has expired.")
+			e.TrackingID = "ABCDEF"
+			return e
+		}
+		secret := "SharedAccessSignature sr=x&sig=SECRET"
+		pipe, _ := d.dial()
+		nc := tls.Client(pipe, d.client(device))
+		nc.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d2", HasUsername: true, Username: "h.test/d2", HasPassword: true, Password: []byte(secret)}))
+		io.ReadAll(nc)
+		nc.Close()
+		if seen, _ := d.waist.lastSeen(); seen.Token != secret {
+			t.Errorf("the waist saw the token %q", seen.Token)
+		}
+		shutDown(t, d.MQTT)
 
-	w := httptest.NewRecorder()
-	d.traces.ServeHTTP(w, httptest.NewRequest("GET", "/debug/traces", nil))
-	story := w.Body.String()
-	for _, want := range []string{"handshake full", "TLS 1.3", "sni=hub.example.test", "subject=CN=d1", "let in", "publishes=1 pubacks=1", "code=token.expired", "trackingId=ABCDEF"} {
-		if !strings.Contains(story, strings.ReplaceAll(want, "+", "&#43;")) {
-			t.Errorf("the trace does not tell %q", want)
+		w := httptest.NewRecorder()
+		d.traces.ServeHTTP(w, httptest.NewRequest("GET", "/debug/traces", nil))
+		story := w.Body.String()
+		for _, want := range []string{"handshake full", "TLS 1.3", "sni=hub.example.test", "subject=CN=d1", "let in", "publishes=1 pubacks=1", "code=token.expired", "trackingId=ABCDEF"} {
+			if !strings.Contains(story, strings.ReplaceAll(want, "+", "&#43;")) {
+				t.Errorf("the trace does not tell %q", want)
+			}
 		}
-	}
-	numbers := d.numbers(t)
-	for name, want := range map[string]float64{
-		"signet_mqtt_handshakes_total full": 2, "signet_mqtt_connects_total ok": 1, "signet_mqtt_connects_total token.expired": 1,
-		"signet_mqtt_connect_seconds": 1, "signet_mqtt_publishes_total 1": 1, "signet_mqtt_pubacks_total": 1, "signet_mqtt_received_bytes_total": 5,
-		"signet_mqtt_connected": 0, "signet_mqtt_strangers waiting": 0, "signet_mqtt_strangers connecting": 0, "signet_mqtt_ends_total session.closed": 1,
-	} {
-		if got, found := numbers[name]; !found || got != want {
-			t.Errorf("%s is %v", name, got)
+		numbers := d.numbers(t)
+		for name, want := range map[string]float64{
+			"signet_mqtt_handshakes_total full": 2, "signet_mqtt_connects_total ok": 1, "signet_mqtt_connects_total token.expired": 1,
+			"signet_mqtt_connect_seconds": 1, "signet_mqtt_publishes_total 1": 1, "signet_mqtt_pubacks_total": 1, "signet_mqtt_received_bytes_total": 5,
+			"signet_mqtt_connected": 0, "signet_mqtt_strangers waiting": 0, "signet_mqtt_strangers connecting": 0, "signet_mqtt_ends_total session.closed": 1,
+		} {
+			if got, found := numbers[name]; !found || got != want {
+				t.Errorf("%s is %v", name, got)
+			}
 		}
-	}
-	for where, text := range map[string]string{"log": d.log.String(), "trace": story} {
-		if strings.Contains(text, "SECRET") {
-			t.Errorf("the %s holds a token", where)
+		for where, text := range map[string]string{"log": d.log.String(), "trace": story} {
+			if strings.Contains(text, "SECRET") {
+				t.Errorf("the %s holds a token", where)
+			}
 		}
-	}
+	})
 }
 
 // A panic ends one connection, in the log with where it came from, and no other.

@@ -839,10 +839,18 @@ func TestDeadlock(t *testing.T) {
 	var attempts atomic.Int64
 	var both sync.WaitGroup
 	both.Add(2)
+	over := []chan struct{}{make(chan struct{}), make(chan struct{})}
 	for _, err := range together(2, func(n int) error {
+		defer close(over[n])
 		first := sync.OnceFunc(func() { both.Done(); both.Wait() })
+		mine := 0
 		return store.Change(t.Context(), s, func(exec func(string, ...any) error) error {
 			attempts.Add(1)
+			if mine++; mine > 1 {
+				// On a busy server the two would meet again and again: who has its turn may
+				// wake later than who gave way has paused.
+				<-over[1-n]
+			}
 			touch := `UPDATE hub SET created = created + 1 WHERE name = $1`
 			if err := exec(touch, names[n]); err != nil {
 				return err
