@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"go/types"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -151,4 +152,55 @@ func served(t *testing.T) (operations, topics []string) {
 	}
 	slices.Sort(operations)
 	return slices.Compact(operations), topics
+}
+
+var (
+	pageLink  = regexp.MustCompile(`\]\(([^)#\s]*)(#[^)\s]+)?\)`)
+	heading   = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	notInSlug = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+	testName  = regexp.MustCompile(`\b(?:Test|Fuzz|Benchmark)[A-Z]\w+`)
+)
+
+// TestPages: every link of the pages leads somewhere, and the tests that they name
+// are there.
+func TestPages(t *testing.T) {
+	out, err := exec.Command("git", "ls-files", "*.md", "*_test.go").Output()
+	if err != nil {
+		t.Skipf("the pages cannot be listed: %v", err)
+	}
+	pages, slugs, tests := map[string]string{}, map[string]bool{}, ""
+	for name := range strings.Lines(string(out)) {
+		name = strings.TrimSpace(name)
+		text, err := os.ReadFile(name)
+		if err != nil {
+			continue // it is about to go
+		}
+		if strings.HasSuffix(name, ".go") {
+			tests += string(text)
+			continue
+		}
+		pages[name] = string(text)
+		for _, h := range heading.FindAllStringSubmatch(string(text), -1) { // as GitHub makes anchors of them
+			slugs[name+"#"+strings.ReplaceAll(notInSlug.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-")] = true
+		}
+	}
+	for name, text := range pages {
+		for _, link := range pageLink.FindAllStringSubmatch(text, -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			to := name
+			if link[1] != "" {
+				to = filepath.Join(filepath.Dir(name), link[1])
+			}
+			if _, err := os.Stat(to); err != nil || link[2] != "" && !slugs[to+link[2]] {
+				t.Errorf("%s: %s leads nowhere", name, link[0])
+			}
+		}
+		for _, test := range testName.FindAllString(text, -1) {
+			if !strings.Contains(tests, "func "+test+"(") {
+				t.Errorf("%s names %s, which is not there", name, test)
+			}
+		}
+	}
 }
