@@ -77,7 +77,8 @@ type Conn struct {
 	// stands in the present one.
 	header    [14]byte
 	have      int
-	left      uint64
+	left      uint64 // of a data frame
+	control   []byte // the payload of a control frame; not nil while that is under way
 	mask      [4]byte
 	at        int
 	inMessage bool
@@ -99,7 +100,8 @@ func NewConn(nc net.Conn, patience time.Duration) *Conn {
 }
 
 // Read gives what the binary messages of the client hold. Pings are answered
-// meanwhile; a close frame is io.EOF. A *[Violation] is repeated at every call.
+// meanwhile; a close frame is io.EOF. A *[Violation] is repeated at every call; after
+// a deadline it goes on where it stood.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -108,8 +110,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 		if c.over != nil {
 			return 0, c.over
 		}
-		if err := c.nextFrame(); err != nil {
-			return 0, err
+		if c.control == nil {
+			if err := c.nextFrame(); err != nil {
+				return 0, err
+			}
+		}
+		if c.control != nil {
+			if err := c.readControl(); err != nil {
+				return 0, err
+			}
 		}
 	}
 	n, err := c.Conn.Read(p[:min(uint64(len(p)), c.left)])
@@ -121,7 +130,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return 0, err
 }
 
-// nextFrame reads a header, and all of a control frame.
+// nextFrame reads a header.
 func (c *Conn) nextFrame() error {
 	// No frame of a client is shorter than two bytes and a mask. Two are enough to
 	// refuse one.
@@ -150,22 +159,32 @@ func (c *Conn) nextFrame() error {
 			return c.fail(violation("a frame of more than 2^63 bytes"))
 		}
 	}
-	opcode := c.header[0] & 0x0F
-	if opcode < opClose {
+	if c.header[0]&0x0F < opClose {
 		c.left, c.inMessage = length, c.header[0]&final == 0
-		return nil
+	} else {
+		c.control = make([]byte, 0, length)
 	}
-	payload := make([]byte, length)
-	if _, err := io.ReadFull(c.Conn, payload); err != nil {
-		c.over = err
-		return err
+	return nil
+}
+
+// readControl reads the payload of a control frame, and does what it asks for.
+func (c *Conn) readControl() error {
+	for len(c.control) < cap(c.control) {
+		rest := c.control[len(c.control):cap(c.control)]
+		n, err := c.Conn.Read(rest)
+		c.unmask(rest[:n])
+		c.control = c.control[:len(c.control)+n]
+		if n == 0 && err != nil {
+			return err
+		}
 	}
-	c.unmask(payload)
-	switch opcode {
+	payload := c.control
+	c.control = nil
+	switch c.header[0] & 0x0F {
 	case opPing:
 		c.answer(payload)
 	case opClose:
-		if length == 1 {
+		if len(payload) == 1 {
 			return c.fail(violation("a close frame with half a status"))
 		}
 		c.over = io.EOF

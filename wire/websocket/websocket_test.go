@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -125,6 +126,34 @@ func TestEnds(t *testing.T) {
 			t.Errorf("after %d bytes: %v", n, err)
 		}
 	}
+}
+
+// TestDeadline: a read that ran into its deadline goes on where it stood, wherever
+// that was: a door looks up now and then, and reads on.
+func TestDeadline(t *testing.T) {
+	whole := slices.Concat(frame(0x02, "hel"), frame(0x89, "ping"), frame(0x80, "lo"), frame(0x88, "\x03\xe8bye"))
+	for n := range whole {
+		conn := NewConn(&script{in: io.MultiReader(bytes.NewReader(whole[:n]), &late{}, bytes.NewReader(whole[n:]))}, time.Second)
+		got, err := io.ReadAll(conn)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+		rest, err := io.ReadAll(conn)
+		if string(got)+string(rest) != "hello" || err != nil {
+			t.Errorf("after %d bytes: %q, then %q, %v", n, got, rest, err)
+		}
+	}
+}
+
+// late is a deadline that passes once.
+type late struct{ over bool }
+
+func (l *late) Read([]byte) (int, error) {
+	if l.over {
+		return 0, io.EOF
+	}
+	l.over = true
+	return 0, os.ErrDeadlineExceeded
 }
 
 // TestSlowPinger: a client that pings without end and reads nothing holds up
