@@ -41,7 +41,6 @@ with a CA of its own (server-ca.pem, for devices to trust), a hub with random ke
 					set()
 				}
 			}
-			// design: serve --hub NAME; elsewhere --hub is a connection string.
 			if name, _ := cmd.Flags().GetString("hub"); cmd.Flags().Changed("hub") {
 				cfg.Hub = name
 			}
@@ -74,7 +73,7 @@ with a CA of its own (server-ca.pem, for devices to trust), a hub with random ke
 	f.StringVar(&flags.Admin, "admin", d.Admin, "address for metrics, health and traces; keep it on loopback")
 	f.StringVar(&flags.TLSCert, "tls-cert", "", "server certificate with its chain (PEM); made when left out")
 	f.StringVar(&flags.TLSKey, "tls-key", "", "key of the server certificate (PEM)")
-	// The persistent --hub is a connection string everywhere else.
+	// Everywhere else --hub is a connection string.
 	f.String("hub", d.Hub, "name of the hub")
 	return cmd
 }
