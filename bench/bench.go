@@ -88,11 +88,6 @@ type Result struct {
 	CPU float64 `json:"serverCpuMicros,omitempty"` // for an operation
 	RSS float64 `json:"serverRssKiB,omitempty"`    // for a connection
 
-	// Of a storm: the same wait of those that were established before and go on
-	// publishing, before it and during it.
-	CalmP99  float64 `json:"calmP99Ms,omitempty"`
-	StormP99 float64 `json:"stormP99Ms,omitempty"`
-
 	// Of devices that are held: the server's resident memory when all had connected,
 	// or had sent for a quarter of the time, and at the end, in MiB.
 	RSSBegin float64 `json:"serverRssBeginMiB,omitempty"`
@@ -108,7 +103,7 @@ type device struct {
 
 // dial connects device n as far as its CONNACK.
 func (t *Target) dial(ctx context.Context, f *Fleet, n int) (*device, error) {
-	username := DeviceID(n)
+	username := f.id(n)
 	if t.Names == Azure {
 		username = t.Host + "/" + username + "/?api-version=2021-04-12"
 	}
@@ -132,7 +127,7 @@ func (t *Target) dialAs(ctx context.Context, f *Fleet, n int, username string) (
 	if err != nil {
 		return nil, err
 	}
-	d := &device{conn: tls.Client(raw, conf), id: DeviceID(n)}
+	d := &device{conn: tls.Client(raw, conf), id: f.id(n)}
 	d.conn.SetDeadline(time.Now().Add(patience))
 	defer context.AfterFunc(ctx, func() { raw.Close() })() // the handshake ends with the load
 	if err := d.greet(username); err != nil {

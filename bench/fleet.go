@@ -32,6 +32,7 @@ import (
 type Fleet struct {
 	Dir   string
 	Roots *x509.CertPool // the root alone
+	first int            // the device that the first pair is of
 	pairs []tls.Certificate
 }
 
@@ -42,6 +43,9 @@ func DeviceID(n int) string { return fmt.Sprintf("bench-%06d", n) }
 
 // RootFile is the CA that the server has to trust.
 func (f *Fleet) RootFile() string { return filepath.Join(f.Dir, "root.pem") }
+
+// id names device n of those that are open.
+func (f *Fleet) id(n int) string { return DeviceID(f.first + n) }
 
 // Pair is what device n presents: its certificate, the line's, the factory's; and
 // its key.
@@ -65,13 +69,13 @@ func (f *Fleet) Issuer(name string) (*pki.CA, error) {
 }
 
 // OpenFleet opens the fleet in a folder, or makes it with keys of that type, and
-// signs so many devices, each with a key of its own; those with RSA, which takes
-// long to make, share one.
-func OpenFleet(dir string, key pki.KeyType, devices int) (*Fleet, error) {
-	if devices < 1 || devices > MaxDevices {
-		return nil, fmt.Errorf("%d devices: 1 to %d can be", devices, MaxDevices)
+// signs so many devices from the first on, each with a key of its own; those with
+// RSA, which takes long to make, share one.
+func OpenFleet(dir string, key pki.KeyType, first, devices int) (*Fleet, error) {
+	if first < 0 || devices < 1 || first+devices > MaxDevices {
+		return nil, fmt.Errorf("%d devices from %d on: there are %d, from 0 on", devices, first, MaxDevices)
 	}
-	f := &Fleet{Dir: dir, Roots: x509.NewCertPool()}
+	f := &Fleet{Dir: dir, Roots: x509.NewCertPool(), first: first}
 	if _, err := os.Stat(f.RootFile()); errors.Is(err, fs.ErrNotExist) {
 		if err := f.make(key); err != nil {
 			return nil, err
@@ -101,7 +105,7 @@ func OpenFleet(dir string, key pki.KeyType, devices int) (*Fleet, error) {
 				return nil, err
 			}
 		}
-		chain, err := line.Device(DeviceID(n), private.Public(), now, fleetDays)
+		chain, err := line.Device(f.id(n), private.Public(), now, fleetDays)
 		if err != nil {
 			return nil, err
 		}

@@ -251,83 +251,29 @@ func Publish(ctx context.Context, t *Target, f *Fleet, o PublishOptions) (r Resu
 
 // StormOptions of [Storm].
 type StormOptions struct {
-	// Established is how many devices of the fleet are connected before and publish
-	// ten times a second all the while.
-	Established int
 	// Limit is when the storm is given up.
 	Limit time.Duration
 }
 
-// calm is how long the established are watched before the storm.
-const calm = 2 * time.Second
-
 // Storm has all devices of the fleet come at once, and each try again, after up
 // to a second, until it is let in.
 func Storm(ctx context.Context, t *Target, f *Fleet, o StormOptions) (r Result, err error) {
-	if o.Established < 0 || o.Established >= len(f.pairs) || o.Limit > MaxTime {
-		return r, errors.New("some of the fleet may be established, not all")
+	if o.Limit > MaxTime {
+		return r, fmt.Errorf("a load may last %v", MaxTime)
 	}
-	var before, during, took waits
-	established, err := t.dialAll(ctx, f, o.Established, &took)
-	var others sync.WaitGroup
-	over := make(chan struct{})
-	failed := make(chan error, o.Established+len(f.pairs))
-	defer func() {
-		others.Wait()
-		for _, d := range established {
-			if d != nil {
-				d.leave()
-			}
-		}
-	}()
-	if err != nil {
-		return r, err
-	}
-	took.all = nil
-	var storming atomic.Bool
-	for _, d := range established {
-		others.Go(func() {
-			packet := t.packet(d.id, 256)
-			for {
-				select {
-				case <-over:
-					return
-				case <-time.After(50*time.Millisecond + rand.N(100*time.Millisecond)):
-				}
-				began, early := time.Now(), !storming.Load()
-				if err := d.send(packet); err != nil {
-					failed <- err
-					return
-				}
-				if early {
-					before.add(time.Since(began))
-				} else {
-					during.add(time.Since(began))
-				}
-			}
-		})
-	}
-	end := sync.OnceFunc(func() { close(over) })
-	defer end()
-	if o.Established > 0 {
-		if err := pause(ctx, calm); err != nil {
-			return r, err
-		}
-	}
-
 	storm, give := context.WithTimeout(ctx, o.Limit)
 	defer give()
+	var took waits
 	process := process(t.PID)
-	storming.Store(true)
 	used, began := process.cpu(), time.Now()
-	rest := len(f.pairs) - o.Established
-	devices := make([]*device, rest)
+	devices := make([]*device, len(f.pairs))
+	failed := make(chan error, len(f.pairs))
 	var retries atomic.Int64
 	var all sync.WaitGroup
-	for n := range rest {
+	for n := range devices {
 		all.Go(func() {
 			for {
-				d, err := t.dial(storm, f, o.Established+n)
+				d, err := t.dial(storm, f, n)
 				if err == nil {
 					devices[n] = d
 					took.add(time.Since(began))
@@ -342,10 +288,8 @@ func Storm(ctx context.Context, t *Target, f *Fleet, o StormOptions) (r Result, 
 		})
 	}
 	all.Wait()
-	r.measured("storm", rest, time.Since(began))
-	r.CPU = (process.cpu() - used) / float64(rest)
-	end()
-	others.Wait()
+	r.measured("storm", len(devices), time.Since(began))
+	r.CPU = (process.cpu() - used) / float64(len(devices))
 	for _, d := range devices {
 		if d != nil {
 			d.conn.Close()
@@ -357,13 +301,6 @@ func Storm(ctx context.Context, t *Target, f *Fleet, o StormOptions) (r Result, 
 	}
 	r.Retries = int(retries.Load())
 	took.tell(&r)
-	if o.Established > 0 {
-		var both Result
-		before.tell(&both)
-		r.CalmP99 = both.P99
-		during.tell(&both)
-		r.StormP99 = both.P99
-	}
 	return r, nil
 }
 

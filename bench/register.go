@@ -101,7 +101,7 @@ func Register(ctx context.Context, t *Target, f *Fleet, o RegisterOptions) (r Re
 // register has device n ask for its place, until it has one or is told that it
 // gets none: that is the failure. An error is of the connection.
 func (t *Target) register(ctx context.Context, f *Fleet, n int, scope string, retries *atomic.Int64) (failure string, err error) {
-	id := DeviceID(n)
+	id := f.id(n)
 	d, err := t.dialAs(ctx, f, n, scope+"/registrations/"+id+"/api-version=2019-03-31")
 	if err != nil {
 		return "", err

@@ -45,7 +45,7 @@ func TestFleetLoad(t *testing.T) {
 	}
 	const few, rounds = 10_000, 240
 	each(t, func(t *testing.T, db database, dsn string) {
-		fleet, err := bench.OpenFleet(t.TempDir(), pki.P256, 1)
+		fleet, err := bench.OpenFleet(t.TempDir(), pki.P256, 0, 1)
 		ok(t, err)
 		small, large := loadHub(t, db, dsn, few, fleet), loadHub(t, db, db.dsn(t), many, fleet)
 		compare := func(name, unit string, took [2][]float64) {
@@ -289,7 +289,7 @@ type visits struct {
 // own, two intermediates below the CA, and makes a full handshake; the answer is
 // how long each waited from its first packet to the CONNACK, in milliseconds.
 func connectDevices() {
-	fleet, err := bench.OpenFleet(os.Getenv("SIGNET_STORE_DIR"), pki.P256, 1)
+	fleet, err := bench.OpenFleet(os.Getenv("SIGNET_STORE_DIR"), pki.P256, 0, 1)
 	check(err)
 	line, err := fleet.Issuer("line")
 	check(err)

@@ -52,7 +52,7 @@ enrollment group are put at that provisioning service too, and no device at the 
 themselves, by signet bench register.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			fleet, err := bench.OpenFleet(dir, pki.KeyType(key), 1)
+			fleet, err := bench.OpenFleet(dir, pki.KeyType(key), 0, 1)
 			if err != nil {
 				return err
 			}
@@ -163,7 +163,7 @@ func enroll(cmd *cobra.Command, c *client.Client, root string, devices int) (cre
 // benchLoad is what all loads are told.
 type benchLoad struct {
 	dir, address, names, host, exchange string
-	devices                             int
+	first, devices                      int
 	target                              bench.Target
 }
 
@@ -178,6 +178,7 @@ func (l *benchLoad) flags(cmd *cobra.Command, devices int) *cobra.Command {
 	f.StringVar(&l.host, "hostname", "localhost", "host name of the hub, in user names and in the server's certificate")
 	f.StringVar(&l.exchange, "key-exchange", "x25519", "of TLS: x25519, p256, or hybrid with ML-KEM")
 	f.IntVar(&l.devices, "devices", devices, "devices of the load")
+	f.IntVar(&l.first, "first", 0, "the first of them: so that two loads at a time are of different devices")
 	f.IntVar(&l.target.PID, "server-pid", 0, "the server's process on this machine, to say what the load costs it")
 	f.BoolVar(&l.target.Resume, "resume", false, "resume TLS sessions")
 	f.IntVar(&l.target.Sources, "sources", 0, "come from so many loopback addresses, of a server on this machine")
@@ -199,7 +200,7 @@ func (l *benchLoad) prepare(cmd *cobra.Command) (*bench.Fleet, *bench.Target, er
 	if _, err := os.Stat(filepath.Join(l.dir, "root.pem")); err != nil {
 		return nil, nil, fmt.Errorf("no PKI in %s: signet bench prepare makes it", l.dir)
 	}
-	f, err := bench.OpenFleet(l.dir, pki.P256, l.devices)
+	f, err := bench.OpenFleet(l.dir, pki.P256, l.first, l.devices)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -305,7 +306,6 @@ func benchStormCommand() *cobra.Command {
 			return printBench(cmd, r, err)
 		},
 	}
-	cmd.Flags().IntVar(&o.Established, "established", 0, "so many of the devices are connected before and publish all the while")
 	cmd.Flags().DurationVar(&o.Limit, "limit", 2*time.Minute, "give up after so long")
 	return l.flags(cmd, 5000)
 }
@@ -364,8 +364,6 @@ func printBench(cmd *cobra.Command, r bench.Result, err error) error {
 			{"waited, ms: p50", "%.2f", r.P50},
 			{"p99", "%.2f", r.P99},
 			{"slowest", "%.2f", r.Max},
-			{"p99 of those established: before", "%.2f", r.CalmP99},
-			{"in the storm", "%.2f", r.StormP99},
 			{"server CPU, µs an operation", "%.1f", r.CPU},
 			{"server RSS, KiB a connection", "%.1f", r.RSS},
 			{"server RSS, MiB: at first", "%.1f", r.RSSBegin},

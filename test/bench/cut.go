@@ -53,7 +53,7 @@ func cutLine(dir string) error {
 	}
 	exec.Command("taskset", "-apc", "1", strconv.Itoa(os.Getpid())).Run() // the load is this process
 	folder := filepath.Join(dir, "pki")
-	fleet, err := bench.OpenFleet(folder, pki.P256, *cut)
+	fleet, err := bench.OpenFleet(folder, pki.P256, 0, *cut)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func desiredChanges(dir string) error {
 	}
 	exec.Command("taskset", "-apc", "1", strconv.Itoa(os.Getpid())).Run() // the load is this process
 	folder := filepath.Join(dir, "pki")
-	fleet, err := bench.OpenFleet(folder, pki.P256, *desired)
+	fleet, err := bench.OpenFleet(folder, pki.P256, 0, *desired)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ var (
 	publish = flag.Duration("publish", 5*time.Second, "how long to publish, at most 1m")
 	runs    = flag.Int("runs", 3, "runs of which the median counts")
 	only    = flag.String("only", "", "measure these peers alone, by the beginning of their names, with commas")
-	loads   = flag.String("loads", "", "put these loads alone, with commas: connect, rsa, resume, hold, publish, storm")
+	loads   = flag.String("loads", "", "put these loads alone, with commas: connect, rsa, resume, hold, publish, storm, established")
 	write   = flag.String("write", "", "write the table into this file, between its marks")
 )
 
@@ -77,7 +77,7 @@ func run() (err error) {
 	}
 	pkis := map[string]string{"": filepath.Join(dir, "p256"), "rsa": filepath.Join(dir, "rsa2048")}
 	for load, kind := range map[string]pki.KeyType{"": pki.P256, "rsa": pki.RSA2048} {
-		if _, err := bench.OpenFleet(pkis[load], kind, 1); err != nil {
+		if _, err := bench.OpenFleet(pkis[load], kind, 0, 1); err != nil {
 			return err
 		}
 	}
@@ -137,6 +137,10 @@ func (r *row) median(name string) float64 {
 	return v[len(v)/2]
 }
 
+// established is how many are there, and send ten times a second each, when the others
+// come.
+const established = 100
+
 // measure starts the peer anew for each kind of load.
 func (r *row) measure(dir string, pkis map[string]string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -186,6 +190,28 @@ func (r *row) measure(dir string, pkis map[string]string) error {
 			r.add("storm", result.Seconds)
 			r.add("retries", float64(result.Retries))
 			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if does("established") {
+		err := with("", func(s *running) error {
+			chat := []string{"hold", "--devices", fmt.Sprint(established), "--every", "100ms", "--for", "8s"}
+			calm, err := load(s, "", chat...)
+			if err != nil {
+				return err
+			}
+			storm := make(chan error)
+			go func() {
+				time.Sleep(time.Second) // hold does not measure its first two
+				_, err := s.loadBelow(r.peer, pkis[""], "storm", "--first", fmt.Sprint(established), "--devices", fmt.Sprint(*devices), "--limit", "60s")
+				storm <- err
+			}()
+			stormy, err := load(s, "", chat...)
+			r.add("calm", calm.P99)
+			r.add("stormy", stormy.P99)
+			return errors.Join(err, <-storm)
 		})
 		if err != nil {
 			return err

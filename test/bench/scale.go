@@ -36,7 +36,7 @@ func scaleUp(dir string) error {
 	}
 	*devices = *scale
 	folder := filepath.Join(dir, "pki")
-	if _, err := bench.OpenFleet(folder, pki.P256, 1); err != nil {
+	if _, err := bench.OpenFleet(folder, pki.P256, 0, 1); err != nil {
 		return err
 	}
 	p := peers[0]

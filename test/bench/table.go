@@ -69,11 +69,15 @@ func table(rows []*row) string {
 			return fmt.Sprintf("**%.2f**", signet.median(figure)/o.median(figure))
 		}, "")
 	}
-	if signet != nil {
+	if signet != nil && signet.median("resumed") > 0 {
 		fmt.Fprintf(&b, "\nSignet besides: a connect that resumes its TLS session %.0f µs; one with the hybrid key exchange (X25519 and ML-KEM-768) %.0f µs.\n",
 			signet.median("resumed"), signet.median("hybrid"))
 	}
 	for _, r := range rows {
+		if r.median("stormy") > 0 {
+			fmt.Fprintf(&b, "While %d come, %d that were there and send ten times a second wait %.0f ms (p99) for a PUBACK of %s; in the calm before %.0f.\n",
+				*devices, established, r.median("stormy"), r.peer.name, r.median("calm"))
+		}
 		if n := r.median("retries"); n > 0 {
 			fmt.Fprintf(&b, "In the storm on %s, devices had to try again %.0f times.\n", r.peer.name, n)
 		}
