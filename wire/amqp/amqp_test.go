@@ -178,6 +178,7 @@ type handler struct {
 	credit   uint32
 	sender   *Sender
 	fetch    func()
+	attach   func(*Link) // is told of each link
 }
 
 func (h *handler) SASL(Symbol, []byte, string) bool { return true }
@@ -188,6 +189,9 @@ func (h *handler) Open(*Open) *Error {
 	return nil
 }
 func (h *handler) AttachReceiver(r *Receiver) *Error {
+	if h.attach != nil {
+		h.attach(&r.Link)
+	}
 	r.Credit, r.MaxSize, r.Take = h.credit, 100, h.take
 	if r.Take == nil {
 		r.Take = func(d *Delivery) {
@@ -200,7 +204,13 @@ func (h *handler) AttachReceiver(r *Receiver) *Error {
 	}
 	return nil
 }
-func (h *handler) AttachSender(s *Sender) *Error { h.sender = s; return nil }
+func (h *handler) AttachSender(s *Sender) *Error {
+	if h.attach != nil {
+		h.attach(&s.Link)
+	}
+	h.sender = s
+	return nil
+}
 func (h *handler) Fetch() {
 	if h.fetch != nil {
 		h.fetch()
@@ -601,7 +611,7 @@ func TestSilence(t *testing.T) {
 		p := meet(t, &handler{})
 		go func() {
 			p.say(appendProtocol(nil, headerAMQP))
-			p.frame(0, composite(codeOpen, "peer", nil, nil, nil, uint32(60_000)))
+			p.frame(0, composite(codeOpen, "peer", nil, nil, nil, uint32(50_000)))
 		}()
 		p.r.protocol()
 		began := time.Now()
@@ -615,7 +625,7 @@ func TestSilence(t *testing.T) {
 				beats++
 			}
 		}
-		if lived := time.Since(began); lived != silence || beats != 7 {
+		if lived := time.Since(began); lived != silence || beats != 9 {
 			t.Errorf("%d signs of life in %v", beats, lived)
 		}
 		if err := <-p.over; err != ErrSilent {

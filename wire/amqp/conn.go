@@ -54,7 +54,8 @@ type Conn struct {
 
 	deadline  time.Time     // of the Handler
 	lostAt    time.Time     // when the peer counts as lost
-	heartbeat time.Duration // after which we say something; zero is never
+	heartbeat time.Duration // after which we say something
+	pulse     *time.Timer   // sees to that; nil is never
 
 	letIn    bool
 	greeted  bool // AMQP is spoken
@@ -221,7 +222,7 @@ func (c *Conn) protocol() (id byte, ok bool, err error) {
 	}
 }
 
-// next waits for a frame, and sees to heartbeats meanwhile.
+// next waits for a frame.
 func (c *Conn) next() (frame, error) {
 	for {
 		f, err := c.r.next()
@@ -249,12 +250,25 @@ func (c *Conn) interrupted(err error) error {
 		return os.ErrDeadlineExceeded
 	case !c.lostAt.IsZero() && !now.Before(c.lostAt):
 		return ErrSilent
-	case c.heartbeat > 0 && !now.Before(c.saidAt.Add(c.heartbeat)):
-		c.append(appendEmpty)
-		c.saidAt = now // it is as good as said
 	}
 	c.setReadDeadline()
 	return nil
+}
+
+// beat says something to a peer that wants to hear of us, if nothing else was said;
+// also while a Handler is busy and nothing is read (AMQP §2.4.5).
+func (c *Conn) beat() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over || c.mute {
+		return
+	}
+	now := time.Now()
+	if !now.Before(c.saidAt.Add(c.heartbeat)) {
+		c.append(appendEmpty)
+		c.saidAt = now // it is as good as said
+	}
+	c.pulse.Reset(c.saidAt.Add(c.heartbeat).Sub(now))
 }
 
 // setReadDeadline sets when the reader looks up. It is called with mu held.
@@ -271,9 +285,6 @@ func (c *Conn) setReadDeadline() {
 	}
 	if !c.lostAt.IsZero() {
 		sooner(c.lostAt)
-	}
-	if c.heartbeat > 0 {
-		sooner(c.saidAt.Add(c.heartbeat))
 	}
 	c.nc.SetReadDeadline(until)
 }
@@ -384,7 +395,7 @@ func (c *Conn) open(f frame, code uint64, d *decoder) error {
 	if o.idle > 0 {
 		c.mu.Lock()
 		c.heartbeat = o.idle / 2
-		c.setReadDeadline()
+		c.pulse = time.AfterFunc(c.heartbeat, c.beat)
 		c.mu.Unlock()
 	}
 	if e := c.h.Open(&o.Open); e != nil {
@@ -497,6 +508,9 @@ func (c *Conn) finish(err error) {
 	}
 	c.accepting = nil
 	c.over = true
+	if c.pulse != nil {
+		c.pulse.Stop()
+	}
 	answer := err == errClosed
 	if c.greeted && (ours || answer) {
 		if !c.opened {
@@ -506,11 +520,15 @@ func (c *Conn) finish(err error) {
 	}
 	c.closed = true
 	told := ours || answer || err == ErrSASL || err == ErrProtocol
+	patience := writeTime
+	if ours && e == c.ended {
+		patience = cutTime
+	}
 	if told {
-		c.await(writeTime, func() bool { return c.writing })
+		c.await(patience, func() bool { return c.writing })
 	}
 	c.mute, c.out = true, nil
-	linger := told && !answer && c.failed == nil
+	linger := told && !answer && c.failed == nil && !c.writing
 	c.changed.Broadcast()
 	sessions := c.sessions
 	c.sessions = map[uint16]*session{}

@@ -330,7 +330,7 @@ func (d *decoder) composite() fields {
 	var f fields
 	switch code := d.byte(); code {
 	case 0x45:
-		f.err = d.err
+		f.err, f.values = d.err, d.values
 	case 0xC0, 0xD0:
 		f.decoder, f.left = d.compound(code)
 	default:

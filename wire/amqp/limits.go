@@ -76,6 +76,10 @@ const (
 	// writeTime is how long a peer may take to read what was written.
 	writeTime = 10 * time.Second
 
+	// cutTime is what is left of that for the close of one whose connection is ended
+	// from outside: who is cut off is told to be gone within a second.
+	cutTime = 500 * time.Millisecond
+
 	// lingerTime and lingerBytes are what a peer gets to read our close while it still
 	// sends.
 	lingerTime  = time.Second

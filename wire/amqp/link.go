@@ -57,6 +57,8 @@ type Link struct {
 	rcvMode uint8
 	state   linkState // guarded by Conn.mu
 	refused bool
+	given   bool   // it was given up before it was attached
+	why     *Error // for what
 }
 
 // SenderMode and ReceiverMode are the settle modes that were agreed.

@@ -213,8 +213,14 @@ func (s *session) answer(l endpoint, a *attaching, e *Error) {
 	b.state = attached
 	s.c.frame(s.channel, a.append)
 	if e != nil {
-		b.state, b.refused = detaching, true
+		b.refused = true
+	} else if b.given {
+		e = b.why
+	}
+	if b.refused || b.given {
+		b.state = detaching
 		s.c.frame(s.channel, func(dst []byte) []byte { return appendDetach(dst, b.handle, e) })
+		s.c.changed.Broadcast()
 	}
 }
 
@@ -283,12 +289,16 @@ func (s *session) detached(l endpoint, e *Error) {
 }
 
 // Detach detaches the link, and says why, if e is not nil. It does not wait: what is
-// told of the end is told when the peer has answered.
+// told of the end is told when the peer has answered. A link that is still being
+// attached is detached once that is said.
 func (l *Link) Detach(e *Error) {
 	s := l.session
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if l.state == unattached && !l.given {
+		l.given, l.why = true, e
+	}
 	if l.state != attached || s.over {
 		return
 	}
@@ -372,6 +382,7 @@ func (o *Sender) granted(f *flowing) {
 	}
 	if f.drain && credit == 0 { // there is nothing to use up, but the peer waits
 		o.draining = false
+		c.draining--
 		o.session.sayDrained(o)
 	}
 }
