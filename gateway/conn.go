@@ -2,19 +2,13 @@ package gateway
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/bits"
 	"net"
-	"net/netip"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +16,6 @@ import (
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/hub"
-	"github.com/signet-iot/signet/trace"
 	"github.com/signet-iot/signet/wire/mqtt"
 	"github.com/signet-iot/signet/wire/websocket"
 )
@@ -70,17 +63,8 @@ const (
 // A conn is one connection. What stands above mu belongs to the goroutine of its
 // life.
 type conn struct {
-	door     *MQTT
-	via      signet.Door // MQTT over TLS, or over WebSocket
-	socket   net.Conn    // as accepted
-	guest    *guest      // what it is to the HTTPS door; nil when it came by TLS alone
-	stream   net.Conn    // what MQTT is spoken on: TLS over socket, WebSocket over TLS
-	remote   netip.AddrPort
-	accepted time.Time
-	trace    *trace.Trace
+	peer
 	reader   *mqtt.Reader
-	chain    []*x509.Certificate // as presented; let go once judged
-	version  string              // of TLS
 	username username
 	topics   identity
 	silence  time.Duration // after which the device counts as lost
@@ -89,10 +73,8 @@ type conn struct {
 	counted  struct{ publishes, twins uint64 }
 	talk     *conversation // of a device that asks a provisioning service for its place; otherwise nil
 
-	mu       sync.Mutex
-	session  Session // nil until the device is let in
-	changed  sync.Cond
-	ended    error     // why it shall end, once that is known; then nothing more is read
+	// Under peer.mu:
+	session  Session   // nil until the device is let in
 	mute     bool      // nothing more is written
 	out      []byte    // to be written
 	box      *[]byte   // what out is from, and goes back to
@@ -120,11 +102,8 @@ type laterAck struct {
 }
 
 func newConn(m *MQTT, nc net.Conn) *conn {
-	c := &conn{door: m, via: signet.DoorMQTT, socket: nc, stream: nc, accepted: time.Now()}
-	c.changed.L = &c.mu
-	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
-	}
+	c := &conn{}
+	c.peer.init(m, &m.metrics.door, signet.DoorMQTT, nc)
 	return c
 }
 
@@ -172,8 +151,8 @@ func (c *conn) live() (why error) {
 	c.door.gate.leave(visitor)
 	letGo(c.stream)
 	c.guest.letIn()
-	c.door.metrics.connected.Inc()
-	defer c.door.metrics.connected.Dec()
+	c.metrics.connected.Inc()
+	defer c.metrics.connected.Dec()
 	c.reader.SetMax(maxPacket)
 	for {
 		if err := c.ready(); err != nil {
@@ -205,65 +184,13 @@ func (c *conn) live() (why error) {
 	}
 }
 
-// apart runs f on a goroutine of its own. The large stack that it needs ends with
-// it; the caller's stays small for the rest of the connection.
-func (c *conn) apart(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		defer func() { done <- err }()
-		defer c.survive(&err)
-		err = f()
-	}()
-	return <-done
-}
-
-// survive makes a panic the end of this connection, not of the process.
-func (c *conn) survive(why *error) {
-	if p := recover(); p != nil {
-		c.door.log.Error("a connection has failed", "door", c.via, "remote", c.remote, "panic", p, "stack", string(debug.Stack()))
-		*why = signet.Fail(fmt.Errorf("panic: %v", p))
-	}
-}
-
-// handshake begins to speak TLS, and keeps the chain that the device presents.
+// handshake is that of the peer; what it refuses is put on record.
 func (c *conn) handshake() error {
-	if err := c.within(handshakeTime); err != nil || c.door.tls == nil || c.via == signet.DoorMQTTWS {
-		return err // of a WebSocket it was done before
+	refusal, err := c.peer.handshake()
+	if refusal != nil {
+		return c.refuse(refusal)
 	}
-	t, err := c.door.greet(c.socket, c.door.tls, c.trace, c.door.metrics.handshakes)
-	if err != nil {
-		c.mu.Lock()
-		if ended, ok := errors.AsType[*signet.Error](c.ended); ok && ended.Code == signet.LimitHandshake {
-			err = ended // asked to go
-		}
-		c.mu.Unlock()
-		if signet.CodeOf(err) == signet.SessionClosed {
-			return err
-		}
-		return c.refuse(signet.AsError(err))
-	}
-	c.stream = t
-	state := t.ConnectionState()
-	c.chain, c.version = state.PeerCertificates, tls.VersionName(state.Version)
-	return nil
-}
-
-// tellChain tells the trace what was presented, of who is refused: it takes 15 µs.
-func (c *conn) tellChain() {
-	for i, cert := range c.chain[:min(len(c.chain), maxShownChain)] {
-		c.trace.Event("presented", slog.Int("certificate", i), slog.String("subject", signet.Clip(cert.Subject.String())),
-			slog.String("thumbprint", thumbprint(cert)))
-	}
-}
-
-// maxShownChain is how much of a chain is told in traces and verdicts: as much as
-// a path may have.
-const maxShownChain = 10
-
-func thumbprint(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return hex.EncodeToString(sum[:])
+	return err
 }
 
 // firstPacket reads the CONNECT [MQTT-3.1.0-1]. Until then nothing is answered.
@@ -317,8 +244,8 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 	if p.KeepAlive > 0 {
 		c.silence = min(time.Duration(p.KeepAlive)*time.Second*3/2, maxSilence) // [MQTT-3.1.2-24]
 	}
-	c.door.metrics.connects.WithLabelValues("ok").Inc()
-	c.door.metrics.seconds.Observe(time.Since(c.accepted).Seconds())
+	c.metrics.connects.WithLabelValues("ok").Inc()
+	c.metrics.seconds.Observe(time.Since(c.accepted).Seconds())
 	c.trace.Event("let in", slog.String("hub", session.Principal().Hub), slog.String("auth", string(session.Principal().Auth)),
 		slog.Int("completed from registry", session.Principal().Completed()))
 	c.trace.Answered()
@@ -498,7 +425,7 @@ func (c *conn) publish(p *mqtt.Publish) error {
 	}
 	c.counted.publishes++
 	c.door.metrics.publishes[p.QoS].Inc()
-	c.door.metrics.received.Add(float64(len(p.Payload)))
+	c.metrics.received.Add(float64(len(p.Payload)))
 	if bag, ok := c.topics.telemetry(p.Topic); ok {
 		return c.telemetry(bag, p)
 	}
@@ -583,20 +510,7 @@ func (c *conn) pace(m signet.Meter) error {
 	if wait == 0 {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	over := false
-	t := time.AfterFunc(wait, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		over = true
-		c.changed.Broadcast()
-	})
-	defer t.Stop()
-	for !over && c.ended == nil {
-		c.changed.Wait()
-	}
-	return c.ended
+	return c.hold(wait)
 }
 
 // acknowledge answers a PUBLISH that is not stored, in its turn.
@@ -755,7 +669,7 @@ func (c *conn) write() {
 			c.socket.SetWriteDeadline(c.writesTo)
 		}
 		n, err := c.stream.Write(out)
-		c.door.metrics.sent.Add(float64(n))
+		c.metrics.sent.Add(float64(n))
 		if cap(out) <= 4<<10 {
 			*box = out
 			buffers.Put(box)
@@ -819,17 +733,6 @@ func (c *conn) cut() {
 	c.socket.Close()
 }
 
-// within gives the peer a time for what comes next, unless the connection shall
-// end.
-func (c *conn) within(d time.Duration) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended == nil {
-		c.socket.SetDeadline(time.Now().Add(d))
-	}
-	return c.ended
-}
-
 // refuse records a refusal that the door makes itself. Whoever comes to be
 // refused here is told nothing but, at most, a CONNACK.
 func (c *conn) refuse(e *signet.Error) *signet.Error {
@@ -876,9 +779,9 @@ func (c *conn) farewell(why error) {
 	c.trace.Finish(why)
 	switch {
 	case c.session != nil:
-		c.door.metrics.ends.WithLabelValues(code).Inc()
+		c.metrics.ends.WithLabelValues(code).Inc()
 	case c.talk == nil:
-		c.door.metrics.connects.WithLabelValues(code).Inc()
+		c.metrics.connects.WithLabelValues(code).Inc()
 	}
 	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", c.topics.prefix, "reason", why)
 }

@@ -37,6 +37,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -164,21 +165,46 @@ type Config struct {
 	Registerer prometheus.Registerer // metrics are registered nowhere when nil
 }
 
-// metrics count what the door does.
-type metrics struct {
+// doorMetrics count what the connections of a door come to.
+type doorMetrics struct {
 	connected  prometheus.Gauge
 	handshakes *prometheus.CounterVec // outcome: full, resumed, not-tls, timeout, certificate, failed
 	connects   *prometheus.CounterVec // code: ok, or why the device was not let in
 	ends       *prometheus.CounterVec // code: why sessions ended; disconnect when the device said so
 	seconds    prometheus.Histogram
-	publishes  [2]prometheus.Counter // by QoS
-	pubacks    prometheus.Counter
-	commands   prometheus.Counter
+	received   prometheus.Counter
+	sent       prometheus.Counter
+}
+
+func newDoorMetrics(f promauto.Factory, protocol string) doorMetrics {
+	name := func(s string) string { return "signet_" + strings.ToLower(protocol) + "_" + s }
+	return doorMetrics{
+		connected: f.NewGauge(prometheus.GaugeOpts{
+			Name: name("connected"), Help: protocol + " connections of authenticated devices."}),
+		handshakes: f.NewCounterVec(prometheus.CounterOpts{
+			Name: name("handshakes_total"), Help: "TLS handshakes by outcome."}, []string{"outcome"}),
+		connects: f.NewCounterVec(prometheus.CounterOpts{
+			Name: name("connects_total"), Help: "Accepted " + protocol + " connections by outcome: ok, or why the device was not let in."}, []string{"code"}),
+		ends: f.NewCounterVec(prometheus.CounterOpts{
+			Name: name("ends_total"), Help: "Ends of " + protocol + " sessions by reason."}, []string{"code"}),
+		seconds: f.NewHistogram(prometheus.HistogramOpts{
+			Name: name("connect_seconds"), Help: "From accept to being let in, of devices.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20}}),
+		received: f.NewCounter(prometheus.CounterOpts{
+			Name: name("received_bytes_total"), Help: "Payload bytes of messages from devices."}),
+		sent: f.NewCounter(prometheus.CounterOpts{
+			Name: name("sent_bytes_total"), Help: "Bytes of " + protocol + " to devices."}),
+	}
+}
+
+// metrics count what the door does.
+type metrics struct {
+	door      doorMetrics
+	publishes [2]prometheus.Counter // by QoS
+	pubacks   prometheus.Counter
+	commands  prometheus.Counter
 
 	conversations *prometheus.CounterVec // of devices that register; outcome: ok, refused
-
-	received prometheus.Counter
-	sent     prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, g *gate) metrics {
@@ -188,24 +214,14 @@ func newMetrics(r prometheus.Registerer, g *gate) metrics {
 		"connecting": func() int { _, within := g.counts(); return within },
 	} {
 		f.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "signet_mqtt_strangers", Help: "Connections, by MQTT and HTTPS, that have not yet proven who they are.",
+			Name: "signet_mqtt_strangers", Help: "Connections, by MQTT, AMQP and HTTPS, that have not yet proven who they are.",
 			ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(count()) })
 	}
 	publishes := f.NewCounterVec(prometheus.CounterOpts{
 		Name: "signet_mqtt_publishes_total", Help: "PUBLISH packets from devices."}, []string{"qos"})
 	return metrics{
-		connected: f.NewGauge(prometheus.GaugeOpts{
-			Name: "signet_mqtt_connected", Help: "MQTT connections of authenticated devices."}),
-		handshakes: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "signet_mqtt_handshakes_total", Help: "TLS handshakes by outcome."}, []string{"outcome"}),
-		connects: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "signet_mqtt_connects_total", Help: "Accepted MQTT connections by outcome: ok, or why the device was not let in."}, []string{"code"}),
-		ends: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "signet_mqtt_ends_total", Help: "Ends of MQTT sessions by reason."}, []string{"code"}),
-		seconds: f.NewHistogram(prometheus.HistogramOpts{
-			Name: "signet_mqtt_connect_seconds", Help: "From accept to CONNACK, of devices let in.",
-			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20}}),
+		door: newDoorMetrics(f, "MQTT"),
 		publishes: [2]prometheus.Counter{
 			publishes.WithLabelValues("0"), publishes.WithLabelValues("1")},
 		pubacks: f.NewCounter(prometheus.CounterOpts{
@@ -214,10 +230,6 @@ func newMetrics(r prometheus.Registerer, g *gate) metrics {
 			Name: "signet_mqtt_commands_total", Help: "Cloud-to-device messages sent to devices."}),
 		conversations: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "signet_mqtt_registrations_total", Help: "MQTT connections of devices that ask a provisioning service for their place, by outcome."}, []string{"outcome"}),
-		received: f.NewCounter(prometheus.CounterOpts{
-			Name: "signet_mqtt_received_bytes_total", Help: "Payload bytes of PUBLISH packets from devices."}),
-		sent: f.NewCounter(prometheus.CounterOpts{
-			Name: "signet_mqtt_sent_bytes_total", Help: "Bytes of MQTT packets to devices."}),
 	}
 }
 
@@ -242,7 +254,7 @@ type MQTT struct {
 	mu            sync.Mutex
 	closed        bool
 	listeners     map[net.Listener]struct{}
-	conns         map[*conn]struct{}
+	conns         map[connection]struct{}
 	conversations map[string]int // by ID scope and registration ID
 }
 
@@ -286,7 +298,7 @@ func newMQTT(w Waist, c Config) *MQTT {
 	m := &MQTT{
 		waist: w, registrar: c.Registrar, now: c.Now, log: c.Logger, traces: c.Traces,
 		gate: newGate(c.MaxStrangers, c.MaxHandshakes), pacer: newPacer(),
-		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[*conn]struct{}{}, conversations: map[string]int{},
+		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[connection]struct{}{}, conversations: map[string]int{},
 	}
 	m.metrics = newMetrics(c.Registerer, m.gate)
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -351,12 +363,19 @@ func (m *MQTT) isClosed() bool {
 	return m.closed
 }
 
+// A connection is one that a door has accepted, whatever is spoken on it.
+type connection interface {
+	life()     // until its end
+	end(error) // asks it to end, for the first reason given
+	cut()      // ends it without regard to what is under way
+}
+
 // serve begins the life of a connection.
-func (m *MQTT) serve(c *conn) {
+func (m *MQTT) serve(c connection) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
-		c.socket.Close()
+		c.cut()
 		return
 	}
 	m.conns[c] = struct{}{}
@@ -384,7 +403,7 @@ func (m *MQTT) Shutdown(ctx context.Context) error {
 	for l := range m.listeners {
 		l.Close()
 	}
-	conns := make([]*conn, 0, len(m.conns))
+	conns := make([]connection, 0, len(m.conns))
 	for c := range m.conns {
 		conns = append(conns, c)
 	}

@@ -506,7 +506,8 @@ func TestIdle(t *testing.T) {
 			t.Errorf("%d goroutines for %d idle connections", n, len(devices))
 		}
 		m.mu.Lock()
-		for c := range m.conns {
+		for held := range m.conns {
+			c := held.(*conn)
 			if c.out != nil || c.chain != nil || c.username.host != "" {
 				t.Error("an idle connection keeps what it does not need")
 			}

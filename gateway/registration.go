@@ -290,7 +290,7 @@ func (v *conversation) write(packets []byte) error {
 	}
 	v.socket.SetWriteDeadline(time.Now().Add(writeTime))
 	n, err := v.stream.Write(packets)
-	v.door.metrics.sent.Add(float64(n))
+	v.metrics.sent.Add(float64(n))
 	if err != nil {
 		return signet.Refuse(signet.SessionClosed, "The connection was lost without a DISCONNECT: %v.", err)
 	}

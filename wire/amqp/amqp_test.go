@@ -639,7 +639,7 @@ func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &handler{stranger: true}
 		p := meet(t, h)
-		h.conn.SetDeadline(time.Now().Add(10 * time.Second))
+		h.conn.SetDeadline(time.Now().Add(10*time.Second), nil)
 		began := time.Now()
 		go p.say(appendProtocol(nil, headerAMQP))
 		p.r.protocol()

@@ -53,6 +53,7 @@ type Conn struct {
 	saidAt  time.Time
 
 	deadline  time.Time     // of the Handler
+	late      *Error        // what is said then
 	lostAt    time.Time     // when the peer counts as lost
 	heartbeat time.Duration // after which we say something
 	pulse     *time.Timer   // sees to that; nil is never
@@ -89,12 +90,12 @@ func (c *Conn) LetIn() {
 	c.lostAt = time.Now().Add(silence)
 }
 
-// SetDeadline sets when Serve gives os.ErrDeadlineExceeded, whatever happens; zero
-// is never.
-func (c *Conn) SetDeadline(t time.Time) {
+// SetDeadline sets when the connection ends, whatever happens; zero is never. Serve
+// gives e then, having said it in a close, or os.ErrDeadlineExceeded when e is nil.
+func (c *Conn) SetDeadline(t time.Time, e *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.deadline = t
+	c.deadline, c.late = t, e
 	c.setReadDeadline()
 }
 
@@ -247,6 +248,9 @@ func (c *Conn) interrupted(err error) error {
 	case !errors.Is(err, os.ErrDeadlineExceeded):
 		return err
 	case !c.deadline.IsZero() && !now.Before(c.deadline):
+		if c.late != nil {
+			return c.late
+		}
 		return os.ErrDeadlineExceeded
 	case !c.lostAt.IsZero() && !now.Before(c.lostAt):
 		return ErrSilent
