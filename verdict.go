@@ -29,6 +29,8 @@ type Door string
 const (
 	DoorMQTT         Door = "mqtt"
 	DoorMQTTWS       Door = "mqtt-ws"
+	DoorAMQP         Door = "amqp"
+	DoorAMQPWS       Door = "amqp-ws"
 	DoorHTTPS        Door = "https"
 	DoorService      Door = "service"
 	DoorManagement   Door = "management"

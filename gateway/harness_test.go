@@ -118,6 +118,18 @@ type fakeSession struct {
 func (s *fakeSession) Principal() *signet.Principal { return &s.principal }
 func (s *fakeSession) Expires() time.Time           { return s.principal.Expires }
 
+// Prolong judges as Connect does.
+func (s *fakeSession) Prolong(_ context.Context, c hub.Credentials) error {
+	w := s.waist
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = append(w.seen, c)
+	if w.judge != nil {
+		return w.judge(c)
+	}
+	return nil
+}
+
 func (s *fakeSession) Meter(_ signet.Meter, _ int, mayWait time.Duration) (time.Duration, error) {
 	s.waist.mu.Lock()
 	defer s.waist.mu.Unlock()

@@ -48,7 +48,7 @@ const (
 )
 
 // HTTPS is the door for the device API over HTTPS, where every request is judged
-// for itself, and for MQTT over WebSocket, which begins as a request. It is an
+// for itself, and for MQTT and AMQP over WebSocket, which begin as a request. It is an
 // http.Handler for the paths that [HTTPS.Takes] names.
 //
 // The server around it takes its connections from [HTTPS.Listen], and bounds
@@ -87,7 +87,7 @@ func NewHTTPS(m *MQTT, r prometheus.Registerer) *HTTPS {
 // Takes says whether a path is a device's own. What is below /devices/{id} and
 // not among these is the back end's:
 //
-//	/$iothub/…
+//	/$iothub/…                                 /$servicebus/websocket
 //	/devices/{id}/messages/…                   and the same below
 //	/devices/{id}/files…                       /devices/{id}/modules/{module}
 //	/{ID scope}/registrations/{id}…
@@ -96,11 +96,18 @@ func (h *HTTPS) Takes(u *url.URL) bool {
 	if err != nil {
 		return false
 	}
-	if strings.EqualFold(path[0], "$iothub") || registers(path) && h.mqtt.registrar != nil {
+	if strings.EqualFold(path[0], "$iothub") || isWebSocket(path) || registers(path) && h.mqtt.registrar != nil {
 		return true
 	}
 	_, _, rest := cutIdentity(path)
 	return len(rest) > 0 && (strings.EqualFold(rest[0], "messages") || strings.EqualFold(rest[0], "files"))
+}
+
+// isWebSocket says whether a path is where WebSockets begin; the second is that of
+// Event Hubs' SDKs.
+func isWebSocket(path []string) bool {
+	p := strings.Join(path, "/")
+	return strings.EqualFold(p, "$iothub/websocket") || strings.EqualFold(p, "$servicebus/websocket")
 }
 
 // segments splits the path before it decodes, so that an encoded slash is part
@@ -178,7 +185,7 @@ func (q *request) serve() (err error) {
 	if err != nil {
 		return err
 	}
-	if strings.EqualFold(strings.Join(path, "/"), "$iothub/websocket") {
+	if isWebSocket(path) {
 		q.status = http.StatusSwitchingProtocols
 		return q.door.mqtt.upgrade(q.w, q.r)
 	}

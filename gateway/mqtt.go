@@ -99,6 +99,11 @@ type Session interface {
 	// the door is woken.
 	Expires() time.Time
 
+	// Prolong has another token of the same identity judged, and moves the end of the
+	// session to that of the token. Refusals as for Connect; the session goes on as it
+	// was.
+	Prolong(ctx context.Context, c hub.Credentials) error
+
 	// Listen says which deliveries the device wants from now on; at first it is none.
 	// Receive gives the next, false when there is none; the door is woken when one
 	// comes.
@@ -153,6 +158,9 @@ type Config struct {
 	// Registrar takes devices that ask for their place, by this door and by those
 	// beside it; nil for none.
 	Registrar Registrar
+
+	// BackEnd takes the connections of back ends by AMQP; nil for none.
+	BackEnd BackEnd
 
 	// MaxStrangers bounds the connections that have not yet proven who they are;
 	// MaxHandshakes those of them that are past the line. Zero is the default:
@@ -250,6 +258,8 @@ type MQTT struct {
 	lives    sync.WaitGroup // of connections
 
 	registrar Registrar // nil when there is none
+	backEnd   BackEnd   // nil when there is none
+	amqp      *AMQP     // beside it; nil when there is none
 
 	mu            sync.Mutex
 	closed        bool
@@ -296,7 +306,7 @@ func newMQTT(w Waist, c Config) *MQTT {
 		c.MaxHandshakes = defaultMaxHandshakes
 	}
 	m := &MQTT{
-		waist: w, registrar: c.Registrar, now: c.Now, log: c.Logger, traces: c.Traces,
+		waist: w, registrar: c.Registrar, backEnd: c.BackEnd, now: c.Now, log: c.Logger, traces: c.Traces,
 		gate: newGate(c.MaxStrangers, c.MaxHandshakes), pacer: newPacer(),
 		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[connection]struct{}{}, conversations: map[string]int{},
 	}

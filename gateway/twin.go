@@ -67,11 +67,16 @@ func (c *conn) serveTwin(r twinRequest, payload []byte) (status, more string, bo
 	if err != nil {
 		return "", "", nil, fail(err)
 	}
-	body = append(make([]byte, 0, len(t.Desired.Values)+len(t.Reported.Values)+80), `{"desired":`...)
+	return "200", "", twinDocument(&t), nil
+}
+
+// twinDocument is a twin as a device is told it.
+func twinDocument(t *signet.Twin) []byte {
+	body := append(make([]byte, 0, len(t.Desired.Values)+len(t.Reported.Values)+80), `{"desired":`...)
 	body = appendVersioned(body, t.Desired.Values, t.Desired.Version)
 	body = append(body, `,"reported":`...)
 	body = appendVersioned(body, t.Reported.Values, t.Reported.Version)
-	return "200", "", append(body, '}'), nil
+	return append(body, '}')
 }
 
 // appendVersioned writes a JSON object with the member $version added.
@@ -86,7 +91,7 @@ func appendVersioned(dst, object []byte, version int64) []byte {
 
 // twinError tells a refusal as the SDKs understand it: Node looks at the body
 // alone, and takes one without errorCode for success.
-func (c *conn) twinError(e *signet.Error) (status string, body []byte) {
+func (p *peer) twinError(e *signet.Error) (status string, body []byte) {
 	number := 500001
 	switch e.Code {
 	case signet.TwinMalformed, signet.LimitTwinSize, signet.RequestMalformed:
@@ -106,7 +111,7 @@ func (c *conn) twinError(e *signet.Error) (status string, body []byte) {
 		Message      string  `json:"message"`
 		Info         *string `json:"info"`
 		TimestampUTC string  `json:"timestampUtc"`
-	}{number, e.TrackingID, e.Message, nil, signet.AzureTime(c.door.now())})
+	}{number, e.TrackingID, e.Message, nil, signet.AzureTime(p.door.now())})
 	return strconv.Itoa(number / 1000), body
 }
 

@@ -12,12 +12,12 @@ import (
 	"github.com/signet-iot/signet/wire/websocket"
 )
 
-// upgrade takes over an HTTP connection for MQTT over WebSocket (RFC 6455 §4.2).
+// upgrade takes over an HTTP connection for MQTT or AMQP over WebSocket (RFC 6455 §4.2).
 // From then on the connection lives as one with TLS alone does, with the same
 // bounds; it has been through the gate, and keeps its place there. The client certificate is that of the TLS under
 // it. What is refused here is still a request, and has not been answered.
 func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
-	accept, protocol, err := agree(r)
+	accept, protocol, err := m.agree(r)
 	if err != nil {
 		return err
 	}
@@ -35,13 +35,21 @@ func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
 		nc.Close()
 		return nil
 	}
-	c := newConn(m, nc)
-	c.via, c.stream = signet.DoorMQTTWS, websocket.NewConn(nc, writeTime)
+	var c connection
+	var p *peer
+	if strings.EqualFold(protocol, "mqtt") {
+		conn := newConn(m, nc)
+		conn.via, c, p = signet.DoorMQTTWS, conn, &conn.peer
+	} else {
+		conn := newAMQPConn(m.amqp, nc)
+		conn.via, c, p = signet.DoorAMQPWS, conn, &conn.peer
+	}
+	p.stream = websocket.NewConn(nc, writeTime)
 	if g := guestOf(r.Context()); g != nil {
-		c.socket, c.guest = g, g
+		p.socket, p.guest = g, g
 	}
 	if r.TLS != nil {
-		c.chain, c.version = r.TLS.PeerCertificates, tls.VersionName(r.TLS.Version)
+		p.chain, p.version, p.sni = r.TLS.PeerCertificates, tls.VersionName(r.TLS.Version), r.TLS.ServerName
 	}
 	letGo(nc)
 	m.serve(c)
@@ -49,7 +57,7 @@ func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
 }
 
 // agree judges the request and gives what it is answered with.
-func agree(r *http.Request) (accept, protocol string, err error) {
+func (m *MQTT) agree(r *http.Request) (accept, protocol string, err error) {
 	refuse := func(what, fix string) (string, string, error) {
 		return "", "", signet.Refuse(signet.RequestMalformed, "The request does not open a WebSocket: %s.", what).FixBy("%s", fix)
 	}
@@ -65,11 +73,12 @@ func agree(r *http.Request) (accept, protocol string, err error) {
 		return refuse("a page of another host would speak with the browser's certificate", "Load the page from the hub's host name, or connect without a client certificate.")
 	}
 	for _, offered := range elements(r.Header, "Sec-WebSocket-Protocol") {
-		if strings.EqualFold(offered, "mqtt") {
+		isAMQP := strings.EqualFold(offered, "AMQPWSB10") || strings.EqualFold(offered, "amqp")
+		if strings.EqualFold(offered, "mqtt") || isAMQP && m.amqp != nil {
 			return accept, offered, nil // as it was spelled: the C SDK writes capitals and looks for them
 		}
 	}
-	return refuse("it does not offer the protocol mqtt", "Offer the subprotocol mqtt; AMQP is not served.")
+	return refuse("it offers no protocol that is served", "Offer the subprotocol mqtt or AMQPWSB10.")
 }
 
 // foreign says whether a browser sends the request for a page of another host,

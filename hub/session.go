@@ -17,9 +17,9 @@ type Session struct {
 	hub       *Hub
 	principal *signet.Principal
 	remote    netip.Addr
-	method    string // the principal's auth method, made once
-	model     string // the device's Plug and Play model, as it says itself; or ""
-	witness   string // what else the session rests on: see [Hub.reviewIdentity]
+	method    string                 // the principal's auth method, made once
+	model     string                 // the device's Plug and Play model, as it says itself; or ""
+	witness   atomic.Pointer[string] // what else the session rests on: see [Hub.reviewIdentity]
 	wake      func()
 	ended     atomic.Pointer[signet.Error]
 	expires   atomic.Pointer[time.Time] // nil is never
@@ -46,7 +46,8 @@ type Session struct {
 
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
 	p := new(j.principal) // a copy: the judgement holds the whole path
-	s := &Session{hub: h, principal: p, remote: c.Remote.Addr(), method: p.AuthMethod(), model: signet.Clip(c.ModelID), witness: j.witness, wake: wake}
+	s := &Session{hub: h, principal: p, remote: c.Remote.Addr(), method: p.AuthMethod(), model: signet.Clip(c.ModelID), wake: wake}
+	s.witness.Store(&j.witness)
 	if !p.Expires.IsZero() {
 		s.expires.Store(&p.Expires)
 	}
@@ -343,9 +344,9 @@ func (h *Hub) reviewIdentity(ctx context.Context, s *Session) error {
 		return madeAnew(p)
 	case i.Auth.Type != p.Auth:
 		return signet.Refuse(signet.IdentityAuthType, "The identity %q now authenticates by %s.", i.Name(), i.Auth.Type)
-	case p.Auth == signet.AuthSelfSigned && !thumbprintMatches(&i, hex.EncodeToString(p.Path[0].Thumbprint[:]), s.witness):
+	case p.Auth == signet.AuthSelfSigned && !thumbprintMatches(&i, hex.EncodeToString(p.Path[0].Thumbprint[:]), *s.witness.Load()):
 		return signet.Refuse(signet.IdentityThumbprint, "The certificate is no longer registered for %q.", i.Name())
-	case p.Auth == signet.AuthSAS && p.Scope != "hub" && s.witness != fingerprint(&i):
+	case p.Auth == signet.AuthSAS && p.Scope != "hub" && *s.witness.Load() != fingerprint(&i):
 		return signet.Refuse(signet.TokenSignature, "The keys of %q have changed.", i.Name())
 	}
 	return nil

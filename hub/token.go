@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"crypto/sha256"
 	"strings"
 	"time"
@@ -51,6 +52,37 @@ func (j *judgement) byToken(i *signet.Identity, tenant signet.Hub, text string, 
 		j.witness = fingerprint(i) // so that a change of keys is noticed later
 	}
 	return nil
+}
+
+// Prolong has another token of the identity judged, for protocols by which a device
+// renews it while it is connected: the session ends with that one then, and rests on
+// the keys that signed it. Refusals as for [Hub.Connect]; the session goes on as it
+// was.
+func (s *Session) Prolong(ctx context.Context, c Credentials) error {
+	h, p := s.hub, s.principal
+	changes := h.changes.Load()
+	j, err := h.judge(ctx, c, h.now(), h.authority)
+	if err == nil {
+		switch n := &j.principal; {
+		case n.Hub != p.Hub || n.DeviceID != p.DeviceID || n.ModuleID != p.ModuleID || n.Scope != p.Scope || n.Auth != p.Auth:
+			err = signet.Refuse(signet.TokenAudience, "The token is not of the kind, or not for the identity, that %q is connected by.", signet.IdentityName(p.DeviceID, p.ModuleID))
+		case n.GenerationID != p.GenerationID:
+			err = madeAnew(p)
+		}
+	}
+	if err != nil {
+		return h.refused(c, err)
+	}
+	s.witness.Store(&j.witness)
+	s.expires.Store(&j.principal.Expires)
+	// As when it was begun: whatever has changed meanwhile is looked at again.
+	if h.changes.Load() != changes {
+		if err := h.review(ctx, s); err != nil {
+			s.end(err)
+		}
+	}
+	s.wake()
+	return s.Ended()
 }
 
 // fingerprint tells one pair of keys from another without holding them.

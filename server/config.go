@@ -52,8 +52,13 @@ type Config struct {
 	// MQTT is the address for MQTT over TLS. Default ":8883".
 	MQTT string `toml:"mqtt"`
 
+	// AMQP is the address for AMQP 1.0 over TLS; "off" for none. Default: port 5671
+	// beside MQTT, where SDKs look for it; when that is taken, none, and the log says
+	// so.
+	AMQP string `toml:"amqp"`
+
 	// HTTPS is the address for the service and management APIs, and for devices
-	// by HTTPS and by MQTT over WebSocket. Default ":443".
+	// by HTTPS, and by MQTT and AMQP over WebSocket. Default ":443".
 	HTTPS string `toml:"https"`
 
 	// Admin is the address for /metrics, /healthz, /readyz, /debug/traces and

@@ -33,12 +33,16 @@ func (s *Server) openDoors(ctx context.Context) (err error) {
 	if s.mqttL, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", s.cfg.MQTT); err != nil {
 		return err
 	}
+	if err := s.listenAMQP(ctx); err != nil {
+		return err
+	}
 	if s.httpsL, err = net.Listen("tcp", s.cfg.HTTPS); err != nil {
 		return err
 	}
 	s.mqtt = gateway.NewMQTT(waist{s.hub}, gateway.Config{
 		TLS: s.tlsConfig(), Registrar: registrar{s.provisioning}, Logger: s.log, Traces: s.traces, Registerer: s.metrics, Now: s.cfg.Now,
 	})
+	s.amqp = gateway.NewAMQP(s.mqtt, s.metrics)
 	draining, drain := context.WithCancel(context.Background())
 	s.devices = gateway.NewHTTPS(s.mqtt, s.metrics)
 	backEnd := api.New(api.Deps{
@@ -64,6 +68,31 @@ func (s *Server) openDoors(ctx context.Context) (err error) {
 	return nil
 }
 
+// amqpPort is the one that SDKs know.
+const amqpPort = "5671"
+
+// listenAMQP opens the address for AMQP. Who has not asked for one starts also where
+// another has the port that it would have by default.
+func (s *Server) listenAMQP(ctx context.Context) (err error) {
+	address := s.cfg.AMQP
+	switch address {
+	case "off":
+		return nil
+	case "":
+		host, _, err := net.SplitHostPort(s.cfg.MQTT)
+		if err != nil {
+			return err
+		}
+		address = net.JoinHostPort(host, amqpPort)
+	}
+	s.amqpL, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", address)
+	if err != nil && s.cfg.AMQP == "" {
+		s.log.Warn("AMQP is served over WebSocket alone: its port cannot be had", "address", address, "error", err)
+		return nil
+	}
+	return err
+}
+
 // split puts two doors behind one address: what is a device's own path goes to
 // the devices' door, everything else to the back end's.
 func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
@@ -79,6 +108,9 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 // serve opens the doors and has Close shut them first.
 func (s *Server) serve() {
 	go func() { s.fail(s.mqtt.Serve(s.mqttL)) }()
+	if s.amqpL != nil {
+		go func() { s.fail(s.amqp.Serve(s.amqpL)) }()
+	}
 	go func() { s.fail(s.https.Serve(s.devices.Listen(s.httpsL, s.https))) }()
 	s.onClose(func(ctx context.Context) error {
 		mqtt := make(chan error, 1)

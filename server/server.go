@@ -61,9 +61,11 @@ type Server struct {
 	certs        *certificates // nil until the doors are set up
 
 	mqtt          *gateway.MQTT
+	amqp          *gateway.AMQP
 	devices       *gateway.HTTPS
 	https         *http.Server
 	mqttL, httpsL net.Listener
+	amqpL         net.Listener                  // nil when there is none
 	adminL        net.Listener                  // nil when there is none
 	ballast       []byte                        // see ballastSize
 	failed        chan error                    // takes the first fault that ends the server
@@ -259,6 +261,14 @@ func (s *Server) MQTTAddr() string { return s.mqttL.Addr().String() }
 
 // HTTPSAddr is where HTTPS is accepted.
 func (s *Server) HTTPSAddr() string { return s.httpsL.Addr().String() }
+
+// AMQPAddr is where AMQP is accepted, or "off".
+func (s *Server) AMQPAddr() string {
+	if s.amqpL == nil {
+		return "off"
+	}
+	return s.amqpL.Addr().String()
+}
 
 // AdminAddr is where metrics and traces are shown, or "off".
 func (s *Server) AdminAddr() string {

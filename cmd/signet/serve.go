@@ -32,6 +32,7 @@ with a CA of its own (server-ca.pem, for devices to trust), a hub with random ke
 				"data":     func() { cfg.Data = flags.Data },
 				"hostname": func() { cfg.HostName = flags.HostName },
 				"mqtt":     func() { cfg.MQTT = flags.MQTT },
+				"amqp":     func() { cfg.AMQP = flags.AMQP },
 				"https":    func() { cfg.HTTPS = flags.HTTPS },
 				"admin":    func() { cfg.Admin = flags.Admin },
 				"tls-cert": func() { cfg.TLSCert = flags.TLSCert },
@@ -49,8 +50,8 @@ with a CA of its own (server-ca.pem, for devices to trust), a hub with random ke
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "signet: ready mqtt=%s https=%s admin=%s hub=%s data=%s\n",
-				s.MQTTAddr(), s.HTTPSAddr(), s.AdminAddr(), cfg.HostName, cfg.Data)
+			fmt.Fprintf(cmd.OutOrStdout(), "signet: ready mqtt=%s https=%s admin=%s hub=%s amqp=%s data=%s\n",
+				s.MQTTAddr(), s.HTTPSAddr(), s.AdminAddr(), cfg.HostName, s.AMQPAddr(), cfg.Data)
 			var failure error
 			select {
 			case <-cmd.Context().Done():
@@ -69,6 +70,7 @@ with a CA of its own (server-ca.pem, for devices to trust), a hub with random ke
 	f.StringVar(&flags.Data, "data", d.Data, "data folder")
 	f.StringVar(&flags.HostName, "hostname", d.HostName, "host name of the hub, as in user names, tokens and its certificate")
 	f.StringVar(&flags.MQTT, "mqtt", d.MQTT, "address for MQTT over TLS")
+	f.StringVar(&flags.AMQP, "amqp", d.AMQP, "address for AMQP over TLS, or off (default port 5671 beside MQTT, if it is free)")
 	f.StringVar(&flags.HTTPS, "https", d.HTTPS, "address for HTTPS")
 	f.StringVar(&flags.Admin, "admin", d.Admin, "address for metrics, health and traces; keep it on loopback")
 	f.StringVar(&flags.TLSCert, "tls-cert", "", "server certificate with its chain (PEM); made when left out")

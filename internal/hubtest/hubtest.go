@@ -38,7 +38,7 @@ func Start(t testing.TB, options ...func(*server.Config)) *Hub {
 	cfg := server.DefaultConfig()
 	cfg.Data = t.TempDir()
 	cfg.HostName = "localhost"
-	cfg.MQTT, cfg.HTTPS, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.MQTT, cfg.AMQP, cfg.HTTPS, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Logger = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	for _, o := range options {
 		o(&cfg)

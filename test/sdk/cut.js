@@ -1,19 +1,20 @@
 // A device that stays connected until its hub no longer trusts it.
-// Usage: node cut.js mqtt|ws HOST DEVICE-ID FOLDER CA-FILE
+// Usage: node cut.js mqtt|ws|amqp|amqp-ws HOST DEVICE-ID FOLDER CA-FILE
 'use strict';
 const fs = require('fs');
 const path = require('path');
 const { Client, Message } = require('azure-iot-device');
 const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
+const { Amqp, AmqpWs } = require('azure-iot-device-amqp');
 
 const [door, host, id, folder, ca] = process.argv.slice(2);
 
 async function main() {
-  const client = Client.fromConnectionString(`HostName=${host};DeviceId=${id};x509=true`, door === 'ws' ? MqttWs : Mqtt);
+  const client = Client.fromConnectionString(`HostName=${host};DeviceId=${id};x509=true`, { mqtt: Mqtt, ws: MqttWs, amqp: Amqp, 'amqp-ws': AmqpWs }[door]);
   await client.setOptions({
     cert: fs.readFileSync(path.join(folder, 'chain.pem'), 'utf8'),
     key: fs.readFileSync(path.join(folder, 'device.key'), 'utf8'),
-    ca,
+    ca: door.startsWith('amqp') ? fs.readFileSync(ca, 'utf8') : ca,
   });
   await client.open();
   console.log('open');

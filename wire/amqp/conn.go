@@ -520,6 +520,13 @@ func (c *Conn) finish(err error) {
 		if !c.opened {
 			c.frame(0, func(dst []byte) []byte { return appendOpen(dst, c.o.ContainerID) }) // AMQP §2.4.3
 		}
+		// Sessions are over with the connection. rhea, and so the SDK for Node, waits for
+		// 45 seconds for links to be detached unless their session has ended.
+		for channel := range c.sessions {
+			if ours {
+				c.frame(channel, func(dst []byte) []byte { return appendEnding(dst, codeEnd, e) })
+			}
+		}
 		c.frame(0, func(dst []byte) []byte { return appendEnding(dst, codeClose, e) })
 	}
 	c.closed = true
@@ -542,8 +549,10 @@ func (c *Conn) finish(err error) {
 		s.lost()
 	}
 	c.r.giveBack()
-	if linger {
-		c.linger()
+	if linger && e != nil && e == c.ended {
+		c.linger(endTime)
+	} else if linger {
+		c.linger(lingerTime)
 	}
 }
 
@@ -568,10 +577,10 @@ func (c *Conn) await(patience time.Duration, so func() bool) {
 
 // linger gives a peer time to read our last words while it still sends: closing at
 // once would reset the connection, and they could be lost.
-func (c *Conn) linger() {
+func (c *Conn) linger(patience time.Duration) {
 	if half, ok := c.nc.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
 	}
-	c.nc.SetReadDeadline(time.Now().Add(lingerTime))
+	c.nc.SetReadDeadline(time.Now().Add(patience))
 	io.CopyN(io.Discard, c.nc, lingerBytes)
 }

@@ -81,7 +81,9 @@ const (
 	cutTime = 500 * time.Millisecond
 
 	// lingerTime and lingerBytes are what a peer gets to read our close while it still
-	// sends.
+	// sends; endTime is that of one whose connection is ended from outside, who has to
+	// be gone within a second.
 	lingerTime  = time.Second
+	endTime     = 200 * time.Millisecond
 	lingerBytes = 64 << 10
 )

@@ -72,6 +72,9 @@ func (r *Replies) Fetch() {
 	defer r.mu.Unlock()
 	var still []reply
 	for _, a := range r.waiting {
+		if a.session.isOver() {
+			continue
+		}
 		if s := r.route(&a); s == nil || !s.Send(Outgoing{Payload: a.payload, Settled: true}) {
 			still = append(still, a)
 		}

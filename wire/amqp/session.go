@@ -101,6 +101,12 @@ func (s *session) lost() {
 	}
 }
 
+func (s *session) isOver() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.over
+}
+
 // A linkState says how far a link is.
 type linkState uint8
 
@@ -334,9 +340,8 @@ func (s *session) flow(d *decoder) error {
 	s.peerWindow = f.incomingWindow - min(f.incomingWindow, onTheWay)
 	var l endpoint
 	if f.hasHandle {
-		if l = s.links[f.handle]; l == nil {
-			return unattachedHandle()
-		}
+		// A client may say how a link stands that it has just detached.
+		l = s.links[f.handle]
 		if o, ok := l.(*Sender); ok {
 			o.granted(&f)
 		}
