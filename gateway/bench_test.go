@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	client "github.com/Azure/go-amqp"
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
@@ -112,6 +114,42 @@ func BenchmarkIdle(b *testing.B) {
 	b.Run("WebSocket", func(b *testing.B) {
 		d := openWebDoor(b)
 		benchmarkIdle(b, d.tlsDoor, d.connect)
+	})
+	b.Run("AMQP", func(b *testing.B) {
+		d := openDoor(b)
+		a := NewAMQP(d.MQTT, nil)
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		go a.Serve(l)
+		said := recorded(b, func(c *client.Conn) {
+			s, err := c.NewSession(b.Context(), nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			aSender(b, s, "/devices/d1/messages/events")
+		})
+		benchmarkIdle(b, d, func(_ string, config *tls.Config) (*tls.Conn, byte, error) {
+			nc, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				return nil, 0, err
+			}
+			c := tls.Client(nc, config)
+			if _, err := c.Write(said); err != nil {
+				return nil, 0, err
+			}
+			// Its header, open, begin, attach and flow: the flow ends with the credit.
+			for got := []byte{}; !bytes.Contains(got, []byte{0x70, 0, 0, 1, 0}); {
+				b := make([]byte, 512)
+				n, err := c.Read(b)
+				if err != nil {
+					return nil, 0, err
+				}
+				got = append(got, b[:n]...)
+			}
+			return c, 0, nil
+		})
 	})
 }
 
