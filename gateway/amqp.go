@@ -36,6 +36,14 @@ const (
 	// thing at a time.
 	maxAsked = 16
 
+	// maxHost bounds the host name that is kept of a client (RFC 1035 §2.3.4), with a
+	// port.
+	maxHost = 255 + 6
+
+	// messageCost is what a message takes in memory until it is stored, besides its
+	// text and properties: an empty one is not free.
+	messageCost = 512
+
 	// maxAMQPMessage bounds a message with its envelope: names, types and annotations
 	// do not count against MaxMessageSize.
 	maxAMQPMessage = signet.MaxMessageSize + 64<<10
@@ -351,14 +359,17 @@ func (c *amqpConn) deny(e *signet.Error) *amqp.Error {
 // SASL judges an initial response. The mechanisms of Azure's SDKs prove nothing.
 func (c *amqpConn) SASL(mechanism amqp.Symbol, response []byte, hostname string) bool {
 	c.trace.Event("SASL", slog.String("mechanism", string(mechanism)), slog.String("host", signet.Clip(hostname)))
-	if c.host = hostname; hostname == "" {
+	if c.host = hostname; hostname == "" || len(hostname) > maxHost {
 		c.host = c.sni
 	}
 	switch mechanism {
 	case "MSSBCBS", "ANONYMOUS":
 		return true
-	case "EXTERNAL":
-		return len(c.chain) > 0 // it is judged once the client says who it is
+	case "EXTERNAL": // it is judged once the client says who it is
+		if len(c.chain) == 0 {
+			c.deny(c.refuse(signet.Refuse(signet.ChainNone, "The client means to prove itself by a certificate, and has presented none.")))
+		}
+		return len(c.chain) > 0
 	}
 	if err := c.plain(string(response)); err != nil {
 		c.deny(err)
@@ -411,7 +422,7 @@ func (c *amqpConn) plain(response string) *signet.Error {
 func (c *amqpConn) Open(o *amqp.Open) *amqp.Error {
 	c.trace.Event("open", slog.String("container", signet.Clip(o.ContainerID)), slog.String("host", signet.Clip(o.Hostname)))
 	if c.host == "" {
-		if c.host = o.Hostname; c.host == "" {
+		if c.host = o.Hostname; c.host == "" || len(c.host) > maxHost {
 			c.host = c.sni
 		}
 	}

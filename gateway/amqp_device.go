@@ -132,7 +132,7 @@ func (c *amqpConn) telemetry(d *amqp.Delivery) {
 	}
 	cost := 0
 	for _, m := range messages {
-		cost += m.Size() + propertyCost*(len(m.System)+len(m.Properties))
+		cost += messageCost + m.Size() + propertyCost*(len(m.System)+len(m.Properties))
 		c.amqp.messages.Inc()
 		c.metrics.received.Add(float64(len(m.Body)))
 	}

@@ -1,5 +1,5 @@
-// Package gateway holds the doors that devices come through: MQTT 3.1.1 over TLS
-// and over WebSocket, and HTTPS. A door speaks its protocol to the waist of the
+// Package gateway holds the doors that devices come through: MQTT 3.1.1 and AMQP
+// 1.0, over TLS and over WebSocket, and HTTPS. A door speaks its protocol to the waist of the
 // house and knows nothing of what is behind that.
 //
 // # A connection
@@ -7,7 +7,8 @@
 // It is told by one function, conn.live: wait at the gate, handshake, CONNECT,
 // judgement, loop; conn.life adds the farewell. A device that asks a provisioning
 // service for its place has a small loop of its own, conversation.hold, after the
-// same beginning. The device's certificate is
+// same beginning, and AMQP has amqpConn.live, which hands on to package wire/amqp.
+// What they have in common is a peer. The device's certificate is
 // requested in the handshake and judged at CONNECT, resumed or not: only then is
 // it known which device, and so which hub and which rules, it is meant for; and a
 // CONNACK tells a device that it is refused where a TLS alert would have it try

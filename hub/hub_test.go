@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -366,6 +367,59 @@ func TestNewKeys(t *testing.T) {
 		if _, err := h.registry.Replace(t.Context(), i, "*"); err != nil || signet.CodeOf(s.Ended()) != signet.IdentityThumbprint {
 			t.Fatal(err, s.Ended())
 		}
+	}
+}
+
+// TestProlong: another token of the identity moves the end of its session; one that is
+// not of it, or no good, moves nothing.
+func TestProlong(t *testing.T) {
+	h := newHouse(t)
+	keyed := h.device(signet.Identity{DeviceID: "keyed"})
+	other := h.device(signet.Identity{DeviceID: "other"})
+	token := func(i signet.Identity, life time.Duration) string {
+		text, _ := signet.SignSAS("first.test/devices/"+i.DeviceID, "", i.Auth.PrimaryKey, h.now.Add(life))
+		return text
+	}
+	tenant, err := h.registry.HubByName("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byPolicy, _ := signet.SignSAS("first.test", "device", tenant.Policies[slices.IndexFunc(tenant.Policies, func(p signet.Policy) bool { return p.Name == "device" })].PrimaryKey, h.now.Add(time.Hour))
+	woken := 0
+	s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "keyed", Token: token(keyed, time.Hour)}, func() { woken++ })
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := s.Expires()
+	for name, c := range map[string]struct {
+		hub.Credentials
+		want signet.Code
+	}{
+		"expired":         {hub.Credentials{DeviceID: "keyed", Token: token(keyed, -time.Hour)}, signet.TokenExpired},
+		"forged":          {hub.Credentials{DeviceID: "keyed", Token: token(signet.Identity{DeviceID: "keyed", Auth: other.Auth}, time.Hour)}, signet.TokenSignature},
+		"another's":       {hub.Credentials{DeviceID: "other", Token: token(other, time.Hour)}, signet.TokenAudience},
+		"of another kind": {hub.Credentials{DeviceID: "keyed", Token: byPolicy}, signet.TokenAudience},
+		"none":            {hub.Credentials{DeviceID: "keyed"}, signet.ChainNone},
+	} {
+		c.Host = "first.test"
+		err := s.Prolong(t.Context(), c.Credentials)
+		if signet.CodeOf(err) != c.want || signet.AsError(err).TrackingID == "" || s.Ended() != nil || !s.Expires().Equal(first) || woken != 0 {
+			t.Errorf("%s: %v, %v, expires %v", name, err, s.Ended(), s.Expires())
+		}
+	}
+	if err := s.Prolong(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "keyed", Token: token(keyed, 3*time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	if moved := s.Expires().Sub(first); moved != 2*time.Hour || woken != 1 {
+		t.Errorf("the end has moved by %v, and woken %d times", moved, woken)
+	}
+	// Whoever was made anew under the name has nothing of it.
+	if err := h.registry.Delete(t.Context(), "first", "keyed", "", "*"); err != nil {
+		t.Fatal(err)
+	}
+	keyed = h.device(signet.Identity{DeviceID: "keyed"})
+	if err := s.Prolong(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "keyed", Token: token(keyed, time.Hour)}); err == nil {
+		t.Error("a session goes on for another identity of its name")
 	}
 }
 

@@ -146,6 +146,7 @@ func TestLaneVerbs(t *testing.T) {
 			_, err := s.Report(ctx, []byte("{}"), 0)
 			refused(err)
 		},
+		"Prolong":       func() { refused(s.Prolong(ctx, hub.Credentials{DeviceID: "press-17", Chain: chain})) },
 		"NextCommand":   func() { _, err := s.NextCommand(ctx); refused(err) },
 		"SettleCommand": func() { refused(s.SettleCommand(ctx, "t", signet.Complete)) },
 		"Listen": func() {

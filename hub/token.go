@@ -59,6 +59,9 @@ func (j *judgement) byToken(i *signet.Identity, tenant signet.Hub, text string, 
 // the keys that signed it. Refusals as for [Hub.Connect]; the session goes on as it
 // was.
 func (s *Session) Prolong(ctx context.Context, c Credentials) error {
+	if err := s.may(); err != nil {
+		return err
+	}
 	h, p := s.hub, s.principal
 	changes := h.changes.Load()
 	j, err := h.judge(ctx, c, h.now(), h.authority)

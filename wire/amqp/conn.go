@@ -125,6 +125,12 @@ func (c *Conn) End(e *Error, patience time.Duration) {
 // Whatever was there is over when it returns. The connection itself is for the
 // caller to close.
 func (c *Conn) Serve() error {
+	defer func() {
+		if p := recover(); p != nil { // of the Handler: who waits for links is told that they are over
+			c.finish(io.ErrUnexpectedEOF)
+			panic(p)
+		}
+	}()
 	c.mu.Lock()
 	c.setReadDeadline()
 	c.mu.Unlock()
@@ -316,14 +322,14 @@ func (c *Conn) room() error {
 
 // take takes a frame.
 func (c *Conn) take(f frame) error {
+	if c.frames++; c.frames > strangerFrames && !c.isLetIn() {
+		return &Error{Condition: ResourceLimitExceeded, Description: "Too many frames came before the client has said who it is."}
+	}
 	switch {
 	case f.kind != frameAMQP:
 		return &Malformed{"§2.3.1", "a frame is of another type than AMQP"}
 	case len(f.body) == 0:
 		return nil // a heartbeat
-	}
-	if c.frames++; c.frames > strangerFrames && !c.isLetIn() {
-		return &Error{Condition: ResourceLimitExceeded, Description: "Too many frames came before the client has said who it is."}
 	}
 	d := decoder{b: f.body}
 	code := d.descriptor()

@@ -81,6 +81,7 @@ func (s *session) end(d *decoder) error {
 	c := s.c
 	c.mu.Lock()
 	s.sayAccepted()
+	s.over = true
 	delete(c.sessions, s.channel)
 	c.frame(s.channel, func(dst []byte) []byte { return appendEnding(dst, codeEnd, nil) })
 	c.mu.Unlock()
@@ -367,9 +368,9 @@ func (o *Sender) granted(f *flowing) {
 	if f.hasCount {
 		count = f.deliveryCount
 	}
-	credit := count + f.credit - o.count
-	if credit > 1<<31 {
-		credit = 0 // less than what is on its way
+	credit := f.credit
+	if onTheWay := o.count - count; onTheWay < 1<<31 {
+		credit -= min(credit, onTheWay)
 	}
 	c := o.session.c
 	was := o.draining
