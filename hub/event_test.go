@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -289,5 +290,35 @@ func TestConnectionStorm(t *testing.T) {
 	h.hub.FlushConnections(t.Context())
 	if n := strings.Count(h.told(), "deviceConnected"); n != len(last) || h.hub.ConnectionEventsLost() != 0 {
 		t.Errorf("%d events of %d devices", n, len(last))
+	}
+}
+
+// TestConnectionsWhileTold: devices come and go while others are told of.
+func TestConnectionsWhileTold(t *testing.T) {
+	h := newHouse(t)
+	h.tell(signet.ConnectionEvents)
+	root := hubtest.NewCA(t, "Root")
+	h.trust("first", root)
+	h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	chain := presented(t, root.Device(t, "d"))
+	ctx, stop := context.WithCancel(t.Context())
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		for ctx.Err() == nil {
+			h.hub.FlushConnections(t.Context())
+		}
+	})
+	for range 50 {
+		s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "d", Chain: chain}, func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+	}
+	stop()
+	telling.Wait()
+	h.hub.FlushConnections(t.Context())
+	if told := h.told(); strings.Count(told, "deviceConnected") != strings.Count(told, "deviceDisconnected") {
+		t.Errorf("told %q of a device that has gone", told)
 	}
 }

@@ -87,10 +87,10 @@ func (h *Hub) ConnectionEventsLost() uint64 { return h.presence.lost.Load() }
 func (h *Hub) FlushConnections(ctx context.Context) {
 	p := &h.presence
 	h.lookAround()
+	var noticed map[[3]string]bool
 	p.mu.Lock()
-	noticed := p.noticed
-	if len(noticed) > 0 {
-		p.noticed = map[[3]string]bool{}
+	if len(p.noticed) > 0 { // an empty one stays theirs who notice
+		noticed, p.noticed = p.noticed, map[[3]string]bool{}
 	}
 	p.mu.Unlock()
 	var told sync.WaitGroup
