@@ -1,0 +1,109 @@
+package plain_test
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
+	"github.com/signet-iot/signet/internal/hubtest"
+)
+
+// python runs a script with the Python of the system, which Debian's packages of AMQP
+// are for.
+func python(t *testing.T, module, script string, args ...string) (string, int) {
+	t.Helper()
+	const interpreter = "/usr/bin/python3"
+	if err := exec.Command(interpreter, "-c", "import "+module).Run(); err != nil {
+		t.Skipf("no module %s for %s: test/prepare installs it, as root on Debian", module, interpreter)
+	}
+	path, err := filepath.Abs(filepath.Join("testdata", script))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return run(t, t.TempDir(), "", interpreter, append([]string{path}, args...)...)
+}
+
+// telemetry gives what a device has sent.
+func telemetry(t *testing.T, h *hubtest.Hub, id string) (bodies []string) {
+	t.Helper()
+	err := h.Hub().Read(t.Context(), tenant, hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+		if m.DeviceID == id {
+			bodies = append(bodies, fmt.Sprintf("%.5s(%d)", m.Body, len(m.Body)))
+		}
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bodies
+}
+
+func command(t *testing.T, h *hubtest.Hub, i signet.Identity, id, body string) {
+	t.Helper()
+	q := signet.CommandQueue{Hub: tenant, DeviceID: i.DeviceID, GenerationID: i.GenerationID}
+	if _, err := h.Commands().Send(t.Context(), signet.Command{CommandQueue: q, MessageID: id, Body: []byte(body), Ack: signet.AckFull}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestProton: a device by the stack of the SDK for Java.
+func TestProton(t *testing.T) {
+	h := hubtest.Start(t)
+	root := hubtest.NewCA(t, "Acme Root")
+	if _, _, err := h.Authority().Register(t.Context(), tenant, "acme", hubtest.PEM(root.Cert.Raw), true, ""); err != nil {
+		t.Fatal(err)
+	}
+	i, err := h.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "press-17", Auth: signet.Authentication{Type: signet.AuthCA}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := strings.Repeat("y", 60000)
+	command(t, h, i, "m-1", "hello")
+	command(t, h, i, "m-2", large)
+	command(t, h, i, "m-3", "again")
+	out, status := python(t, "proton", "device_proton.py", port(h.AMQPAddr()), "press-17", device(t, root.Intermediate(t, "Line").Device(t, "press-17")), h.CAFile)
+	if status != 0 || !strings.Contains(out, "refused: ") || !strings.Contains(out, "amqp:unauthorized-access") || !strings.Contains(out, "stored\n") {
+		t.Fatalf("exit %d: %s", status, out)
+	}
+	for _, line := range []string{"received m-1 5 ", "received m-2 60000 ", "received m-3 5 "} {
+		if !strings.Contains(out, line) {
+			t.Errorf("no %q in %s", line, out)
+		}
+	}
+	if got := strings.Join(telemetry(t, h, "press-17"), " "); got != "x(1) xxxxx(5000) xxxxx(100000)" {
+		t.Errorf("stored: %s", got)
+	}
+	if got := verdict(t, h, "another"); got != signet.IdentityUnknown {
+		t.Errorf("verdict %s", got)
+	}
+}
+
+// TestUAMQP: a device by the stack of the SDK for C.
+func TestUAMQP(t *testing.T) {
+	h := hubtest.Start(t)
+	i, err := h.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "press-17"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signet.SignSAS("localhost/devices/press-17", "", i.Auth.PrimaryKey, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command(t, h, i, "m-1", "hello")
+	command(t, h, i, "m-2", "bye")
+	out, status := python(t, "uamqp", "device_uamqp.py", port(h.AMQPAddr()), "press-17", token, h.CAFile)
+	if status != 0 || !strings.Contains(out, "refused: ") || strings.Contains(out, "forged") || !strings.Contains(out, "received m-1 hello\nreceived m-2 bye\n") {
+		t.Fatalf("exit %d: %s", status, out)
+	}
+	if got := strings.Join(telemetry(t, h, "press-17"), " "); got != "one(3) two(3) three(5) xxxxx(100000)" {
+		t.Errorf("stored: %s", got)
+	}
+	if got := verdict(t, h, "press-17"); got != signet.TokenSignature {
+		t.Errorf("verdict %s", got)
+	}
+}
