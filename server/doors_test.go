@@ -15,6 +15,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/internal/hubtest"
+	"github.com/signet-iot/signet/server"
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
@@ -149,5 +150,38 @@ func TestWebSocketRevoked(t *testing.T) {
 		if n, err := stream.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("%d %v, where a close frame was due", n, err)
 		}
+	}
+}
+
+// TestAMQPPort: where nobody has said so, AMQP is at the port of SDKs beside MQTT, or
+// nowhere when that is taken; an address that was asked for is had, or there is no start.
+func TestAMQPPort(t *testing.T) {
+	const host = "127.56.71.1" // of this test alone
+	taken, err := net.Listen("tcp", host+":5671")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer taken.Close()
+	with := func(amqp string) func(*server.Config) {
+		return func(c *server.Config) { c.MQTT, c.AMQP = host+":0", amqp }
+	}
+	for asked, want := range map[string]string{"": "off", "off": "off"} {
+		h := hubtest.Start(t, with(asked))
+		if got := h.AMQPAddr(); got != want {
+			t.Errorf("asked for %q: %s", asked, got)
+		}
+		h.Stop()
+	}
+	cfg := server.DefaultConfig()
+	cfg.Data, cfg.HTTPS, cfg.Admin = t.TempDir(), host+":0", "off"
+	with(host + ":5671")(&cfg)
+	if s, err := server.Start(t.Context(), cfg); err == nil {
+		s.Close(t.Context())
+		t.Error("it starts without the address that was asked for")
+	}
+	taken.Close()
+	h := hubtest.Start(t, with(""))
+	if got := h.AMQPAddr(); got != host+":5671" {
+		t.Error(got)
 	}
 }
