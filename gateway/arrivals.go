@@ -34,7 +34,7 @@ func (h *HTTPS) Listen(l net.Listener, s *http.Server) net.Listener {
 		case state == http.StateActive:
 			h.lobby.move(g, busy)
 		case state == http.StateIdle:
-			g.leaveGate() // of a request that nobody judged
+			g.leaveGate() // one of HTTP/2 before its first request
 			h.lobby.move(g, idle)
 		}
 	}
@@ -50,10 +50,13 @@ func (h *HTTPS) Listen(l net.Listener, s *http.Server) net.Listener {
 // its connection is no stranger's, and is not closed to make room for one.
 func (h *HTTPS) Known(ctx context.Context) {
 	if g := guestOf(ctx); g != nil {
-		g.leaveGate()
 		h.lobby.know(g)
 	}
 }
+
+// Pass says that the request of ctx is not for this door: the turn that its
+// connection has had at the gate is over.
+func (h *HTTPS) Pass(ctx context.Context) { guestOf(ctx).leaveGate() }
 
 // arrivals are a listener that gives connections once their handshake is done.
 type arrivals struct {
@@ -267,6 +270,7 @@ func (g *guest) give(heir func(error)) *visitor {
 	return v
 }
 
+// leaveGate gives its turn back, if it still has one.
 func (g *guest) leaveGate() {
 	if v := g.give(nil); v != nil {
 		g.door.mqtt.gate.leave(v)

@@ -274,15 +274,17 @@ func TestTurnEnds(t *testing.T) {
 	d.waist.judge = func(hub.Credentials) error { judging <- true; <-judged; return nil }
 	counts := func() [2]int { waiting, within := d.MQTT.gate.counts(); return [2]int{waiting, within} }
 	for name, request := range map[string]string{
-		"refused":     "GET /$iothub/nothing HTTP/1.1\r\nHost: h\r\n\r\n",
-		"no request":  "nothing\r\n\r\n",
-		"none at all": "",
-		"judged":      "POST " + events + " HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+		"refused":                    "GET /$iothub/nothing HTTP/1.1\r\nHost: h\r\n\r\n",
+		"refused, and still sending": "POST /$iothub/nothing HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n",
+		"no request":                 "nothing\r\n\r\n",
+		"none at all":                "",
+		"judged":                     "POST " + events + " HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
 	} {
 		c, err := tls.Dial("tcp", d.server.Listener.Addr().String(), d.client())
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { c.Close() })
 		eventually(t, name+": it has its turn", func() bool { return counts() == [2]int{0, 1} })
 		io.WriteString(c, request)
 		switch name {

@@ -167,6 +167,9 @@ func (h *HTTPS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		q.refuse(signet.AsError(err))
 	}
+	if q.status != http.StatusSwitchingProtocols {
+		guestOf(r.Context()).leaveGate() // also of who was refused without being judged, and still sends
+	}
 	q.trace.Event("answered", slog.Int("status", q.status))
 	q.trace.Finish(err)
 	h.requests.WithLabelValues(strconv.Itoa(q.status)).Inc()

@@ -100,6 +100,7 @@ func split(devices *gateway.HTTPS, backEnd http.Handler) http.Handler {
 		if devices.Takes(r.URL) {
 			devices.ServeHTTP(w, r)
 		} else {
+			devices.Pass(r.Context())
 			backEnd.ServeHTTP(w, r)
 		}
 	})
