@@ -342,40 +342,35 @@ func processorTime() time.Duration {
 // fillFleet makes devices, their twins, and what connects have left, by SQL, as the
 // store would have them.
 func fillFleet(t testing.TB, s *store.Store, devices int) {
-	const batch = 10_000 // within what a change may take
+	// Each statement is a change, and has the time that one may take.
+	add := func(statement string, args ...any) {
+		t.Helper()
+		ok(t, store.Change(t.Context(), s, func(exec func(query string, args ...any) error) error { return exec(statement, args...) }))
+	}
+	const batch = 50_000
 	for from := 0; from < devices; from += batch {
-		ok(t, store.Change(t.Context(), s, func(exec func(query string, args ...any) error) error {
-			// n runs from $1 to $2; printf and lpad differ, so that the digits are cut out.
-			with := fmt.Sprintf(`WITH RECURSIVE series (n) AS (SELECT %d UNION ALL SELECT n + 1 FROM series WHERE n < %d),
-				devices AS (SELECT n, 'device-' || substr(CAST(1000000 + n AS TEXT), 2) AS id FROM series) `, from, min(from+batch, devices)-1)
-			if err := exec(`INSERT INTO identity (hub, device_id, module_id, generation_id, etag, status, status_reason, status_updated, created,
-				auth_type, primary_key, secondary_key, primary_thumbprint, secondary_thumbprint, edge_device) ` + with + `SELECT 'east', id, '', '1', 'e1',
-				CASE WHEN n % 100 = ` + strconv.Itoa(disabled) + ` THEN 'disabled' ELSE 'enabled' END, '', 0, 0, 'certificateAuthority', '', '', '', '', 0 FROM devices`); err != nil {
-				return err
-			}
-			if err := exec(`INSERT INTO twin (hub, device_id, module_id, version, etag, tags, desired, desired_metadata, desired_version, reported,
-				reported_metadata, reported_version) ` + with + `SELECT 'east', id, '', 4, 't1',
-				'{"hall":' || CAST(n % 20 AS TEXT) || ',"half":' || CASE WHEN n % 2 = 0 THEN 'true' ELSE 'false' END || ',"line":{"batch":' || CAST(n / 500 AS TEXT) || '},"site":"site-' || CAST(n % 100 AS TEXT) || '"}',
-				'{"rate":30}', '{"$lastUpdated":"2026-11-23T12:00:00.0000000Z","$lastUpdatedVersion":2,"rate":{"$lastUpdated":"2026-11-23T12:00:00.0000000Z","$lastUpdatedVersion":2}}', 2,
-				'{"fw":"1.' || CAST(n / 20 % 2 AS TEXT) || '","battery":' || CAST(n % 101 AS TEXT) || '}',
-				'{"$lastUpdated":"2026-11-23T12:00:00.0000000Z","battery":{"$lastUpdated":"2026-11-23T12:00:00.0000000Z"},"fw":{"$lastUpdated":"2026-11-23T12:00:00.0000000Z"}}', 3 FROM devices`); err != nil {
-				return err
-			}
-			for _, tag := range []string{`'site', 'ssite-' || CAST(n % 100 AS TEXT)`, `'line.batch', 'n' || CAST(n / 500 AS TEXT)`, `'hall', 'n' || CAST(n % 20 AS TEXT)`, `'half', CASE WHEN n % 2 = 0 THEN 'btrue' ELSE 'bfalse' END`} {
-				if err := exec(`INSERT INTO twin_tag (hub, path, value, device_id, module_id) ` + with + `SELECT 'east', ` + tag + `, id, '' FROM devices`); err != nil {
-					return err
-				}
-			}
-			if err := exec(`INSERT INTO activity (hub, device_id, module_id, connected, connection_updated, last_active) ` + with + `SELECT 'east', id, '', 0, 1, 1 FROM devices`); err != nil {
-				return err
-			}
-			// The hashes are as spread as hashes are.
-			spread := func(prime string) string {
-				return `'` + prime + `-' || CAST(n * CAST(` + prime + ` AS BIGINT) % 4294967296 AS TEXT) || '-0123456789abcdef0123456789abcdef'`
-			}
-			return exec(`INSERT INTO sighting (hub, device_id, module_id, branch, thumbprint, key, issued, serial, key_type, not_before, not_after, first_seen,
-				last_seen, since, previous, early, subject, signature, tls, remote, der) `+with+`SELECT 'east', id, '', NULL, `+spread("2654435761")+`, `+spread("2246822519")+`, `+
-				spread("3266489917")+`, '01', 'ECDSA P-256', 1, 2, 1, 1, 1, '', 0, '', '', '', '', $1 FROM devices`, make([]byte, 400))
-		}))
+		// printf and lpad differ, so that the digits are cut out.
+		with := fmt.Sprintf(`WITH RECURSIVE series (n) AS (SELECT %d UNION ALL SELECT n + 1 FROM series WHERE n < %d),
+			devices AS (SELECT n, 'device-' || substr(CAST(1000000 + n AS TEXT), 2) AS id FROM series) `, from, min(from+batch, devices)-1)
+		add(`INSERT INTO identity (hub, device_id, module_id, generation_id, etag, status, status_reason, status_updated, created,
+			auth_type, primary_key, secondary_key, primary_thumbprint, secondary_thumbprint, edge_device) ` + with + `SELECT 'east', id, '', '1', 'e1',
+			CASE WHEN n % 100 = ` + strconv.Itoa(disabled) + ` THEN 'disabled' ELSE 'enabled' END, '', 0, 0, 'certificateAuthority', '', '', '', '', 0 FROM devices`)
+		add(`INSERT INTO twin (hub, device_id, module_id, version, etag, tags, desired, desired_metadata, desired_version, reported,
+			reported_metadata, reported_version) ` + with + `SELECT 'east', id, '', 4, 't1',
+			'{"hall":' || CAST(n % 20 AS TEXT) || ',"half":' || CASE WHEN n % 2 = 0 THEN 'true' ELSE 'false' END || ',"line":{"batch":' || CAST(n / 500 AS TEXT) || '},"site":"site-' || CAST(n % 100 AS TEXT) || '"}',
+			'{"rate":30}', '{"$lastUpdated":"2026-11-23T12:00:00.0000000Z","$lastUpdatedVersion":2,"rate":{"$lastUpdated":"2026-11-23T12:00:00.0000000Z","$lastUpdatedVersion":2}}', 2,
+			'{"fw":"1.' || CAST(n / 20 % 2 AS TEXT) || '","battery":' || CAST(n % 101 AS TEXT) || '}',
+			'{"$lastUpdated":"2026-11-23T12:00:00.0000000Z","battery":{"$lastUpdated":"2026-11-23T12:00:00.0000000Z"},"fw":{"$lastUpdated":"2026-11-23T12:00:00.0000000Z"}}', 3 FROM devices`)
+		for _, tag := range []string{`'site', 'ssite-' || CAST(n % 100 AS TEXT)`, `'line.batch', 'n' || CAST(n / 500 AS TEXT)`, `'hall', 'n' || CAST(n % 20 AS TEXT)`, `'half', CASE WHEN n % 2 = 0 THEN 'btrue' ELSE 'bfalse' END`} {
+			add(`INSERT INTO twin_tag (hub, path, value, device_id, module_id) ` + with + `SELECT 'east', ` + tag + `, id, '' FROM devices`)
+		}
+		add(`INSERT INTO activity (hub, device_id, module_id, connected, connection_updated, last_active) ` + with + `SELECT 'east', id, '', 0, 1, 1 FROM devices`)
+		// As spread as hashes are.
+		spread := func(prime string) string {
+			return `'` + prime + `-' || CAST(n * CAST(` + prime + ` AS BIGINT) % 4294967296 AS TEXT) || '-0123456789abcdef0123456789abcdef'`
+		}
+		add(`INSERT INTO sighting (hub, device_id, module_id, branch, thumbprint, key, issued, serial, key_type, not_before, not_after, first_seen,
+			last_seen, since, previous, early, subject, signature, tls, remote, der) `+with+`SELECT 'east', id, '', NULL, `+spread("2654435761")+`, `+
+			spread("2246822519")+`, `+spread("3266489917")+`, '01', 'ECDSA P-256', 1, 2, 1, 1, 1, '', 0, '', '', '', '', $1 FROM devices`, make([]byte, 400))
 	}
 }
