@@ -40,6 +40,7 @@ func (s *Server) openAdmin() (err error) {
 	mux.Handle("GET /debug/traces", s.traces)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		fmt.Fprintf(w, `<title>signet</title><h1>signet</h1><p>hub %s, mqtt %s, https %s</p>

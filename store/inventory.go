@@ -38,12 +38,12 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 				return err
 			}
 		}
-		for _, some := range pieces(news.Sightings) {
-			if err := saveSightings(ctx, q, some); err != nil {
+		for _, some := range pieces(news.Sightings, maxPiece) {
+			if err := saveSightings(ctx, q, some, s.engine.rows()); err != nil {
 				return err
 			}
 		}
-		for _, some := range pieces(news.Left) {
+		for _, some := range pieces(news.Left, maxPiece) {
 			if err := saveLeft(ctx, q, some); err != nil {
 				return err
 			}
@@ -93,8 +93,8 @@ const maxPiece = 64
 
 // pieces cuts a list into pieces of a few sizes, so that there are few statements
 // to keep prepared.
-func pieces[T any](list []T) (all [][]T) {
-	for size := maxPiece; len(list) > 0; {
+func pieces[T any](list []T, size int) (all [][]T) {
+	for len(list) > 0 {
 		for size > len(list) {
 			size /= 2
 		}
@@ -123,7 +123,7 @@ func values(first, n int, casts ...string) string {
 
 // saveSightings writes the sightings of identities that are there as they were.
 // One that goes in this moment fails the foreign key.
-func saveSightings(ctx context.Context, q queryer, some []signet.Sighting) error {
+func saveSightings(ctx context.Context, q queryer, some []signet.Sighting, rows int) error {
 	args := []any{}
 	for _, w := range some {
 		args = append(args, w.Hub, w.DeviceID, w.ModuleID, w.GenerationID)
@@ -140,7 +140,7 @@ func saveSightings(ctx context.Context, q queryer, some []signet.Sighting) error
 		return err
 	}
 	some = slices.DeleteFunc(slices.Clone(some), func(w signet.Sighting) bool { return !there[[3]string{w.Hub, w.DeviceID, w.ModuleID}] })
-	for _, some := range pieces(some) {
+	for _, some := range pieces(some, rows) {
 		args = args[:0]
 		for _, w := range some {
 			args = append(args, w.Hub, w.DeviceID, w.ModuleID, nullable(w.Branch), w.Thumbprint, w.Key, w.Issued, w.Serial, w.KeyType,
@@ -179,7 +179,7 @@ func nullable(text string) sql.NullString { return sql.NullString{String: text, 
 func (s *Store) Alike(ctx context.Context, sightings []signet.Sighting) ([]inventory.Alike, error) {
 	all := make([]inventory.Alike, len(sightings))
 	at := 0
-	for _, some := range pieces(sightings) {
+	for _, some := range pieces(sightings, maxPiece) {
 		args := []any{}
 		for n, w := range some {
 			if err := writable(w.Hub, w.DeviceID, w.ModuleID); err != nil {

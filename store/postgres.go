@@ -94,6 +94,9 @@ func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error 
 func (e *postgresEngine) shared() string    { return " FOR KEY SHARE" }
 func (e *postgresEngine) exclusive() string { return " FOR NO KEY UPDATE" }
 
+// rows is many: the server may be across a network.
+func (e *postgresEngine) rows() int { return maxPiece }
+
 func (e *postgresEngine) by(string) string { return "" }
 
 func (e *postgresEngine) write(ctx context.Context, c change) (err error) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -181,6 +182,10 @@ func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
 func (e *sqliteEngine) shared() string    { return "" }
 func (e *sqliteEngine) exclusive() string { return "" }
 
+// rows is one: of a statement with more SQLite keeps what it changes in a file, to be
+// able to take it back alone.
+func (e *sqliteEngine) rows() int { return 1 }
+
 func (e *sqliteEngine) by(index string) string { return " INDEXED BY " + index }
 
 // write queues c and waits until it is on disk.
@@ -297,26 +302,49 @@ func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
 	if err := e.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return outcomes, err
 	}
+	others := false // the transaction has changes of others
 	for i := range outcomes {
 		o := &outcomes[i]
-		if err := e.exec(ctx, "SAVEPOINT change"); err != nil {
-			return outcomes, err
+		// What changes after a savepoint is written to a file of its own first, page by
+		// page. The first has nobody to save: it does without.
+		if others {
+			if err := e.exec(ctx, "SAVEPOINT change"); err != nil {
+				return outcomes, err
+			}
 		}
 		if o.err = o.change(ctx, e.stmts); o.err != nil {
-			// After some errors (SQLITE_FULL, SQLITE_IOERR) SQLite may have rolled back
-			// all; there is no savepoint then, and this fails.
-			if err := e.exec(ctx, "ROLLBACK TO change"); err != nil {
+			if err := e.undo(ctx, others); err != nil {
 				return outcomes, errors.Join(o.err, err)
 			}
 			if failed, ok := errors.AsType[*sqlite.Error](o.err); ok && failed.Code() == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY {
 				o.err = signet.ErrNotFound
 			}
+			continue
 		}
-		if err := e.exec(ctx, "RELEASE change"); err != nil {
-			return outcomes, errors.Join(o.err, err)
+		if others {
+			if err := e.exec(ctx, "RELEASE change"); err != nil {
+				return outcomes, err
+			}
 		}
+		others = true
 	}
 	return outcomes, e.exec(ctx, "COMMIT")
+}
+
+// undo takes back a change that has failed, without those of others. After some
+// errors (SQLITE_FULL, SQLITE_IOERR) SQLite may have rolled back all; there is no
+// transaction and no savepoint then, and it fails.
+func (e *sqliteEngine) undo(ctx context.Context, others bool) error {
+	statements := []string{"ROLLBACK", "BEGIN IMMEDIATE"}
+	if others {
+		statements = []string{"ROLLBACK TO change", "RELEASE change"}
+	}
+	for _, s := range statements {
+		if err := e.exec(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e *sqliteEngine) exec(ctx context.Context, query string) error {
@@ -400,7 +428,11 @@ func (s *statements) QueryContext(ctx context.Context, query string, args ...any
 	return stmt.QueryContext(ctx, args...)
 }
 
+// ExecContext lets others go first. SQLite changes pages by thousands of system calls, each
+// too short for the scheduler to take the processor away: those who had a message to
+// acknowledge waited 30 ms for a piece of the trust tree.
 func (s *statements) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	runtime.Gosched()
 	stmt, err := s.of(ctx, query)
 	if err != nil {
 		return nil, err

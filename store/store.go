@@ -36,7 +36,8 @@
 // With SQLite one goroutine, the writer, owns the one connection that writes:
 //
 //	callers ──► queue ──► writer: BEGIN
-//	 wait                          SAVEPOINT, change, RELEASE   for each that waits
+//	 wait                          change                       of the first that waits
+//	  │                            SAVEPOINT, change, RELEASE   of each other
 //	  ▲                            COMMIT                       one fsync
 //	  └────── outcomes ◄───────────┘
 //
@@ -168,6 +169,8 @@ type engine interface {
 	// which keeps no statistics, takes the primary key's first column, the hub, for
 	// telling more than it does, and would read the whole hub.
 	by(index string) string
+	// rows is how many rows an INSERT shall have at most.
+	rows() int
 	close() error
 }
 
