@@ -10,7 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,8 +28,10 @@ const (
 	// minute.
 	quietTime = time.Minute
 
-	// maxQuiet bounds those strangers: some 20 KiB each, and they are not at the gate
-	// any more. Beyond them there is no more time than for others.
+	// maxQuiet bounds those strangers: some 20 KiB each, 160 KiB with the largest
+	// chain, and they are not at the gate any more. A source may have as many as are
+	// still free, so that it takes many to fill it. Beyond them there is no more time
+	// than for others.
 	maxQuiet = 1024
 
 	// maxAsked bounds the requests of one kind that are not answered: an SDK asks one
@@ -84,7 +86,7 @@ type AMQP struct {
 	metrics  doorMetrics
 	messages prometheus.Counter
 	commands prometheus.Counter
-	quiet    atomic.Int64 // strangers with a certificate that have not said who they are
+	quiet    quietRoom
 }
 
 // NewAMQP makes the door beside m: strangers count together, and Shutdown is m's.
@@ -97,6 +99,39 @@ func NewAMQP(m *MQTT, r prometheus.Registerer) *AMQP {
 		commands: f.NewCounter(prometheus.CounterOpts{
 			Name: "signet_amqp_commands_total", Help: "Cloud-to-device messages sent to devices by AMQP."})}
 	return m.amqp
+}
+
+// A quietRoom counts strangers with a certificate that have not said who they are.
+type quietRoom struct {
+	mu   sync.Mutex
+	here int
+	of   map[netip.Prefix]int // by source
+}
+
+// enter says whether there is room for one more of an address; who got in must leave.
+func (q *quietRoom) enter(addr netip.Addr) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	of := sourceOf(addr)
+	if q.of[of] >= maxQuiet-q.here {
+		return false
+	}
+	if q.of == nil {
+		q.of = map[netip.Prefix]int{}
+	}
+	q.of[of]++
+	q.here++
+	return true
+}
+
+func (q *quietRoom) leave(addr netip.Addr) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	of := sourceOf(addr)
+	q.here--
+	if q.of[of]--; q.of[of] == 0 {
+		delete(q.of, of)
+	}
 }
 
 // Serve accepts connections until Shutdown of the MQTT door, and then gives nil, or
@@ -278,7 +313,7 @@ func (c *amqpConn) farewell(why error) {
 		c.backEnd.Close()
 	}
 	if c.quiet {
-		c.amqp.quiet.Add(-1)
+		c.amqp.quiet.leave(c.remote.Addr())
 	}
 	code := "close"
 	if why != nil {
@@ -427,11 +462,9 @@ func (c *amqpConn) Open(o *amqp.Open) *amqp.Error {
 		}
 	}
 	if len(c.chain) > 0 && c.session == nil && c.backEnd == nil {
-		if c.quiet = c.amqp.quiet.Add(1) <= maxQuiet; c.quiet {
+		if c.quiet = c.amqp.quiet.enter(c.remote.Addr()); c.quiet {
 			c.conn.SetDeadline(time.Now().Add(quietTime), errTooLate)
 			c.leaveGate()
-		} else {
-			c.amqp.quiet.Add(-1)
 		}
 	}
 	return nil
@@ -583,7 +616,7 @@ func (c *amqpConn) letIn(expires time.Time) {
 	c.leaveGate()
 	if c.quiet {
 		c.quiet = false
-		c.amqp.quiet.Add(-1)
+		c.amqp.quiet.leave(c.remote.Addr())
 	}
 	c.guest.letIn()
 }

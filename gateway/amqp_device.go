@@ -31,7 +31,7 @@ type deviceLinks struct {
 }
 
 // A twinAnswer settles its request once it is sent: so no more can wait than there
-// may be requests.
+// may be requests on a link, and on all links together no more than maxAsked.
 type twinAnswer struct {
 	payload []byte
 	request *amqp.Delivery
@@ -130,9 +130,9 @@ func (c *amqpConn) telemetry(d *amqp.Delivery) {
 		d.Settle(rejected(signet.AsError(e)))
 		return
 	}
-	cost := 0
+	cost := len(d.Payload) // bodies lie in it, and so does what is no part of a message here
 	for _, m := range messages {
-		cost += messageCost + m.Size() + propertyCost*(len(m.System)+len(m.Properties))
+		cost += messageCost + m.Size() - len(m.Body) + propertyCost*(len(m.System)+len(m.Properties))
 		c.amqp.messages.Inc()
 		c.metrics.received.Add(float64(len(m.Body)))
 	}
@@ -318,16 +318,20 @@ func (c *amqpConn) twinRequest(d *amqp.Delivery) {
 		return
 	}
 	c.mu.Lock()
-	listening := c.device.twins != nil
-	if listening {
+	listening, full := c.device.twins != nil, len(c.device.answers) >= maxAsked
+	if listening && !full {
 		c.device.answers = append(c.device.answers, twinAnswer{answer.Append(nil), d})
 	}
 	c.mu.Unlock()
-	if !listening {
+	switch {
+	case !listening:
 		d.Settle(amqp.Accepted{}) // an answer that there is no link for is not sent
-		return
+	case full:
+		d.Settle(rejected(c.refuse(signet.Refuse(signet.LimitRate, "%d answers about the twin wait already for the device to take them.", maxAsked).
+			FixBy("Give credit on the link on which the answers come."))))
+	default:
+		c.conn.Wake()
 	}
-	c.conn.Wake()
 }
 
 const (

@@ -619,14 +619,21 @@ func TestAMQPTime(t *testing.T) {
 		if took, codes := quiet(d, conf, opening); took != quietTime || !slices.Equal(codes, []signet.Code{signet.LimitHandshake}) {
 			t.Errorf("with a certificate: %v %v", took, codes)
 		}
-		a.quiet.Store(maxQuiet)
+		for a.quiet.enter(netip.Addr{}) { // others of the same address: it may have half
+		}
+		if n := a.quiet.here; n != maxQuiet/2 {
+			t.Errorf("%d of one address are quiet", n)
+		}
+		if !a.quiet.enter(netip.MustParseAddr("192.0.2.1")) {
+			t.Error("there is no room for another address")
+		}
 		if took, _ := quiet(d, conf, opening); took != handshakeTime {
 			t.Errorf("with a certificate, in a crowd: %v", took)
 		}
 		if took, codes := quiet(d, conf, []byte("GET / HTTP/1.1\r\n\r\n")); took > lingerTime || !slices.Equal(codes, []signet.Code{signet.RequestMalformed}) {
 			t.Errorf("what is no AMQP: %v %v", took, codes)
 		}
-		if n := a.quiet.Load(); n != maxQuiet {
+		if n := a.quiet.here; n != maxQuiet/2+1 {
 			t.Errorf("%d are quiet", n)
 		}
 		shutDown(t, d.MQTT)
@@ -779,7 +786,7 @@ func FuzzAMQP(f *testing.F) {
 		c := newAMQPConn(a, &saidConn{in: bytes.NewReader(said)})
 		m.serve(c)
 		m.lives.Wait()
-		if waiting, within := m.gate.counts(); waiting+within != 0 || a.quiet.Load() != 0 {
+		if waiting, within := m.gate.counts(); waiting+within != 0 || a.quiet.here+len(a.quiet.of) != 0 {
 			t.Error("the stranger is still there")
 		}
 		for _, s := range w.sessions {
