@@ -114,8 +114,8 @@ func monitorFeedback(cmd *cobra.Command, c *client.Client, follow bool) error {
 	}
 }
 
-func printFeedback(w io.Writer, inJSON bool, f *client.Feedback) error {
-	if inJSON {
+func printFeedback(w io.Writer, asJSON bool, f *client.Feedback) error {
+	if asJSON {
 		return json.NewEncoder(w).Encode(f)
 	}
 	_, err := fmt.Fprintln(w, printable(fmt.Sprintf("%s  %s  %s  %s", f.Time.Format("2006-01-02 15:04:05.000Z"),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,17 +27,13 @@ connected, expire soon, or were refused.
 
 BRANCH is the common name or the subject of a CA, or its ID, thumbprint or key, or 8 digits of these.`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) ([]signet.Branch, error) {
 			branch := ""
 			if len(args) > 0 {
 				branch = args[0]
 			}
-			list, err := c.Tree(cmd.Context(), branch, within)
-			if err != nil {
-				return err
-			}
-			return show(cmd, list, func(w io.Writer) { drawTree(w, list, all) })
-		}),
+			return c.Tree(ctx, branch, within)
+		}, func(w io.Writer, list []signet.Branch) { drawTree(w, list, all) }),
 	})
 	cmd.Flags().StringVar(&within, "within", "30d", "count as expiring what ends within days or hours (30d, 12h)")
 	cmd.Flags().BoolVar(&all, "all", false, "show every CA, also where there are many")
@@ -216,30 +213,26 @@ func treeDeviceCommand() *cobra.Command {
 		Use:   "device ID[/MODULE]",
 		Short: "Show by which certificates a device last authenticated",
 		Args:  arguments("ID"),
-		RunE: withClient(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		RunE: ask(func(ctx context.Context, c *client.Client, args []string) (client.Sighting, error) {
 			device, module, _ := strings.Cut(args[0], "/")
-			s, err := c.Sighting(cmd.Context(), device, module)
-			if err != nil {
-				return err
+			return c.Sighting(ctx, device, module)
+		}, func(w io.Writer, s client.Sighting) {
+			last := minute(s.LastSeen)
+			if s.Connected {
+				last = "connected"
 			}
-			return show(cmd, s, func(w io.Writer) {
-				last := minute(s.LastSeen)
-				if s.Connected {
-					last = "connected"
-				}
-				fmt.Fprintf(w, "%s\tlast seen: %s\n", signet.IdentityName(s.DeviceID, s.ModuleID), last)
-				fmt.Fprintf(w, "  first seen\t%s\n", minute(s.FirstSeen))
-				fmt.Fprintf(w, "  from\t%s, by %s\n", s.Remote, s.TLS)
-				describe := func(title string, c *signet.SeenCertificate) {
-					fmt.Fprintf(w, "  %s\t%s\n", title, tabless(c.Subject))
-					fmt.Fprintf(w, "    \t%s to %s, %s, signed with %s\n", c.NotBefore.Format(time.DateOnly), c.NotAfter.Format(time.DateOnly), c.KeyType, c.Signature)
-					fmt.Fprintf(w, "    \tserial %s, thumbprint %s\n", c.Serial, c.Thumbprint)
-				}
-				describe("certificate", &s.SeenCertificate)
-				for _, b := range s.Path {
-					describe("signed by", &b.SeenCertificate)
-				}
-			})
+			fmt.Fprintf(w, "%s\tlast seen: %s\n", signet.IdentityName(s.DeviceID, s.ModuleID), last)
+			fmt.Fprintf(w, "  first seen\t%s\n", minute(s.FirstSeen))
+			fmt.Fprintf(w, "  from\t%s, by %s\n", s.Remote, s.TLS)
+			describe := func(title string, c *signet.SeenCertificate) {
+				fmt.Fprintf(w, "  %s\t%s\n", title, tabless(c.Subject))
+				fmt.Fprintf(w, "    \t%s to %s, %s, signed with %s\n", c.NotBefore.Format(time.DateOnly), c.NotAfter.Format(time.DateOnly), c.KeyType, c.Signature)
+				fmt.Fprintf(w, "    \tserial %s, thumbprint %s\n", c.Serial, c.Thumbprint)
+			}
+			describe("certificate", &s.SeenCertificate)
+			for _, b := range s.Path {
+				describe("signed by", &b.SeenCertificate)
+			}
 		}),
 	}
 }
