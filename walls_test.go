@@ -107,6 +107,7 @@ var (
 		{"database/sql", "store", "SQL has one home"},
 		{"github.com/nats-io", "messaging", "NATS has one home"},
 		{"github.com/spf13/cobra", "cmd/signet", "the command line has one home"},
+		{"github.com/Azure/go-amqp", "test/…", "it is a client, for tests; what serves is wire/amqp"},
 	}
 )
 

@@ -27,7 +27,7 @@
 // handshake is let go. There is no timer: keep alive and token
 // expiry are read deadlines.
 //
-// What a connection shares between goroutines is under conn.mu. While it is held
+// What a connection shares between goroutines is under peer.mu. While it is held
 // nothing is called that waits or takes a lock of the house; the locks of the gate
 // and of the door are never held together with it.
 package gateway

@@ -1,6 +1,6 @@
 // Package sdk_test runs the official Azure SDKs, unmodified, against a hub.
 //
-// They know no other ports than 8883 and 443, and want a host name with a dot. So
+// They know no other ports than 8883, 5671 and 443, and want a host name with a dot. So
 // the hub listens on a loopback address of its own, 127.83.x.y, and the SDKs run
 // in a mount namespace in which /etc/hosts knows that address by name: the
 // system's hosts file is never touched. Both need root (or rights to match);
@@ -38,8 +38,10 @@ func startHub(t *testing.T, options ...func(*server.Config)) *hubtest.Hub {
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Skip("no node: the SDK tests need Node.js 18 or newer")
 	}
-	if _, err := os.Stat("node_modules/azure-iot-device"); err != nil {
-		t.Skip("the SDKs are not installed: run test/prepare (make test does)")
+	for _, sdk := range []string{"azure-iot-device", "azure-iot-device-amqp"} {
+		if _, err := os.Stat("node_modules/" + sdk); err != nil {
+			t.Skip("the SDKs are not all installed: run test/prepare (make test does)")
+		}
 	}
 	if err := exec.Command("unshare", "-m", "true").Run(); err != nil {
 		t.Skip("no mount namespaces here (unshare -m): the SDK tests need root")

@@ -176,6 +176,7 @@ type handler struct {
 	stranger bool
 	take     func(*Delivery)
 	credit   uint32
+	size     uint64
 	sender   *Sender
 	fetch    func()
 	attach   func(*Link) // is told of each link
@@ -192,7 +193,7 @@ func (h *handler) AttachReceiver(r *Receiver) *Error {
 	if h.attach != nil {
 		h.attach(&r.Link)
 	}
-	r.Credit, r.MaxSize, r.Take = h.credit, 100, h.take
+	r.Credit, r.MaxSize, r.Take = h.credit, max(h.size, 100), h.take
 	if r.Take == nil {
 		r.Take = func(d *Delivery) {
 			if d.TooLarge {
