@@ -450,5 +450,17 @@ func (h *Hub) Read(ctx context.Context, hub string, from Start, follow bool, eac
 	})
 }
 
+// Ends gives the first and the last message of a hub; see [Messages.Ends].
+func (h *Hub) Ends(ctx context.Context, hub string) (first, last signet.Position, enqueued time.Time, err error) {
+	tenant, err := h.registry.HubByName(hub)
+	if err == nil {
+		first, last, enqueued, err = h.messages.Ends(ctx, tenant.Name)
+	}
+	if err != nil || enqueued.Before(tenant.Created) {
+		return signet.Position{}, signet.Position{}, time.Time{}, err
+	}
+	return first, last, enqueued, nil
+}
+
 // Forget removes the messages of a hub that has been deleted.
 func (h *Hub) Forget(ctx context.Context, hub string) error { return h.messages.Forget(ctx, hub) }

@@ -48,6 +48,9 @@ func (m *messages) Append(_ context.Context, msg *signet.Message, done func(erro
 func (m *messages) Read(context.Context, string, hub.Start, bool, func(signet.Position, *signet.Message) bool) error {
 	return nil
 }
+func (m *messages) Ends(context.Context, string) (first, last signet.Position, enqueued time.Time, err error) {
+	return first, last, enqueued, m.err
+}
 func (m *messages) Forget(context.Context, string) error { return nil }
 
 // house is everything behind the doors, on a fake store and a fake clock.

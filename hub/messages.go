@@ -30,6 +30,10 @@ type Messages interface {
 	// longer kept reads from the oldest that is. Reading slows no Append.
 	Read(ctx context.Context, hub string, from Start, follow bool, each func(signet.Position, *signet.Message) bool) error
 
+	// Ends gives the first and the last message that are kept of a hub: their
+	// positions, and when the last was enqueued. All are zero when there is none.
+	Ends(ctx context.Context, hub string) (first, last signet.Position, enqueued time.Time, err error)
+
 	// Forget removes everything of a hub, durably.
 	Forget(ctx context.Context, hub string) error
 }

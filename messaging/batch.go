@@ -28,7 +28,7 @@ const (
 	maxBatchBytes = 1<<20 - 4<<10
 	// maxBatchRecords bounds how many devices wait for one sync, and what a
 	// reader decodes to find one record.
-	maxBatchRecords = 512
+	maxBatchRecords = signet.MaxBatchRecords
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -180,6 +180,37 @@ func TestReadingBeginsWhereAsked(t *testing.T) {
 	})
 }
 
+func TestEnds(t *testing.T) {
+	onEach(t, func(t *testing.T, o messaging.Options) {
+		m := open(t, o)
+		ends := func() string {
+			first, last, enqueued, err := m.Ends(t.Context(), "plant")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprint(first, last, enqueued.UnixMilli())
+		}
+		if got, want := ends(), fmt.Sprint(signet.Position{}, signet.Position{}, (time.Time{}).UnixMilli()); got != want {
+			t.Errorf("of an empty log: %s", got)
+		}
+		store(t, m, message("other", "d", 7), message("plant", "d", 0), message("plant", "d", 1), message("plant", "d", 2))
+		store(t, m, message("other", "d", 8))
+		all := backlog(t, m, "plant", hub.Start{})
+		if got, want := ends(), fmt.Sprint(all[0].at, all[2].at, start.Add(2*time.Millisecond).UnixMilli()); got != want {
+			t.Errorf("the ends are %s, want %s", got, want)
+		}
+		// By number, the places of a log are in the same order, and found again.
+		for i, r := range all {
+			if signet.PositionOf(r.at.Number()) != r.at || i > 0 && r.at.Number() <= all[i-1].at.Number() {
+				t.Errorf("%v is number %d", r.at, r.at.Number())
+			}
+			if got := backlog(t, m, "plant", hub.Start{After: signet.PositionOf(r.at.Number() - 1)}); len(got) != len(all)-i {
+				t.Errorf("from number %d on: %d messages", r.at.Number(), len(got))
+			}
+		}
+	})
+}
+
 func TestAFollowerSeesWhatComes(t *testing.T) {
 	onEach(t, func(t *testing.T, o messaging.Options) {
 		m := open(t, o)

@@ -231,6 +231,31 @@ func (r *reader) batch(sequence uint64, data []byte) error {
 	return nil
 }
 
+// Ends implements [hub.Messages].
+func (m *Messaging) Ends(ctx context.Context, hubName string) (first, last signet.Position, enqueued time.Time, err error) {
+	if err := checkHub(hubName); err != nil {
+		return first, last, enqueued, err
+	}
+	batch, err := m.stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(telemetryOf(hubName)))
+	if err == nil {
+		first = signet.Position{Sequence: batch.Sequence}
+		batch, err = m.stream.GetLastMsgForSubject(ctx, telemetryOf(hubName))
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return signet.Position{}, last, enqueued, nil
+	case err != nil:
+		return first, last, enqueued, unavailable(err)
+	}
+	// Of a damaged batch, as far as it can be read; a reader says so.
+	last.Sequence = batch.Sequence
+	decodeBatch(batch.Data, hubName, func(index uint32, msg *signet.Message) bool {
+		last.Index, enqueued = index, msg.EnqueuedTime
+		return true
+	})
+	return first, last, enqueued, nil
+}
+
 // Forget implements [hub.Messages]. What was appended before and is still under
 // way is waited for, so that it cannot come after.
 func (m *Messaging) Forget(ctx context.Context, hubName string) error {
