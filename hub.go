@@ -1,6 +1,9 @@
 package signet
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // A Hub is one tenant of the server: a host name with anchors, identities, keys
 // and messages of its own. Nothing of one hub is visible to, or worth anything
@@ -53,6 +56,25 @@ type Policy struct {
 	PrimaryKey   string // base64
 	SecondaryKey string
 	Rights       Rights
+}
+
+// Gives refuses with [TokenRights] unless the policy has the right.
+func (p *Policy) Gives(right Rights) error {
+	if p.Rights.Has(right) {
+		return nil
+	}
+	return Refuse(TokenRights, "The policy %q does not have the right %s.", p.Name, right).At("rights", right.String(), p.Rights.String())
+}
+
+// Policy is the policy of that name, in any case of letters; the zero Policy, whose
+// keys sign nothing, if there is none.
+func (h *Hub) Policy(name string) (of Policy) {
+	for _, p := range h.Policies {
+		if strings.EqualFold(p.Name, name) {
+			of = p
+		}
+	}
+	return of
 }
 
 // Rights is a set of what a back end may do.

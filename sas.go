@@ -89,19 +89,36 @@ func ParseSASToken(text string) (*SASToken, error) {
 // can be, and for the "a" that it decodes to.
 func (t *SASToken) SignedBy(keys ...string) bool {
 	signed := false
+	for _, key := range keys {
+		k, err := base64.StdEncoding.DecodeString(key)
+		if err == nil && t.signedBy(k) {
+			signed = true
+		}
+	}
+	return signed
+}
+
+// SignedByText says whether one of the keys made the token's MAC as it is written:
+// the SDKs of Event Hubs do not decode a key.
+func (t *SASToken) SignedByText(keys ...string) bool {
+	signed := false
+	for _, key := range keys {
+		if t.signedBy([]byte(key)) {
+			signed = true
+		}
+	}
+	return signed
+}
+
+func (t *SASToken) signedBy(key []byte) bool {
 	texts := []string{t.rawResource}
 	if !strings.Contains(t.Resource, "%") {
 		texts = append(texts, t.Resource)
 	}
-	for _, key := range keys {
-		k, err := base64.StdEncoding.DecodeString(key)
-		if err != nil || len(k) == 0 {
-			continue
-		}
-		for _, resource := range texts {
-			if hmac.Equal(t.mac, sasMAC(k, resource, t.rawExpiry)) {
-				signed = true
-			}
+	signed := false
+	for _, resource := range texts {
+		if len(key) > 0 && hmac.Equal(t.mac, sasMAC(key, resource, t.rawExpiry)) {
+			signed = true
 		}
 	}
 	return signed
@@ -117,6 +134,17 @@ func (t *SASToken) Covers(host, path string) bool {
 	path = strings.Trim(path, "/")
 	tokenPath = strings.Trim(tokenPath, "/")
 	return tokenPath == "" || path == tokenPath || strings.HasPrefix(path, tokenPath+"/")
+}
+
+// Until says when the token ends for the hub, or refuses with [TokenExpired].
+func (t *SASToken) Until(now time.Time) (time.Time, error) {
+	ends := t.Expiry.Add(SASClockSkew)
+	if !now.Before(ends) {
+		const layout = "2006-01-02T15:04:05Z"
+		return ends, Refuse(TokenExpired, "The SAS token expired at %s.", t.Expiry.Format(layout)).
+			At("se", "a time to come", t.Expiry.Format(layout))
+	}
+	return ends, nil
 }
 
 // SASClockSkew is how long past its expiry a token is still taken, for clocks

@@ -172,12 +172,7 @@ func (c *call) checkSAS(right signet.Rights) error {
 	if err != nil {
 		return err
 	}
-	var of signet.Policy
-	for _, p := range c.hub.Policies {
-		if strings.EqualFold(p.Name, token.Policy) {
-			of = p
-		}
-	}
+	of := c.hub.Policy(token.Policy)
 	if !token.SignedBy(of.PrimaryKey, of.SecondaryKey) {
 		return signet.Refuse(signet.TokenSignature, "The SAS token is not signed with a key of a shared access policy of this hub.")
 	}
@@ -191,15 +186,11 @@ func (c *call) checkSAS(right signet.Rights) error {
 		return signet.Refuse(signet.TokenAudience, "The SAS token is for %q.", signet.Clip(token.Resource)).
 			At("sr", c.hub.HostName, token.Resource)
 	}
-	c.expires = token.Expiry.Add(signet.SASClockSkew)
-	if !c.Now().Before(c.expires) {
-		const layout = "2006-01-02T15:04:05Z"
-		return signet.Refuse(signet.TokenExpired, "The SAS token expired at %s.", token.Expiry.Format(layout)).
-			At("se", "a time to come", token.Expiry.Format(layout))
+	if c.expires, err = token.Until(c.Now()); err != nil {
+		return err
 	}
-	if !of.Rights.Has(right) {
-		return signet.Refuse(signet.TokenRights, "The policy %q does not have the right %s.", of.Name, right).
-			At("rights", right.String(), of.Rights.String())
+	if err := of.Gives(right); err != nil {
+		return err
 	}
 	c.by = of.Name
 	c.w.Header().Del("WWW-Authenticate")
