@@ -176,6 +176,7 @@ const (
 	LimitModules       Code = "limit.modules"
 	LimitQueue         Code = "limit.queue"
 	LimitRoutes        Code = "limit.routes"
+	LimitReaders       Code = "limit.readers"
 	LimitRate          Code = "limit.rate"
 	LimitEnrollments   Code = "limit.enrollments"
 	LimitLinks         Code = "limit.linked-hubs"
@@ -191,6 +192,11 @@ const (
 	MethodOffline   Code = "method.offline"
 	MethodTimeout   Code = "method.timeout"
 	MethodBadAnswer Code = "method.bad-answer"
+
+	ReaderFilter    Code = "reader.filter"
+	ReaderPartition Code = "reader.partition"
+	ReaderPosition  Code = "reader.position"
+	ReaderTakenOver Code = "reader.taken-over"
 
 	SessionTakenOver Code = "session.taken-over"
 	SessionExpired   Code = "session.expired"
@@ -227,6 +233,7 @@ var Codes = []CodeInfo{
 	{LimitModules, StepLimit, "The device already has as many modules as it may.", "Delete a module that is no longer needed."},
 	{LimitQueue, StepLimit, "As many cloud-to-device messages wait for the device as may.", "Send again when the device has fetched some; let messages expire sooner, or purge the queue."},
 	{LimitRoutes, StepLimit, "A hub can have no more routes.", "Delete one that is not needed, or have a sink take more sources."},
+	{LimitReaders, StepLimit, "As many readers as there may be have the log, or the consumer group, open by AMQP.", "Close one; give readers that share their work an owner level; use a route for what many want."},
 	{LimitRate, StepLimit, "The device, or the hub, does this more often than its operator lets it.", "Try again with back-off; the operator finds the limits by: signet hub limits"},
 	{LimitEnrollments, StepLimit, "The provisioning service already holds as many enrollments of the kind as it may.", "Delete enrollments that are no longer needed, or enrol devices by a group."},
 	{LimitLinks, StepLimit, "As many hubs are linked to the provisioning service as may be.", "Unlink a hub that is no longer given to devices."},
@@ -246,6 +253,10 @@ var Codes = []CodeInfo{
 	{MessageExpiry, StepRecord, "The expiry of a cloud-to-device message is past, or more than two days ahead.", "Set an expiry within two days, or none: then it is an hour."},
 	{RouteMalformed, StepRequest, "The route is not well formed.", "Mend the field that is named: signet help route add"},
 	{RouteForbidden, StepRequest, "Messages are not sent to that address: it is private, or of http.", "Name an address of https in public, or have the server's admin make the route with private addresses allowed."},
+	{ReaderFilter, StepRequest, "A reader of the log says in no known way where it begins.", "Begin at an offset, a sequence number or an enqueued time, as the SDKs of Event Hubs do."},
+	{ReaderPartition, StepRequest, "The log has no such partition: it has one, 0.", "Ask for the partitions, or let the SDK do so."},
+	{ReaderPosition, StepRequest, "A reader remembers a place that is behind the end of the log.", "The log is not the one that it has read: remove its checkpoint, or begin at a time."},
+	{ReaderTakenOver, StepSession, "A reader with a higher or the same owner level has the consumer group.", "Nothing, if readers share their work; else give each a consumer group of its own."},
 	{FilesNoStorage, StepRequest, "No storage for file upload is configured; this hub has none.", "Send data as messages, or upload to a storage of your own."},
 
 	{HubUnknown, StepHub, "No hub of this server has that name.", "Use the host name that the hub was created with."},

@@ -48,6 +48,10 @@ func TestArmIotHub(t *testing.T) {
 	if err != nil || len(hubs.Value) != 2 || *hubs.Value[0].Properties.HostName != "hub.example.test" {
 		t.Fatalf("hubs: %+v %v", hubs, err)
 	}
+	events := hubs.Value[0].Properties.EventHubEndpoints["events"]
+	if events == nil || *events.Endpoint != "sb://hub.example.test/" || *events.Path != "hub" || *events.PartitionCount != 1 {
+		t.Errorf("its events are read at %+v", events)
+	}
 	key, err := factory.NewResourceClient().GetKeysForKeyName(ctx, "rg", "hub", "iothubowner", nil)
 	if err != nil || *key.Rights != armiothub.AccessRightsRegistryReadRegistryWriteServiceConnectDeviceConnect {
 		t.Fatalf("key: %+v %v", key, err)

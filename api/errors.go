@@ -114,6 +114,8 @@ var azureErrors = map[signet.Code]azureError{
 	signet.MessageLockLost: {http.StatusPreconditionFailed, 412002, "DeviceMessageLockLost"},
 	signet.FilesNoStorage:  {http.StatusBadRequest, 400014, "DefaultStorageEndpointNotConfigured"},
 
+	"reader": {http.StatusBadRequest, 400004, "ArgumentInvalid"}, // told by AMQP alone
+
 	"route":             {http.StatusBadRequest, 400004, "ArgumentInvalid"},
 	signet.RouteUnknown: {http.StatusNotFound, 404000, "GenericNotFound"},
 	signet.LimitRoutes:  {http.StatusForbidden, 403002, "IotHubQuotaExceeded"},

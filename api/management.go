@@ -31,12 +31,23 @@ type resourceJSON struct {
 		ProvisioningState string         `json:"provisioningState"`
 		HostName          string         `json:"hostName"`
 		Locations         []roleLocation `json:"locations"`
+		// EventHubEndpoints say where messages are read by AMQP, as "events".
+		EventHubEndpoints map[string]eventHubJSON `json:"eventHubEndpoints"`
 	} `json:"properties"`
 	SKU struct {
 		Name     string `json:"name"`
 		Tier     string `json:"tier"`
 		Capacity int    `json:"capacity"`
 	} `json:"sku"`
+}
+
+// eventHubJSON is EventHubProperties: with a policy's key, what an Event Hubs
+// connection string is made of.
+type eventHubJSON struct {
+	PartitionCount int      `json:"partitionCount"`
+	PartitionIDs   []string `json:"partitionIds"`
+	Path           string   `json:"path"`
+	Endpoint       string   `json:"endpoint"`
 }
 
 type roleLocation struct {
@@ -54,6 +65,7 @@ func (c *call) resourceJSON(h signet.Hub) resourceJSON {
 	r.Properties.State, r.Properties.ProvisioningState = "Active", "Succeeded"
 	r.Properties.HostName = h.HostName
 	r.Properties.Locations = []roleLocation{{location, "primary"}}
+	r.Properties.EventHubEndpoints = map[string]eventHubJSON{"events": {1, []string{"0"}, h.Name, "sb://" + h.HostName + "/"}}
 	r.SKU.Name, r.SKU.Tier, r.SKU.Capacity = "S1", "Standard", 1
 	return r
 }

@@ -664,7 +664,10 @@ func (c *amqpConn) tokenCame(r *amqp.Receiver, d *amqp.Delivery) {
 	if e := c.judgePutToken(m); e != nil {
 		c.deny(e)
 		said := told(e)
-		switch description = said.Description; said.Condition {
+		if description = said.Description; c.backEnd != nil { // which is told as much as by HTTPS
+			description = fmt.Sprintf("%s %s (%s) Tracking ID: %s", e.Message, e.Fix, e.Code, e.TrackingID)
+		}
+		switch said.Condition {
 		case amqp.UnauthorizedAccess:
 			status = 401
 		case amqp.DetachForced:

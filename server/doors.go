@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/signet-iot/signet/api"
+	"github.com/signet-iot/signet/backend"
 	"github.com/signet-iot/signet/gateway"
 )
 
@@ -39,8 +40,10 @@ func (s *Server) openDoors(ctx context.Context) (err error) {
 	if s.httpsL, err = net.Listen("tcp", s.cfg.HTTPS); err != nil {
 		return err
 	}
+	s.backEnd = backend.New(backend.Deps{Log: s.hub, Registry: s.registry, Commands: s.commands, Verdicts: s.verdicts,
+		Port: portOf(s.amqpL), Now: s.cfg.Now, Logger: s.log, Registerer: s.metrics})
 	s.mqtt = gateway.NewMQTT(waist{s.hub}, gateway.Config{
-		TLS: s.tlsConfig(), Registrar: registrar{s.provisioning}, Logger: s.log, Traces: s.traces, Registerer: s.metrics, Now: s.cfg.Now,
+		TLS: s.tlsConfig(), Registrar: registrar{s.provisioning}, BackEnd: backEnds{s.backEnd}, Logger: s.log, Traces: s.traces, Registerer: s.metrics, Now: s.cfg.Now,
 	})
 	s.amqp = gateway.NewAMQP(s.mqtt, s.metrics)
 	draining, drain := context.WithCancel(context.Background())
@@ -91,6 +94,14 @@ func (s *Server) listenAMQP(ctx context.Context) (err error) {
 		return nil
 	}
 	return err
+}
+
+// portOf is the port of a listener, 0 when there is none.
+func portOf(l net.Listener) int {
+	if l == nil {
+		return 0
+	}
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // split puts two doors behind one address: what is a device's own path goes to

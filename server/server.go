@@ -20,6 +20,7 @@ import (
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/audit"
 	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/backend"
 	"github.com/signet-iot/signet/commands"
 	"github.com/signet-iot/signet/egress"
 	"github.com/signet-iot/signet/gateway"
@@ -62,6 +63,7 @@ type Server struct {
 
 	mqtt          *gateway.MQTT
 	amqp          *gateway.AMQP
+	backEnd       *backend.Backend // nil until the doors are set up
 	devices       *gateway.HTTPS
 	https         *http.Server
 	mqttL, httpsL net.Listener
@@ -237,6 +239,9 @@ func (s *Server) changed(ctx context.Context, c signet.Change) {
 		s.verdicts.Forget(c.Hub)
 		s.routes.Forget(c.Hub)
 		s.limits.Forget(c.Hub)
+		if s.backEnd != nil {
+			s.backEnd.Forget(c.Hub)
+		}
 	}
 	if c.HubCreated && s.certs != nil {
 		if err := s.loadCertificate(); err != nil {

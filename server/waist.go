@@ -2,11 +2,14 @@ package server
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/backend"
 	"github.com/signet-iot/signet/gateway"
 	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/provisioning"
+	"github.com/signet-iot/signet/wire/amqp"
 )
 
 // waist is the hub as the doors state it: a refusal gives no session at all,
@@ -45,4 +48,11 @@ func (r registrar) Admit(ctx context.Context, c provisioning.Credentials) (gatew
 
 func (r registrar) Refuse(c provisioning.Credentials, err error) *signet.Error {
 	return r.provisioning.Refuse(c, err)
+}
+
+// backEnds is the door of back ends as the one before it states it.
+type backEnds struct{ *backend.Backend }
+
+func (b backEnds) Connect(_ *amqp.Conn, door signet.Door, remote netip.AddrPort, host string) gateway.BackEndConn {
+	return b.Backend.Connect(door, remote, host)
 }
