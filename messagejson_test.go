@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"mime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,7 @@ func byEncoder(m *Message, at Position) ([]byte, error) {
 	kind, _, _ := mime.ParseMediaType(orEmpty(j.SystemProperties["content-type"]))
 	encoding := orEmpty(j.SystemProperties["content-encoding"])
 	switch text := utf8.Valid(m.Body) && (encoding == "" || strings.EqualFold(encoding, "utf-8")); {
-	case text && kind == "application/json" && json.Valid(m.Body):
+	case text && kind == "application/json" && readable(m.Body):
 		j.Body, j.BodyEncoding = json.RawMessage(m.Body), "json"
 	case text:
 		j.Body, j.BodyEncoding = string(m.Body), "utf-8"
@@ -131,4 +132,31 @@ func BenchmarkMessageJSON(b *testing.B) {
 			byEncoder(m, Position{Sequence: 7, Index: 3})
 		}
 	})
+}
+
+// A body may be nested as deeply as encoding/json reads. The line holds it, and
+// what a webhook gets holds the line; who reads them can, too.
+func TestNestedBodyCanBeRead(t *testing.T) {
+	for _, depth := range []int{1, 9_996, 9_997, 9_998, 9_999, 10_000, 10_001} {
+		for open, end := range map[string]string{"[": "]", `{"a":`: "}"} {
+			value := map[string]string{"[": "", `{"a":`: "1"}[open]
+			m := &Message{System: []Property{{Name: "content-type", Value: "application/json"}}, Body: []byte(strings.Repeat(open, depth) + value + strings.Repeat(end, depth))}
+			var sent struct {
+				Messages []struct{ BodyEncoding string }
+			}
+			if err := json.Unmarshal(slices.Concat([]byte(`{"messages":[`), m.JSON(nil, Position{}), []byte("]}")), &sent); err != nil {
+				t.Errorf("%d of %s: %v", depth, open, err)
+			} else if want := map[bool]string{true: "json", false: "utf-8"}[depth <= 9_997]; sent.Messages[0].BodyEncoding != want {
+				t.Errorf("%d of %s: as %s", depth, open, sent.Messages[0].BodyEncoding)
+			}
+		}
+	}
+	several := &Message{System: []Property{{Name: "content-type", Value: "application/json"}}, Body: []byte(strings.Repeat("[],", 50_000) + "[]")}
+	if line := several.JSON(nil, Position{}); !json.Valid(line) || !bytes.Contains(line, []byte(`"bodyEncoding":"utf-8"`)) {
+		t.Error("several values are none")
+	}
+	wide := &Message{System: []Property{{Name: "content-type", Value: "application/json"}}, Body: []byte("[" + strings.Repeat("[],", 50_000) + "[]]")}
+	if !bytes.Contains(wide.JSON(nil, Position{}), []byte(`"bodyEncoding":"json"`)) {
+		t.Error("many lists beside each other are no depth")
+	}
 }
