@@ -179,6 +179,24 @@ func TestHandshakesSharePacer(t *testing.T) {
 	}
 }
 
+// A handshake that panics ends alone: it keeps no turn to compute from others.
+func TestPanicKeepsNoTurn(t *testing.T) {
+	m := plainDoor(t, &fakeWaist{})
+	fault := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { panic("the disk is on fire") }
+	for range cap(m.pacer) + 1 {
+		device, server := net.Pipe()
+		go tls.Client(device, &tls.Config{InsecureSkipVerify: true}).Handshake()
+		func() {
+			defer func() { recover() }()
+			m.greet(server, &tls.Config{GetCertificate: fault}, nil, m.metrics.handshakes)
+		}()
+		device.Close()
+	}
+	if len(m.pacer) > 0 {
+		t.Errorf("%d turns are kept", len(m.pacer))
+	}
+}
+
 // A crowd that comes at once by WebSocket is let in to the last, past a gate that
 // serves four at a time and a lobby with room for eight: each keeps the one turn that
 // it has had.

@@ -85,8 +85,10 @@ func (p *pacedConn) over() {
 func (m *MQTT) greet(socket net.Conn, config *tls.Config, tr *trace.Trace, count *prometheus.CounterVec) (*tls.Conn, error) {
 	paced := &pacedConn{Conn: socket, turns: m.pacer}
 	t := tls.Server(paced, config)
-	err := t.Handshake()
-	paced.over()
+	err := func() error {
+		defer paced.over() // also when it panics
+		return t.Handshake()
+	}()
 	if err != nil {
 		outcome, refusal := judgeHandshake(err)
 		count.WithLabelValues(outcome).Inc()
