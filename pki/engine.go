@@ -53,7 +53,7 @@ func (s *search) engine(path []*link) *signet.Error {
 	if err == nil {
 		return nil
 	}
-	if broken := s.broken(path); broken >= 0 {
+	if broken := s.unproven(path); broken >= 0 {
 		return badSignature(path, broken)
 	}
 	invalid, _ := errors.AsType[x509.CertificateInvalidError](err)

@@ -702,6 +702,30 @@ func TestWorkOfLargeKeys(t *testing.T) {
 	}
 }
 
+// A CA of large keys that is rolled over under one name, without key identifiers, so
+// that only the signatures tell its anchors apart, lets in who is below either.
+func TestLargeKeysRolledOver(t *testing.T) {
+	var roots []*party
+	for range 2 {
+		root := largeParty(t, nil, "Root", true)
+		root.SubjectKeyId = nil
+		roots = append(roots, root)
+	}
+	anchors := NewAnchors(certificates(roots...))
+	for n, root := range roots {
+		above, chain := root, []*party(nil)
+		for length := 1; length < maxPath; length++ {
+			device := largeParty(t, above, "device-1", false)
+			r := PathRequest{Chain: certificates(append([]*party{device}, chain...)...), Time: noon, MaxDepth: -1}
+			if path, err := anchors.Validate(r); err != nil || !path[len(path)-1].Equal(root.Certificate) {
+				t.Errorf("%d certificates below anchor %d: %v", length, n, err)
+			}
+			above = largeParty(t, above, numbered(length), true)
+			chain = append([]*party{above}, chain...)
+		}
+	}
+}
+
 // BenchmarkImpostor tells what a stranger can cost who knows the name of a CA.
 func BenchmarkImpostor(b *testing.B) {
 	anchors := NewAnchors(certificates(largeParty(b, nil, "Root", true)))
