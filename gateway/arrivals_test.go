@@ -188,7 +188,7 @@ func TestPanicKeepsNoTurn(t *testing.T) {
 		go tls.Client(device, &tls.Config{InsecureSkipVerify: true}).Handshake()
 		func() {
 			defer func() { recover() }()
-			m.greet(server, &tls.Config{GetCertificate: fault}, nil, m.metrics.handshakes)
+			m.greet(server, &tls.Config{GetCertificate: fault}, nil, NewHTTPS(m, nil).handshakes)
 		}()
 		device.Close()
 	}
