@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -96,9 +97,16 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Cause }
 
 // Clip shortens text that a client sent to at most 128 bytes, for messages and
-// logs: enough to recognise, too little to flood.
+// logs: enough to recognise, too little to flood. Nothing of it is told from where a
+// token has its signature or a connection string its key: people write them where a
+// name belongs.
 func Clip(s string) string {
 	const most = 128
+	for _, secret := range [...]string{"sig=", "SharedAccessKey="} {
+		if at := strings.Index(s, secret); at >= 0 {
+			s = s[:at+len(secret)] + "…"
+		}
+	}
 	if len(s) <= most {
 		return s
 	}

@@ -176,3 +176,20 @@ func TestCodes(t *testing.T) {
 		}
 	}
 }
+
+// TestClip: what a client wrote is told short, and without what is secret in it.
+func TestClip(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                    "",
+		"press-17":                            "press-17",
+		strings.Repeat("x", 128):              strings.Repeat("x", 128),
+		strings.Repeat("x", 129):              strings.Repeat("x", 128) + "…",
+		"SharedAccessSignature sr=h&sig=abc":  "SharedAccessSignature sr=h&sig=…",
+		"HostName=h;SharedAccessKey=abc":      "HostName=h;SharedAccessKey=…",
+		strings.Repeat("x", 126) + "&sig=abc": strings.Repeat("x", 126) + "&s…",
+	} {
+		if got := signet.Clip(text); got != want {
+			t.Errorf("%q is told as %q", text, got)
+		}
+	}
+}

@@ -326,7 +326,7 @@ func (c *amqpConn) farewell(why error) {
 	} else if c.backEnd == nil {
 		c.metrics.connects.WithLabelValues(code).Inc()
 	}
-	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", signet.IdentityName(c.subject.deviceID, c.subject.moduleID), "reason", why)
+	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", signet.Clip(signet.IdentityName(c.subject.deviceID, c.subject.moduleID)), "reason", why)
 }
 
 func (c *amqpConn) leaveGate() {

@@ -783,7 +783,7 @@ func (c *conn) farewell(why error) {
 	case c.talk == nil:
 		c.metrics.connects.WithLabelValues(code).Inc()
 	}
-	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", c.topics.prefix, "reason", why)
+	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", signet.Clip(c.topics.prefix), "reason", why)
 }
 
 // part parts with the device. A DISCONNECT discards the will [MQTT-3.14.4-3]; every

@@ -1,0 +1,324 @@
+package hostile_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	client "github.com/Azure/go-amqp"
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/authority"
+	"github.com/signet-iot/signet/internal/hubtest"
+	"github.com/signet-iot/signet/server"
+)
+
+// amqp connects by AMQP; the connection is closed when the test ends.
+func (a *arena) amqp(t *testing.T, conf *tls.Config, sasl client.SASLType) (*client.Conn, *client.Session, error) {
+	t.Helper()
+	nc, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", a.AMQPAddr(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := client.NewConn(ctx, nc, &client.ConnOptions{HostName: host, SASLType: sasl})
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := c.NewSession(ctx, nil)
+	return c, s, err
+}
+
+// attach attaches a link on which the client sends.
+func attach(t *testing.T, s *client.Session, address string) (*client.Sender, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	return s.NewSender(ctx, address, nil)
+}
+
+// token makes one of a device's key, or of a policy's.
+func token(t *testing.T, resource, policy, key string) string {
+	t.Helper()
+	text, err := signet.SignSAS(resource, policy, key, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// unkeyed makes one with the MAC of an empty key.
+func unkeyed(resource, policy string) string {
+	expiry := strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10)
+	mac := hmac.New(sha256.New, nil)
+	mac.Write([]byte(resource + "\n" + expiry))
+	return "SharedAccessSignature sr=" + resource + "&sig=" + url.QueryEscape(base64.StdEncoding.EncodeToString(mac.Sum(nil))) + "&se=" + expiry + "&skn=" + policy
+}
+
+// put puts a token to $cbs and gives the status.
+func put(t *testing.T, s *client.Session, name, token string) int32 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	in, err := s.NewReceiver(ctx, "$cbs", &client.ReceiverOptions{TargetAddress: "answers"})
+	if err != nil {
+		return 0
+	}
+	defer in.Close(ctx)
+	out, err := s.NewSender(ctx, "$cbs", nil)
+	if err != nil {
+		return 0
+	}
+	defer out.Close(ctx)
+	to := "answers"
+	if err := out.Send(ctx, &client.Message{Value: token, Properties: &client.MessageProperties{MessageID: "1", ReplyTo: &to},
+		ApplicationProperties: map[string]any{"operation": "put-token", "type": "servicebus.windows.net:sastoken", "name": name}}, nil); err != nil {
+		return 0
+	}
+	m, err := in.Receive(ctx, nil)
+	if err != nil {
+		return 0
+	}
+	status, _ := m.ApplicationProperties["status-code"].(int32)
+	return status
+}
+
+func events(id string) string { return "/devices/" + id + "/messages/events" }
+
+// TestAMQPWrong: nobody is let in as somebody else.
+func TestAMQPWrong(t *testing.T) {
+	a := open(t)
+	mine := a.device(t, "mine", a.factory.Device(t, "mine"))
+	a.CADevice(t, tenant, "other")
+	keyed, err := a.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "keyed", Auth: signet.Authentication{Type: signet.AuthSAS}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := a.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "keyed", ModuleID: "m", Auth: signet.Authentication{Type: signet.AuthSAS}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger := a.presenting(hubtest.NewCA(t, "Stranger Root").Device(t, "mine"))
+	bare := a.ClientTLS()
+	byKey := func(id, moduleID string, of signet.Identity) string {
+		resource := host + "/devices/" + id
+		if moduleID != "" {
+			resource += "/modules/" + moduleID
+		}
+		return token(t, resource, "", of.Auth.PrimaryKey)
+	}
+	anonymous, external := client.SASLTypeAnonymous(), client.SASLTypeExternal("")
+	for name, c := range map[string]struct {
+		conf    *tls.Config
+		sasl    client.SASLType
+		name    string // of the token that is put first; "" for none
+		token   string
+		address string
+		let     bool
+	}{
+		"its own":                                {conf: mine, address: events("mine"), let: true},
+		"its own, by EXTERNAL":                   {conf: mine, sasl: external, address: events("mine"), let: true},
+		"its own, by ANONYMOUS":                  {conf: mine, sasl: anonymous, address: events("mine"), let: true},
+		"the address of another":                 {conf: mine, address: events("other")},
+		"the address of another, by EXTERNAL":    {conf: mine, sasl: external, address: events("other")},
+		"in another case":                        {conf: mine, address: events("Mine")},
+		"a module that there is not":             {conf: mine, address: "/devices/mine/modules/m/messages/events"},
+		"a stranger's certificate":               {conf: stranger, address: events("mine")},
+		"a stranger's certificate, EXTERNAL":     {conf: stranger, sasl: external, address: events("mine")},
+		"nothing":                                {conf: bare, address: events("mine")},
+		"EXTERNAL with nothing":                  {conf: bare, sasl: external, address: events("mine")},
+		"ANONYMOUS":                              {conf: bare, sasl: anonymous, address: events("keyed")},
+		"a device of keys, by certificate":       {conf: a.presenting(a.factory.Device(t, "keyed")), address: events("keyed")},
+		"a key":                                  {conf: bare, token: byKey("keyed", "", keyed), name: "x", address: events("keyed"), let: true},
+		"a key of a device, for its module":      {conf: bare, token: byKey("keyed", "m", keyed), name: "x", address: "/devices/keyed/modules/m/messages/events"},
+		"a key of a module, for its device":      {conf: bare, token: byKey("keyed", "", module), name: "x", address: events("keyed")},
+		"a module":                               {conf: bare, token: byKey("keyed", "m", module), name: "x", address: "/devices/keyed/modules/m/messages/events", let: true},
+		"a module, at the address of its device": {conf: bare, token: byKey("keyed", "m", module), name: "x", address: events("keyed")},
+		"a token, at the address of another":     {conf: bare, token: byKey("keyed", "", keyed), name: host + "/devices/other", address: events("other")},
+		"a token for a name that is another's":   {conf: mine, token: byKey("keyed", "", keyed), name: host + "/devices/mine", address: events("mine")},
+		"a token of a key for one of a CA":       {conf: bare, token: byKey("mine", "", keyed), name: "x", address: events("mine")},
+		"a device's token, at a back end's node": {conf: bare, token: byKey("keyed", "", keyed), name: "x", address: "/messages/devicebound"},
+		"a certificate, at a back end's node":    {conf: mine, address: "/messages/devicebound"},
+		"nothing, at a back end's node":          {conf: bare, address: "/messages/devicebound"},
+		"a device's key for a policy's token":    {conf: bare, token: token(t, host, "iothubowner", keyed.Auth.PrimaryKey), name: "x", address: "/messages/devicebound"},
+		"no key for a policy that is not there":  {conf: bare, token: unkeyed(host, "nobody"), name: "x", address: "/messages/devicebound"},
+		"a policy of another hub":                {conf: bare, token: token(t, "elsewhere", a.Owner.SharedAccessKeyName, a.Owner.SharedAccessKey), name: "x", address: "/messages/devicebound"},
+		"the owner's token as a device of a CA":  {conf: bare, token: token(t, host, a.Owner.SharedAccessKeyName, a.Owner.SharedAccessKey), name: host + "/devices/mine", address: events("mine")},
+	} {
+		a.line(t, name, func(t *testing.T) {
+			conn, s, err := a.amqp(t, c.conf, c.sasl)
+			if err == nil && c.token != "" {
+				put(t, s, c.name, c.token)
+			}
+			var l *client.Sender
+			if err == nil {
+				l, err = attach(t, s, c.address)
+			}
+			if let := err == nil; let != c.let {
+				t.Fatalf("let in: %v (%v)", let, err)
+			}
+			if !c.let {
+				return
+			}
+			if err := l.Send(t.Context(), client.NewMessage([]byte("x")), nil); err != nil {
+				t.Error(err)
+			}
+			if _, err := attach(t, s, events("other")); err == nil {
+				t.Error("it has a link of another device too")
+			}
+			if _, err := attach(t, s, "/messages/devicebound"); err == nil {
+				t.Error("it has a link of a back end too")
+			}
+			conn.Close()
+		})
+	}
+	if n := len(a.kept(t, "other")); n > 0 {
+		t.Errorf("%d messages of the other", n)
+	}
+}
+
+// TestAMQPRightIsLost: as TestRightIsLost, and within a second.
+func TestAMQPRightIsLost(t *testing.T) {
+	a := open(t)
+	for name, lose := range map[string]func(*testing.T, signet.CACertificate, signet.Identity) error{
+		"the CA is removed": func(t *testing.T, ca signet.CACertificate, _ signet.Identity) error {
+			return a.Authority().Delete(t.Context(), tenant, ca.Name, ca.ETag)
+		},
+		"the device is disabled": func(t *testing.T, _ signet.CACertificate, i signet.Identity) error {
+			i.Status = signet.Disabled
+			_, err := a.Registry().Replace(t.Context(), i, i.ETag)
+			return err
+		},
+		"the device is deleted": func(t *testing.T, _ signet.CACertificate, i signet.Identity) error {
+			return a.Registry().Delete(t.Context(), tenant, i.DeviceID, "", i.ETag)
+		},
+	} {
+		a.line(t, name, func(t *testing.T) {
+			root := hubtest.NewCA(t, "Doomed Root")
+			ca := a.Trust(t, tenant, root)
+			id := "doomed-" + ca.ETag
+			i := a.CADevice(t, tenant, id)
+			conf := a.ClientTLS(root.Device(t, id))
+			c, s, err := a.amqp(t, conf, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := attach(t, s, events(id)); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			if err := lose(t, ca, i); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-c.Done():
+			case <-time.After(patience):
+				t.Fatal("the connection is not closed")
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("cut after %v", took)
+			}
+			if _, s, err := a.amqp(t, conf, nil); err == nil {
+				if _, err := attach(t, s, events(id)); err == nil {
+					t.Error("let in afterwards")
+				}
+			}
+		})
+	}
+}
+
+// TestAMQPSecrets: no token, good or bad, and wherever it was written, is in the log,
+// the traces or the verdicts.
+func TestAMQPSecrets(t *testing.T) {
+	log := &syncBuffer{}
+	a := open(t, func(c *server.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	keyed, err := a.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "keyed", Auth: signet.Authentication{Type: signet.AuthSAS}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := token(t, host+"/devices/keyed", "", keyed.Auth.PrimaryKey)
+	bad := token(t, host+"/devices/keyed", "", a.Owner.SharedAccessKey)
+	owner := token(t, host, a.Owner.SharedAccessKeyName, a.Owner.SharedAccessKey)
+	for _, text := range []string{good, bad, owner, good + "&x=y", strings.TrimPrefix(bad, "SharedAccessSignature ")} {
+		for _, sasl := range []client.SASLType{client.SASLTypePlain("keyed@sas."+host, text), client.SASLTypePlain(text, "keyed@sas."+host), client.SASLTypePlain(text+"@sas."+host, text)} {
+			if _, s, err := a.amqp(t, a.ClientTLS(), sasl); err == nil {
+				attach(t, s, events("keyed"))
+			}
+		}
+		for _, name := range []string{"x", host + "/devices/keyed", text} {
+			if _, s, err := a.amqp(t, a.ClientTLS(), nil); err == nil {
+				put(t, s, name, text)
+				attach(t, s, events("keyed"))
+			}
+		}
+	}
+	r, err := http.Get("http://" + a.AdminAddr() + "/debug/traces")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	traces, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "the verdicts are on record", func() bool { return a.verdict(t, "keyed").Code != "" })
+	vs, err := a.Verdicts().List(t.Context(), authority.VerdictQuery{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, err := a.Verdicts().List(t.Context(), authority.VerdictQuery{Hub: tenant, Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	vs = append(vs, of...)
+	verdicts, err := json.Marshal(vs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(vs) == 0 || !bytes.Contains(traces, []byte("AMQP")) && !bytes.Contains(traces, []byte("amqp")) {
+		t.Fatalf("nothing is told: %d verdicts", len(vs))
+	}
+	for _, text := range []string{good, bad, owner} {
+		_, sig, _ := strings.Cut(text, "sig=")
+		sig, _, _ = strings.Cut(sig, "&")
+		for where, told := range map[string]string{"the log": log.String(), "the traces": string(traces), "the verdicts": string(verdicts)} {
+			if at := strings.Index(told, sig[:12]); at >= 0 {
+				t.Errorf("%s: …%s…", where, told[max(0, at-200):min(len(told), at+60)])
+			}
+		}
+	}
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
