@@ -107,3 +107,43 @@ func TestUAMQP(t *testing.T) {
 		t.Errorf("verdict %s", got)
 	}
 }
+
+// TestUAMQPBackEnd: a back end by the stack under Azure's command line and its SDK for
+// Python: redirected, reading, and sending to a device.
+func TestUAMQPBackEnd(t *testing.T) {
+	h := hubtest.Start(t)
+	i, err := h.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "press-17"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signet.SignSAS("localhost/devices/press-17", "", i.Auth.PrimaryKey, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := h.Hub().Connect(t.Context(), hub.Credentials{Door: signet.DoorMQTT, Host: "localhost", DeviceID: "press-17", Token: token}, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{"one", "two", "three"} {
+		done := make(chan error, 1)
+		s.Send(t.Context(), &signet.Message{Body: []byte(body)}, func(err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	token, err = signet.SignSAS("localhost", h.Owner.SharedAccessKeyName, h.Owner.SharedAccessKey, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, status := python(t, "uamqp", "backend_uamqp.py", port(h.AMQPAddr()), token, "3", "press-17", h.CAFile)
+	want := "redirected to localhost " + port(h.AMQPAddr()) + " amqps://localhost:" + port(h.AMQPAddr()) + "/hub/$management\npartitions 1 ['0']\n" +
+		"read one 512 512 press-17\nread two 1024 1024 press-17\nread three 1536 1536 press-17\nsent "
+	if status != 0 || !strings.Contains(out, want) {
+		t.Fatalf("exit %d: %s, want %s", status, out, want)
+	}
+	queue := signet.CommandQueue{Hub: tenant, DeviceID: "press-17", GenerationID: i.GenerationID}
+	c, err := h.Commands().Receive(t.Context(), queue, 0)
+	if err != nil || c == nil || c.MessageID != "m-1" || string(c.Body) != "hello" || c.Ack != signet.AckFull || c.Properties[0] != (signet.Property{Name: "level", Value: "3"}) {
+		t.Errorf("the device gets %+v, %v", c, err)
+	}
+}
