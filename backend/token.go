@@ -2,6 +2,7 @@ package backend
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -138,18 +139,23 @@ func (g grant) covers(path string) bool {
 // before the link is told to the client.
 func (c *Conn) expire(l *amqp.Link, n node, until time.Time) {
 	var timer *time.Timer
+	var gone atomic.Bool
 	timer = time.AfterFunc(time.Hour, func() { // to be set when there is a timer to set again
 		until, err := c.allowed(n)
-		if err != nil {
+		switch {
+		case gone.Load():
+		case err != nil:
 			l.Detach(c.refuse(err))
-			timer.Reset(time.Second) // should the link not have been there yet
-			return
+		default:
+			if timer.Reset(until.Sub(c.Now())); gone.Load() {
+				timer.Stop() // it went meanwhile: as a rule the connection ends with its token too
+			}
 		}
-		timer.Reset(until.Sub(c.Now()))
 	})
 	timer.Reset(until.Sub(c.Now()))
 	before := l.Detached
 	l.Detached = func(err *amqp.Error) {
+		gone.Store(true)
 		timer.Stop()
 		if before != nil {
 			before(err)
