@@ -450,22 +450,28 @@ func (c *Conn) startWriting() {
 	}
 }
 
+// sayAccepted says what has been accepted. It is called with mu held.
+func (c *Conn) sayAccepted() {
+	for _, s := range c.accepting {
+		s.sayAccepted()
+	}
+	c.accepting = c.accepting[:0]
+}
+
 // write fetches and writes until there is nothing left of either.
 func (c *Conn) write() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
 		if (c.woken || c.draining > 0) && !c.over {
+			c.sayAccepted() // that a request is accepted, before its answer
 			c.woken = false
 			c.mu.Unlock()
 			c.h.Fetch()
 			c.mu.Lock()
 			c.drain()
 		}
-		for _, s := range c.accepting {
-			s.sayAccepted()
-		}
-		c.accepting = c.accepting[:0]
+		c.sayAccepted()
 		if len(c.out) == 0 {
 			if c.woken && !c.over {
 				continue
@@ -513,10 +519,7 @@ func (c *Conn) finish(err error) {
 	if c.ended != nil {
 		c.await(c.patience, func() bool { return c.taken > 0 })
 	}
-	for _, s := range c.accepting {
-		s.sayAccepted()
-	}
-	c.accepting = nil
+	c.sayAccepted()
 	c.over = true
 	if c.pulse != nil {
 		c.pulse.Stop()
