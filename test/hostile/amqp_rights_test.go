@@ -29,6 +29,11 @@ import (
 // amqp connects by AMQP; the connection is closed when the test ends.
 func (a *arena) amqp(t *testing.T, conf *tls.Config, sasl client.SASLType) (*client.Conn, *client.Session, error) {
 	t.Helper()
+	return a.amqpTo(t, host, conf, sasl)
+}
+
+func (a *arena) amqpTo(t *testing.T, host string, conf *tls.Config, sasl client.SASLType) (*client.Conn, *client.Session, error) {
+	t.Helper()
 	nc, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", a.AMQPAddr(), conf)
 	if err != nil {
 		t.Fatal(err)
@@ -190,6 +195,105 @@ func TestAMQPWrong(t *testing.T) {
 	if n := len(a.kept(t, "other")); n > 0 {
 		t.Errorf("%d messages of the other", n)
 	}
+}
+
+// TestAMQPTenants: a back end sees and reaches its own hub, whatever it writes; and
+// when that hub is gone, nothing within a second.
+func TestAMQPTenants(t *testing.T) {
+	a := open(t) // where the honest device has published
+	other, err := a.Registry().CreateHub(t.Context(), "other", "other.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Registry().Create(t.Context(), signet.Identity{Hub: "other", DeviceID: "theirs", Auth: signet.Authentication{Type: signet.AuthSAS}}); err != nil {
+		t.Fatal(err)
+	}
+	owner := other.Policies[0]
+	theirs := func(resource string) string { return token(t, resource, owner.Name, owner.PrimaryKey) }
+	ours := token(t, host, a.Owner.SharedAccessKeyName, a.Owner.SharedAccessKey)
+	bare := a.ClientTLS()
+	for name, c := range map[string]struct {
+		host, token string
+		want        int32
+	}{
+		"its token at its hub":                       {"other.test", theirs("other.test"), 200},
+		"its token at ours":                          {host, theirs("other.test"), 401},
+		"its key for our name at ours":               {host, theirs(host), 401},
+		"its key for our name at its hub":            {"other.test", theirs(host), 401},
+		"our token at its hub":                       {"other.test", ours, 401},
+		"its token where there is no hub":            {"nowhere.test", theirs("nowhere.test"), 401},
+		"its token for another's name below its own": {"other.test", theirs("other.test.localhost"), 401},
+	} {
+		a.line(t, name, func(t *testing.T) {
+			_, s, err := a.amqpTo(t, c.host, bare, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := put(t, s, "x", c.token); got != c.want {
+				t.Errorf("%d", got)
+			}
+		})
+	}
+	conn, s, err := a.amqpTo(t, "other.test", bare, nil)
+	if err != nil || put(t, s, "x", theirs("other.test")) != 200 {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"hub/ConsumerGroups/$Default/Partitions/0", "amqps://localhost/hub/ConsumerGroups/$Default/Partitions/0", "hub/$management", "other/../hub/ConsumerGroups/$Default/Partitions/0", "other%2F..%2Fhub/ConsumerGroups/$Default/Partitions/0"} {
+		if _, err := s.NewReceiver(t.Context(), address, nil); err == nil {
+			t.Errorf("it has a link to %s", address)
+		}
+	}
+	log, err := s.NewReceiver(t.Context(), "amqps://localhost/messages/events/ConsumerGroups/$Default/Partitions/0", &client.ReceiverOptions{Credit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, over := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer over()
+	if m, err := log.Receive(short, nil); err == nil {
+		t.Errorf("it reads %v %s", m.Annotations, m.GetData())
+	}
+	feedback, err := s.NewReceiver(t.Context(), "/messages/serviceBound/feedback", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := attach(t, s, "/messages/devicebound")
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(to string) error {
+		return out.Send(t.Context(), &client.Message{Data: [][]byte{{1}}, Properties: &client.MessageProperties{To: &to}}, nil)
+	}
+	if err := send("amqps://localhost/devices/honest/messages/devicebound"); err == nil {
+		t.Error("it sends to our device")
+	}
+	if err := send("/devices/theirs/messages/devicebound"); err != nil {
+		t.Error(err)
+	}
+	began := time.Now()
+	if err := a.Registry().DeleteHub(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []*client.Receiver{log, feedback} {
+		if m, err := l.Receive(t.Context(), nil); err == nil {
+			t.Errorf("it reads %v", m.Annotations)
+		}
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("cut after %v", took)
+	}
+	if err := send("/devices/theirs/messages/devicebound"); err == nil {
+		t.Error("it sends to a device of a hub that is gone")
+	}
+	if _, err := a.Registry().CreateHub(t.Context(), "other", "other.test"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.NewReceiver(t.Context(), "other/ConsumerGroups/$Default/Partitions/0", nil); err == nil {
+		t.Error("it has a link at a later hub of the name")
+	}
+	if got := put(t, s, "x", theirs("other.test")); got == 200 {
+		t.Error("its token counts at a later hub of the name")
+	}
+	conn.Close()
 }
 
 // TestAMQPRightIsLost: as TestRightIsLost, and within a second.
