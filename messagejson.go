@@ -135,3 +135,23 @@ func appendText[T string | []byte](dst []byte, s T) []byte {
 	}
 	return append(append(dst, s[from:]...), '"')
 }
+
+// feedbackJSON is one record of feedback, as Azure's service SDKs read it.
+type feedbackJSON struct {
+	OriginalMessageID  string  `json:"originalMessageId"`
+	DeviceID           string  `json:"deviceId"`
+	ModuleID           string  `json:"moduleId,omitempty"`
+	DeviceGenerationID string  `json:"deviceGenerationId"`
+	Description        Outcome `json:"description"`
+	StatusCode         Outcome `json:"statusCode"`
+	EnqueuedTimeUTC    string  `json:"enqueuedTimeUtc"`
+}
+
+// FeedbackJSON writes a batch of feedback as back ends read it: an array of records.
+func FeedbackJSON(records []Feedback) (json.RawMessage, error) {
+	list := make([]feedbackJSON, len(records))
+	for i, f := range records {
+		list[i] = feedbackJSON{f.MessageID, f.DeviceID, f.ModuleID, f.GenerationID, f.Outcome, f.Outcome, AzureTime(f.Time)}
+	}
+	return json.Marshal(list)
+}

@@ -85,17 +85,6 @@ func (c *call) purgeCommands() error {
 	}{queue.DeviceID, nil, n})
 }
 
-// feedbackJSON is one record of feedback, as Azure's service SDKs read it.
-type feedbackJSON struct {
-	OriginalMessageID  string         `json:"originalMessageId"`
-	DeviceID           string         `json:"deviceId"`
-	ModuleID           string         `json:"moduleId,omitempty"`
-	DeviceGenerationID string         `json:"deviceGenerationId"`
-	Description        signet.Outcome `json:"description"`
-	StatusCode         signet.Outcome `json:"statusCode"`
-	EnqueuedTimeUTC    string         `json:"enqueuedTimeUtc"`
-}
-
 // GET /messages/serviceBound/feedback gives out the oldest feedback of the hub, at
 // most 100 records in one batch: an array, locked for a minute by the token in the
 // ETag; 204 when there is none.
@@ -107,9 +96,9 @@ func (c *call) receiveFeedback() error {
 	if len(records) == 0 {
 		return c.done(http.StatusNoContent)
 	}
-	list := make([]feedbackJSON, len(records))
-	for i, f := range records {
-		list[i] = feedbackJSON{f.MessageID, f.DeviceID, f.ModuleID, f.GenerationID, f.Outcome, f.Outcome, azureTime(f.Time)}
+	list, err := signet.FeedbackJSON(records)
+	if err != nil {
+		return err
 	}
 	c.w.Header().Set("ETag", `"`+token+`"`)
 	return c.answer(http.StatusOK, list)

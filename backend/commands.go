@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"net/url"
 	"strconv"
 	"strings"
@@ -238,17 +237,6 @@ func propertyText(v any) (string, bool) {
 // feedbackType is the content type of a batch of feedback.
 const feedbackType amqp.Symbol = "application/vnd.microsoft.iothub.feedback.json"
 
-// feedbackJSON is one record of feedback, as Azure's service SDKs read it.
-type feedbackJSON struct {
-	OriginalMessageID  string         `json:"originalMessageId"`
-	DeviceID           string         `json:"deviceId"`
-	ModuleID           string         `json:"moduleId,omitempty"`
-	DeviceGenerationID string         `json:"deviceGenerationId"`
-	Description        signet.Outcome `json:"description"`
-	StatusCode         signet.Outcome `json:"statusCode"`
-	EnqueuedTimeUTC    string         `json:"enqueuedTimeUtc"`
-}
-
 // giveFeedback takes a link on which feedback is received: batch after batch, as
 // the client gives credit, each locked until the client settles it.
 func (c *Conn) giveFeedback(s *amqp.Sender) {
@@ -293,11 +281,7 @@ func (c *Conn) sendFeedback(ctx context.Context, s *amqp.Sender) (given bool, er
 	if err != nil || len(records) == 0 {
 		return false, err
 	}
-	list := make([]feedbackJSON, len(records))
-	for i, f := range records {
-		list[i] = feedbackJSON{f.MessageID, f.DeviceID, f.ModuleID, f.GenerationID, f.Outcome, f.Outcome, signet.AzureTime(f.Time)}
-	}
-	body, err := json.Marshal(list)
+	body, err := signet.FeedbackJSON(records)
 	if err != nil {
 		return false, err
 	}
