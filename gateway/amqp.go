@@ -572,7 +572,7 @@ func (c *amqpConn) letInDevice(s subject, token, client string) *signet.Error {
 	err := c.apart(func() (err error) {
 		ctx, cancel := context.WithTimeout(c.door.ctx, handshakeTime)
 		defer cancel()
-		session, err = c.door.waist.Connect(ctx, c.credentials(token, client), c.conn.Wake)
+		session, err = c.door.waist.Connect(ctx, c.credentials(token, client), c.wake)
 		return err
 	})
 	if err == nil && session.Principal().RenewOnly {
@@ -602,6 +602,21 @@ func (c *amqpConn) letInDevice(s subject, token, client string) *signet.Error {
 	c.door.log.Debug("connected", "door", c.via, "remote", c.remote, "hub", p.Hub, "device", signet.IdentityName(s.deviceID, s.moduleID), "auth", p.Auth)
 	c.conn.Wake() // what it woke us for meanwhile
 	return nil
+}
+
+// wake is called when the session has something for us. That it is over is not left
+// to whoever writes, and may be waiting for a device that reads nothing.
+func (c *amqpConn) wake() {
+	c.mu.Lock()
+	session := c.session
+	c.mu.Unlock()
+	if session != nil {
+		if err := session.Ended(); err != nil {
+			c.end(err)
+			return
+		}
+	}
+	c.conn.Wake()
 }
 
 func (c *amqpConn) credentials(token, client string) hub.Credentials {

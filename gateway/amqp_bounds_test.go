@@ -12,6 +12,7 @@ import (
 
 	client "github.com/Azure/go-amqp"
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/wire/mqtt"
 )
 
 // inBubble runs a test with a door and a device that is let in, in a bubble whose
@@ -148,4 +149,100 @@ func TestAMQPComesAndGoes(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestCutUnread: who loses its session is gone within a second, also when it reads
+// nothing of what is being written.
+func TestCutUnread(t *testing.T) {
+	begin := map[string]func(*testing.T, *MQTT, net.Conn) connection{
+		"AMQP": func(t *testing.T, m *MQTT, server net.Conn) connection {
+			c := newAMQPConn(NewAMQP(m, nil), server)
+			c.sni = "hub.example.test"
+			return c
+		},
+		"MQTT": func(t *testing.T, m *MQTT, server net.Conn) connection { return newConn(m, server) },
+	}
+	connect := map[string]func(*testing.T, net.Conn) func(){
+		"AMQP": func(t *testing.T, device net.Conn) func() {
+			c, err := dialAMQP(t, device, byPassword("press-17@sas.hub"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := c.NewSession(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := aSender(t, s, "/devices/press-17/messages/events")
+			return func() { l.SendWithReceipt(t.Context(), client.NewMessage([]byte("x")), nil) }
+		},
+		"MQTT": func(t *testing.T, device net.Conn) func() {
+			device.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, KeepAlive: 60, ClientID: "press-17",
+				HasUsername: true, Username: "hub.example.test/press-17/?api-version=2021-04-12"}))
+			if _, err := mqtt.NewClientReader(device, 1<<10).Next(); err != nil {
+				t.Fatal(err)
+			}
+			return func() { device.Write(mqtt.AppendPingreq(nil)) }
+		},
+	}
+	for name := range begin {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &fakeWaist{}
+				m := newMQTT(w, Config{Logger: discard})
+				device, server := net.Pipe()
+				deaf := &deafConn{Conn: device, deaf: make(chan struct{}), over: make(chan struct{})}
+				m.serve(begin[name](t, m, server))
+				say := connect[name](t, deaf)
+				synctest.Wait()
+				close(deaf.deaf)
+				synctest.Wait()
+				say()
+				synctest.Wait()
+				began := time.Now()
+				w.last().end(signet.Refuse(signet.CertRevoked, "Revoked."))
+				m.lives.Wait()
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("gone after %v", took)
+				}
+				close(deaf.over)
+				device.Close()
+				shutDown(t, m)
+			})
+		})
+	}
+}
+
+// A deafConn reads nothing any more once it is told to.
+type deafConn struct {
+	net.Conn
+	deaf, over chan struct{}
+}
+
+func (c *deafConn) Read(p []byte) (int, error) {
+	select {
+	case <-c.deaf:
+		<-c.over
+		return 0, net.ErrClosed
+	default:
+	}
+	c.Conn.SetReadDeadline(time.Time{})
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-c.deaf:
+			c.Conn.SetReadDeadline(time.Now())
+		case <-done:
+		}
+	}()
+	n, err := c.Conn.Read(p)
+	if n == 0 && err != nil {
+		select {
+		case <-c.deaf:
+			<-c.over
+			return 0, net.ErrClosed
+		default:
+		}
+	}
+	return n, err
 }

@@ -581,10 +581,16 @@ func (c *conn) unsubscribe(p *mqtt.Unsubscribe) error {
 	return nil
 }
 
-// wake is called when the session has something for us.
+// wake is called when the session has something for us. That it is over is not left
+// to whoever writes, and may be waiting for a device that reads nothing.
 func (c *conn) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.writing && c.session != nil {
+		if err := c.session.Ended(); err != nil {
+			c.endLocked(err)
+		}
+	}
 	c.woken = true
 	c.startWriting()
 }
