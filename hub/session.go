@@ -47,7 +47,8 @@ type Session struct {
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
 	p := new(j.principal) // a copy: the judgement holds the whole path
 	s := &Session{hub: h, principal: p, remote: c.Remote.Addr(), method: p.AuthMethod(), model: signet.Clip(c.ModelID), wake: wake}
-	s.witness.Store(&j.witness)
+	witness := j.witness // a copy, too
+	s.witness.Store(&witness)
 	if !p.Expires.IsZero() {
 		s.expires.Store(&p.Expires)
 	}

@@ -73,8 +73,9 @@ func (s *Session) Prolong(ctx context.Context, c Credentials) error {
 	if err != nil {
 		return h.refused(c, err)
 	}
-	s.witness.Store(&j.witness)
-	s.expires.Store(&j.principal.Expires)
+	witness, expires := j.witness, j.principal.Expires // copies, as in newSession
+	s.witness.Store(&witness)
+	s.expires.Store(&expires)
 	// As when it was begun: whatever has changed meanwhile is looked at again.
 	if h.changes.Load() != changes {
 		if err := h.review(ctx, s); err != nil {
