@@ -24,12 +24,14 @@ const (
 	// readPause lies between tries to reach the log.
 	readPause = 200 * time.Millisecond
 	// readTurn is how many records are given out before others have their turn on the
-	// processor, some 50 µs. An acknowledgement goes through half a dozen goroutines;
+	// processor, some 25 µs. An acknowledgement goes through half a dozen goroutines;
 	// behind one that reads a backlog as fast as it can, each would wait 10 ms.
-	readTurn = 16
+	readTurn = 8
 	// readBeside is how long after a batch was stored a reader still steps back: it
-	// rests as long as it has worked.
+	// rests readRest times as long as it has worked. That is still several times as
+	// fast as messages come, so that it reaches the end.
 	readBeside = 100 * time.Millisecond
+	readRest   = 3
 	// clockSkew is how far the clock of a NATS server may be ahead of ours: by its
 	// clock a start in time is found, by ours the records are then chosen.
 	clockSkew = time.Minute
@@ -139,7 +141,7 @@ func (r *reader) consume(ctx context.Context) (err error) {
 			return err
 		}
 		if now := time.Now(); now.UnixNano()-r.m.stored.Load() < int64(readBeside) {
-			pause(ctx, now.Sub(began))
+			pause(ctx, readRest*now.Sub(began))
 		}
 	}
 }
