@@ -100,7 +100,7 @@ func FuzzMessageJSON(f *testing.F) {
 		at := Position{Sequence: 7, Index: 3}
 		want, err := byEncoder(m, at)
 		if err != nil {
-			t.Skip("encoding/json does not write it") // JSON nested too deeply
+			t.Fatal(err) // a body that it does not write is told as text
 		}
 		before := append([]Property(nil), all...)
 		if got := m.JSON([]byte("before "), at); string(got) != "before "+string(want) {

@@ -49,7 +49,7 @@ func (s *Server) openAdmin() (err error) {
 			s.cfg.HostName, s.MQTTAddr(), s.HTTPSAddr())
 	})
 	if s.adminL, err = net.Listen("tcp", s.cfg.Admin); err != nil {
-		return err
+		return fmt.Errorf("admin: %w", err)
 	}
 	admin := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { s.fail(admin.Serve(s.adminL)) }()

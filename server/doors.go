@@ -32,13 +32,13 @@ func (s *Server) openDoors(ctx context.Context) (err error) {
 	// Whether a device is there is told by the keep alive of MQTT. That of TCP would
 	// wake it every 15 seconds.
 	if s.mqttL, err = (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", s.cfg.MQTT); err != nil {
-		return err
+		return fmt.Errorf("mqtt: %w", err)
 	}
 	if err := s.listenAMQP(ctx); err != nil {
 		return err
 	}
 	if s.httpsL, err = net.Listen("tcp", s.cfg.HTTPS); err != nil {
-		return err
+		return fmt.Errorf("https: %w", err)
 	}
 	s.backEnd = backend.New(backend.Deps{Log: s.hub, Registry: s.registry, Commands: s.commands, Verdicts: s.verdicts,
 		Port: portOf(s.amqpL), Now: s.cfg.Now, Logger: s.log, Registerer: s.metrics})
@@ -93,7 +93,10 @@ func (s *Server) listenAMQP(ctx context.Context) (err error) {
 		s.log.Warn("AMQP is served over WebSocket alone: its port cannot be had", "address", address, "error", err)
 		return nil
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("amqp: %w", err)
+	}
+	return nil
 }
 
 // portOf is the port of a listener, 0 when there is none.

@@ -159,7 +159,7 @@ func TestAMQPPort(t *testing.T) {
 	const host = "127.56.71.1" // of this test alone
 	taken, err := net.Listen("tcp", host+":5671")
 	if err != nil {
-		t.Skip(err)
+		t.Skip("AMQP's port is not free here: ", err)
 	}
 	defer taken.Close()
 	with := func(amqp string) func(*server.Config) {

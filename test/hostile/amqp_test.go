@@ -159,19 +159,7 @@ func TestAMQP(t *testing.T) {
 			if got != line.want {
 				t.Errorf("answered by %s: %v", got, err)
 			}
-			if n := len(a.kept(t, "evil")); n != before {
-				t.Errorf("%d messages are stored", n-before)
-			}
-			victim.SetDeadline(time.Now().Add(patience))
-			victim.Send(t, mqtt.AppendPingreq(nil))
-			if p, err := victim.In.Next(); err != nil {
-				t.Fatalf("the other device: %v", err)
-			} else if _, ok := p.(*mqtt.Pingresp); !ok {
-				t.Errorf("the other device gets a %T", p)
-			}
-			if n := len(a.kept(t, "victim")); n != 0 {
-				t.Fatalf("%d messages in the name of another", n)
-			}
+			a.unharmed(t, victim, before)
 		})
 	}
 }

@@ -155,6 +155,25 @@ func soon(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// unharmed checks that of an evil device no more is stored than before, and that the
+// victim is still served and has said nothing.
+func (a *arena) unharmed(t *testing.T, victim *hubtest.Device, before int) {
+	t.Helper()
+	if n := len(a.kept(t, "evil")); n != before {
+		t.Errorf("%d messages are stored", n-before)
+	}
+	victim.SetDeadline(time.Now().Add(patience))
+	victim.Send(t, mqtt.AppendPingreq(nil))
+	if p, err := victim.In.Next(); err != nil {
+		t.Fatalf("the other device: %v", err)
+	} else if _, ok := p.(*mqtt.Pingresp); !ok {
+		t.Errorf("the other device gets a %T", p)
+	}
+	if n := len(a.kept(t, "victim")); n != 0 {
+		t.Fatalf("%d messages in the name of another", n)
+	}
+}
+
 // kept gives the messages that the hub has of a device.
 func (a *arena) kept(t *testing.T, id string) (list []*signet.Message) {
 	t.Helper()

@@ -1,7 +1,6 @@
 package sdk_test
 
 import (
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -152,45 +151,6 @@ func TestAMQPSDKRefused(t *testing.T) {
 			if got := lastVerdict(t, h, id); got != code {
 				t.Errorf("%s %s: verdict %s, want %s", door, id, got, code)
 			}
-		}
-	}
-}
-
-// TestAMQPCutSDK: as TestCutSDK, by AMQP: here the SDK is told why, and does not try
-// to come back.
-func TestAMQPCutSDK(t *testing.T) {
-	h := startHub(t, withAMQP)
-	root := hubtest.NewCA(t, "Acme Root")
-	trust(t, h, root)
-	for _, door := range []string{"amqp", "amqp-ws"} {
-		id := "press-" + door
-		line := root.Intermediate(t, "Line "+door)
-		createDevice(t, h, signet.Identity{DeviceID: id, Auth: signet.Authentication{Type: signet.AuthCA}})
-		out := make(chan string, 1)
-		go func() {
-			text, _ := node(t, h, "cut.js", door, host, id, folder(t, line.Device(t, id)), h.CAFile)
-			out <- text
-		}()
-		for deadline := time.Now().Add(30 * time.Second); !h.Hub().Connected(h.Config.Hub, id, ""); {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: not connected: %s", door, <-out)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		begun := time.Now()
-		ctx, receipts := signet.WithReceipts(t.Context())
-		d := signet.Distrust{By: "test", Reason: "stolen"}
-		if _, err := h.Authority().Distrust(ctx, h.Config.Hub, d, []*x509.Certificate{line.Cert}); err != nil {
-			t.Fatal(err)
-		}
-		if r := receipts.List(); len(r) != 1 || r[0].Sessions != 1 || r[0].Closed != 1 || r[0].Last > time.Second {
-			t.Errorf("%s: receipts %+v", door, r)
-		}
-		if text := <-out; !strings.Contains(text, "gone: UnauthorizedError") {
-			t.Errorf("%s: %s", door, text)
-		}
-		if took := time.Since(begun); took > 10*time.Second {
-			t.Errorf("%s: the SDK has noticed after %v", door, took)
 		}
 	}
 }

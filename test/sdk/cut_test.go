@@ -11,13 +11,13 @@ import (
 )
 
 // TestCutSDK: the line of a device that is connected with the official SDK is
-// distrusted. The session ends at once; the SDK tries to come back, hears that it
-// may not, and tells its application.
+// distrusted. The session ends at once; by MQTT the SDK tries to come back, hears that
+// it may not, and tells its application. By AMQP it is told why, and does not try.
 func TestCutSDK(t *testing.T) {
-	h := startHub(t)
+	h := startHub(t, withAMQP)
 	root := hubtest.NewCA(t, "Acme Root")
 	trust(t, h, root)
-	for _, door := range []string{"mqtt", "ws"} {
+	for _, door := range []string{"mqtt", "ws", "amqp", "amqp-ws"} {
 		id := "press-" + door
 		line := root.Intermediate(t, "Line "+door)
 		createDevice(t, h, signet.Identity{DeviceID: id, Auth: signet.Authentication{Type: signet.AuthCA}})
@@ -32,6 +32,7 @@ func TestCutSDK(t *testing.T) {
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
+		begun := time.Now()
 		ctx, receipts := signet.WithReceipts(t.Context())
 		d := signet.Distrust{By: "test", Reason: "stolen"}
 		if _, err := h.Authority().Distrust(ctx, h.Config.Hub, d, []*x509.Certificate{line.Cert}); err != nil {
@@ -43,7 +44,11 @@ func TestCutSDK(t *testing.T) {
 		if text := <-out; !strings.Contains(text, "gone: UnauthorizedError") {
 			t.Errorf("%s: %s", door, text)
 		}
-		if got := lastVerdict(t, h, id); got != signet.CertRevoked {
+		took := time.Since(begun)
+		switch got := lastVerdict(t, h, id); {
+		case strings.HasPrefix(door, "amqp") && took > 10*time.Second:
+			t.Errorf("%s: the SDK has noticed after %v", door, took)
+		case !strings.HasPrefix(door, "amqp") && got != signet.CertRevoked:
 			t.Errorf("%s: verdict %s", door, got)
 		}
 	}
