@@ -3,9 +3,12 @@ package plain_test
 import (
 	"bytes"
 	"crypto/tls"
-	"net"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,37 +170,59 @@ func TestCRL(t *testing.T) {
 	}
 }
 
-// responder runs openssl ocsp, which signs with a certificate that the CA has
-// appointed, and ends with the test or by stop.
-func (ca caDir) responder(t *testing.T, address string) (stop func()) {
+// A responder is openssl ocsp, which signs with a certificate that the CA has
+// appointed, behind an address that stays the same when it starts anew: each time
+// it takes a port that is free, as one it had before may be somebody else's by now.
+type responder struct {
+	ca   caDir
+	door *httptest.Server
+	port atomic.Value
+	stop func()
+}
+
+func (ca caDir) responder(t *testing.T) *responder {
 	t.Helper()
+	r := &responder{ca: ca, stop: func() {}}
+	r.door = httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		p.SetURL(&url.URL{Scheme: "http", Host: "localhost:" + r.port.Load().(string)})
+	}})
+	t.Cleanup(r.door.Close)
+	r.start(t)
+	return r
+}
+
+// start has it read its database anew.
+func (r *responder) start(t *testing.T) {
+	t.Helper()
+	r.stop()
 	// To connect and say nothing, in order to see whether it is up, stops it for good:
 	// it says itself when it is.
 	said := &saying{}
 	cmd := exec.Command("openssl", "ocsp", "-index", "index.txt", "-CA", "ca.pem", "-rsigner", "ocsp.pem", "-rkey", "ocsp.key",
-		"-port", port(address), "-nmin", "5")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = ca.dir, said, said
+		"-port", "0", "-nmin", "5")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = r.ca.dir, said, said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var stopped atomic.Bool
-	stop = func() {
-		if !stopped.Swap(true) {
-			cmd.Process.Kill()
-			cmd.Wait()
-		}
-	}
-	t.Cleanup(stop)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if strings.Contains(said.String(), "waiting for OCSP client connections") {
-			return stop
+	r.stop = sync.OnceFunc(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	t.Cleanup(r.stop)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		up := listening.FindStringSubmatch(said.String())
+		if up != nil {
+			r.port.Store(up[1])
+			return
 		}
 		if time.Now().After(end) {
-			stop()
+			r.stop()
 			t.Fatalf("openssl ocsp does not start: %s", said)
 		}
 	}
 }
+
+var listening = regexp.MustCompile(`ACCEPT .*:(\d+) PID=\d+\n(?s:.*)waiting for OCSP client connections`)
 
 // saying is what a process that runs has said.
 type saying struct {
@@ -225,15 +250,9 @@ func TestOCSP(t *testing.T) {
 	ca, h := newCADir(t), hubtest.Start(t, func(c *server.Config) { c.Now = now })
 	c := ca.trusting(t, h, "press-17", "press-18")
 	ca.issue(t, "ocsp", "ocsp_ext")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	stop := ca.responder(t, address)
+	ocsp := ca.responder(t)
 
-	policy := signet.RevocationPolicy{CA: "line", Mode: signet.RevocationHard, OCSP: "http://" + address, RequireNonce: true, AllowPrivate: true}
+	policy := signet.RevocationPolicy{CA: "line", Mode: signet.RevocationHard, OCSP: ocsp.door.URL, RequireNonce: true, AllowPrivate: true}
 	if _, _, err := c.SetRevocationPolicy(t.Context(), policy); err != nil {
 		t.Fatal(err)
 	}
@@ -253,8 +272,7 @@ func TestOCSP(t *testing.T) {
 
 	// Between two questions the CA revokes; the responder reads its database anew.
 	ca.revoke(t, "press-17")
-	stop()
-	ca.responder(t, address)
+	ocsp.start(t)
 	ahead.Store(int64(4 * time.Minute))
 	revoked.WaitClosed(t)
 	other.Publish(t, "press-18", "still here")
@@ -265,7 +283,7 @@ func TestOCSP(t *testing.T) {
 		t.Errorf("the verdict is %q", code)
 	}
 	s, err := c.CRLs(t.Context())
-	if err != nil || len(s.Sources) != 1 || s.Sources[0].Kind != "ocsp" || s.Sources[0].Certificates != 2 || !strings.HasSuffix(s.Sources[0].URL, address) {
+	if err != nil || len(s.Sources) != 1 || s.Sources[0].Kind != "ocsp" || s.Sources[0].Certificates != 2 || !strings.HasPrefix(s.Sources[0].URL, ocsp.door.URL) {
 		t.Errorf("%+v %v", s, err)
 	}
 
