@@ -251,7 +251,7 @@ type MQTT struct {
 	traces  *trace.Traces
 	metrics metrics
 	gate    *gate
-	pacer   pacer
+	pacer   *pacer
 
 	ctx      context.Context // of what sessions are asked to do; ends with the last patience of Shutdown
 	cancel   context.CancelFunc
@@ -316,6 +316,12 @@ func newMQTT(w Waist, c Config) *MQTT {
 	return m
 }
 
+// Rush says whether devices, or others, stand in line to come in, by any door.
+func (m *MQTT) Rush() bool {
+	waiting, _ := m.gate.counts()
+	return waiting > 0
+}
+
 // maxAcceptPause is how long the door waits at most before it accepts again
 // after a failure, such as no descriptors left. What is connected is served
 // meanwhile, and whoever waits, waits in the kernel's queue.
@@ -362,10 +368,16 @@ func (m *MQTT) accept(l net.Listener, door signet.Door, serve func(net.Conn)) er
 func (m *MQTT) opened(l net.Listener) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.closed {
-		m.listeners[l] = struct{}{}
+	if m.closed {
+		return false
 	}
-	return !m.closed
+	m.listeners[l] = struct{}{}
+	if m.tls != nil {
+		if err := m.pacer.waitForLulls(); err != nil {
+			m.log.Warn("messages may wait while many devices come", "error", err)
+		}
+	}
+	return true
 }
 
 func (m *MQTT) isClosed() bool {
@@ -427,6 +439,7 @@ func (m *MQTT) Shutdown(ctx context.Context) error {
 	}
 	over := make(chan struct{})
 	go func() { m.lives.Wait(); close(over) }()
+	defer m.pacer.hurry()
 	select {
 	case <-over:
 		m.cancel()

@@ -8,6 +8,8 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/signet-iot/signet"
@@ -30,16 +32,149 @@ var errFlight = errors.New("the peer sends more than a handshake needs")
 // scheduler, and a message goes through that line half a dozen times on its way to
 // the disk and back: 5,000 devices that came at once made those that were there
 // wait for 0.8 s.
-type pacer chan struct{}
+//
+// Nor do those that follow each other keep the scheduler from looking whether anything
+// has come by the network: it does so when nobody is ready to run, and otherwise
+// every 10 ms only. So who has stood in line gets his turn in a lull, or after lullTime.
+type pacer struct {
+	mu    sync.Mutex
+	free  int
+	line  []chan struct{} // of those who wait, the longest first
+	owed  int             // turns that are given in the next lulls
+	late  *time.Timer     // gives one that no lull has given; set while owed is not 0
+	lulls *lulls          // nil: turns are handed on at once
+}
 
-func newPacer() pacer { return make(pacer, runtime.GOMAXPROCS(0)) }
+// lullTime is how long a lull is waited for: where messages alone keep the processors
+// busy, a quarter of them is still theirs who come.
+const lullTime = time.Millisecond
+
+func newPacer() *pacer { return &pacer{free: runtime.GOMAXPROCS(0)} }
+
+// waitForLulls has turns be given in lulls, until hurry. It may be called again.
+func (p *pacer) waitForLulls() (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lulls == nil {
+		p.late = time.AfterFunc(lullTime, p.pay)
+		p.lulls, err = newLulls(p.pay)
+	}
+	return err
+}
+
+func (p *pacer) hurry() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lulls != nil {
+		p.lulls.close()
+	}
+}
+
+// take waits for a turn, and then for all who are ready: those who want to compute too
+// come to stand in line here, where they keep nobody else waiting.
+func (p *pacer) take() {
+	p.mu.Lock()
+	var turn chan struct{}
+	if p.free > 0 {
+		p.free--
+	} else {
+		turn = make(chan struct{})
+		p.line = append(p.line, turn)
+	}
+	p.mu.Unlock()
+	if turn != nil {
+		<-turn
+	}
+	runtime.Gosched()
+}
+
+// give hands a turn on.
+func (p *pacer) give() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.line) == 0 || !p.lulls.await() {
+		p.next()
+		return
+	}
+	if p.owed++; p.owed == 1 {
+		p.late.Reset(lullTime)
+	}
+}
+
+// pay gives a turn that is owed.
+func (p *pacer) pay() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.owed == 0 {
+		return // it came late, and so does the lull
+	}
+	p.next()
+	if p.owed--; p.owed > 0 {
+		p.late.Reset(lullTime)
+	} else {
+		p.late.Stop()
+	}
+}
+
+// next gives a turn to who has waited longest, under mu.
+func (p *pacer) next() {
+	if len(p.line) == 0 {
+		p.free++
+		return
+	}
+	close(p.line[0])
+	p.line[0] = nil
+	p.line = p.line[1:]
+}
+
+// breathe waits for a turn and keeps it no longer: it is for who is about to compute, and
+// may have to wait for somebody meanwhile.
+func (p *pacer) breathe() {
+	p.take()
+	p.give()
+}
+
+// A lull is when a processor has nothing to do: all who were ready have run, and the
+// scheduler has just looked at the network, where it finds the pipe that lulls are
+// waited for by.
+type lulls struct{ in *os.File }
+
+// newLulls has f called in the lull after each await.
+func newLulls(f func()) (*lulls, error) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer out.Close()
+		var b [1]byte
+		for {
+			if _, err := out.Read(b[:]); err != nil {
+				return
+			}
+			f()
+		}
+	}()
+	return &lulls{in}, nil
+}
+
+func (l *lulls) close() { l.in.Close() }
+
+// await says whether f will be called: not when there are no lulls, or no more.
+func (l *lulls) await() bool {
+	if l == nil {
+		return false
+	}
+	_, err := l.in.Write([]byte{0})
+	return err == nil
+}
 
 // A pacedConn is a connection on which a handshake is under way: whoever reads it
 // gives up his turn while he waits for the peer, and gets no more than maxFlight of
 // the peer between two writes. It is for one goroutine until the handshake is over.
 type pacedConn struct {
 	net.Conn
-	turns pacer // nil when it is over
+	turns *pacer // nil when it is over
 	mine  bool
 	heard int // bytes since the peer was last answered
 }
@@ -54,9 +189,8 @@ func (p *pacedConn) Read(b []byte) (int, error) {
 	p.rest()
 	n, err := p.Conn.Read(b[:min(len(b), maxFlight-p.heard)])
 	p.heard += n
-	p.turns <- struct{}{}
+	p.turns.take()
 	p.mine = true
-	runtime.Gosched() // behind who is ready: the turn is handed on at once
 	return n, err
 }
 
@@ -67,7 +201,7 @@ func (p *pacedConn) Write(b []byte) (int, error) {
 
 func (p *pacedConn) rest() {
 	if p.mine {
-		<-p.turns
+		p.turns.give()
 		p.mine = false
 	}
 }

@@ -2,15 +2,19 @@ package gateway
 
 import (
 	"net"
+	"runtime"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // One computes at a time; who waits for his peer keeps nobody waiting, and who is
 // done neither.
 func TestPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := make(pacer, 1)
+		turns := &pacer{free: 1}
 		var peers, ours [3]net.Conn
 		read := make(chan int, 9)
 		goOn := [3]chan bool{}
@@ -65,8 +69,118 @@ func TestPaced(t *testing.T) {
 			close(goOn[n])
 		}
 		synctest.Wait()
-		if len(turns) != 0 {
+		if turns.free != 1 {
 			t.Error("a turn is held for ever")
 		}
 	})
+}
+
+// Whoever has something to say is heard between two turns, though some who compute are
+// always ready to. Without lulls the one processor looks at the network every 10 ms, after
+// some thirty turns.
+func TestLulls(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	p := newPacer()
+	if err := p.waitForLulls(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.hurry()
+	p.late.Stop()
+	var turns atomic.Int64
+	stop := make(chan struct{})
+	defer close(stop)
+	for range 50 {
+		go func() {
+			for {
+				p.take()
+				turns.Add(1)
+				for began := time.Now(); time.Since(began) < 300*time.Microsecond; {
+				}
+				p.give()
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		}()
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	here, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	there, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	var passed []int64 // turns, from what is said to where it is heard
+	var said atomic.Int64
+	heard := make(chan int64)
+	go func() {
+		for b := make([]byte, 1); ; heard <- turns.Load() - said.Load() {
+			if _, err := there.Read(b); err != nil {
+				return
+			}
+		}
+	}()
+	for range 50 {
+		said.Store(turns.Load())
+		here.Write([]byte("."))
+		passed = append(passed, <-heard)
+	}
+	slices.Sort(passed)
+	if median := passed[len(passed)/2]; median > 4 {
+		t.Errorf("%d turns go before (%v)", median, passed)
+	}
+}
+
+// Turns go on where there is no lull: when others keep the processor busy, and when lulls
+// are no more waited for.
+func TestNoLull(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	p := newPacer()
+	if err := p.waitForLulls(); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	for range 4 {
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					runtime.Gosched()
+				}
+			}
+		}()
+	}
+	done := make(chan bool)
+	for range 20 {
+		go func() {
+			p.take()
+			runtime.Gosched() // the others come to wait
+			p.give()
+			done <- true
+		}()
+	}
+	for n := range 20 {
+		if n == 10 {
+			p.hurry()
+		}
+		<-done
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.free != 1 || p.owed != 0 {
+		t.Errorf("%d turns are free and %d owed", p.free, p.owed)
+	}
 }

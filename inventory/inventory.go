@@ -59,6 +59,9 @@ const (
 	staying = time.Hour
 	// every is how often it is written.
 	every = time.Second
+	// putOff is how often in a row, at most, that is put off in a rush: who makes one for
+	// ever shall not hide a clone.
+	putOff = 9
 	// batch is how many sightings are written in one transaction: as many as one
 	// statement takes, some 3 ms of work. When thousands come at once, a message that
 	// others send goes through half a dozen goroutines, each behind whatever computes.
@@ -78,6 +81,7 @@ type Inventory struct {
 	told  func(context.Context, Event)
 
 	live    func() []*signet.Principal
+	rush    func() bool
 	tell    func(context.Context, signet.Clone)
 	disable func(ctx context.Context, hub, name, reason string) (bool, error)
 
@@ -142,6 +146,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Live gives whose sessions live on this node; nobody's when it is nil.
 	Live func() []*signet.Principal
+	// Rush says whether now is no time for Run to write; it always is when it is nil.
+	Rush func() bool
 	// Told is called by who writes, with what a tree should not have to bear, and
 	// Found with what looks like a clone.
 	Told  func(context.Context, Event)
@@ -153,7 +159,7 @@ type Options struct {
 
 // New makes an Inventory; Run writes what it is told.
 func New(store Store, o Options) *Inventory {
-	i := &Inventory{store: store, now: o.Now, log: o.Logger, told: o.Told, live: o.Live, tell: o.Found, disable: o.Disable, turns: map[identity]*turns{}, days: map[string]*day{}, pending: map[identity]seen{}, left: map[identity]time.Time{},
+	i := &Inventory{store: store, now: o.Now, log: o.Logger, told: o.Told, live: o.Live, rush: o.Rush, tell: o.Found, disable: o.Disable, turns: map[identity]*turns{}, days: map[string]*day{}, pending: map[identity]seen{}, left: map[identity]time.Time{},
 		recent: map[identity]mark{}, trees: map[string]*tree{}, refusals: map[[2]string]int64{},
 		missed: prometheus.NewCounter(prometheus.CounterOpts{Name: "signet_inventory_missed_total",
 			Help: "Sightings of devices that were passed over because too many came at once."})}
@@ -168,6 +174,9 @@ func New(store Store, o Options) *Inventory {
 	}
 	if i.live == nil {
 		i.live = func() []*signet.Principal { return nil }
+	}
+	if i.rush == nil {
+		i.rush = func() bool { return false }
 	}
 	if i.tell == nil {
 		i.tell = func(context.Context, signet.Clone) {}
@@ -242,14 +251,20 @@ func (i *Inventory) Refused(v *signet.Verdict) {
 	}
 }
 
-// Run writes what it was told, every second, until ctx ends; then once more.
+// Run writes what it was told, every second, until ctx ends; then once more. In a rush it
+// does every ten seconds, and when there would be no room else.
 func (i *Inventory) Run(ctx context.Context) {
 	t, hour := time.NewTicker(every), time.NewTicker(staying)
 	defer t.Stop()
 	defer hour.Stop()
-	for {
+	for put := 0; ; {
 		select {
 		case <-t.C:
+			if put < putOff && i.rush() && !i.crowded() {
+				put++
+				continue
+			}
+			put = 0
 			i.Write(ctx)
 		case <-hour.C:
 			i.Stay(ctx)
@@ -260,6 +275,14 @@ func (i *Inventory) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// crowded says whether so many sightings wait that they cannot wait for the end of a
+// rush.
+func (i *Inventory) crowded() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.pending) >= maxPending/2
 }
 
 // Write writes what it was told since the last time; what cannot be written is

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +32,7 @@ type yard struct {
 	found    []signet.Clone
 	disabled []string
 	live     []*signet.Principal
+	rush     bool
 }
 
 func newYard(t *testing.T) *yard {
@@ -41,6 +43,7 @@ func newYard(t *testing.T) *yard {
 	y.Inventory = inventory.New(y.store, inventory.Options{
 		Now: func() time.Time { return y.now }, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Live:  func() []*signet.Principal { return y.live },
+		Rush:  func() bool { return y.rush },
 		Told:  func(_ context.Context, e inventory.Event) { y.events = append(y.events, e) },
 		Found: func(_ context.Context, c signet.Clone) { y.found = append(y.found, c) },
 		Disable: func(_ context.Context, _, name, reason string) (bool, error) {
@@ -391,6 +394,42 @@ func TestStorm(t *testing.T) {
 	if err != nil || families[0].Metric[0].Counter.GetValue() != 20_000-16_384 {
 		t.Errorf("%v %v", err, families)
 	}
+}
+
+// TestRush: sightings wait while many come, for ten seconds, and are written before there
+// is no room for more.
+func TestRush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		y.identity("d1", "d2")
+		y.rush = true
+		go y.Run(t.Context())
+		y.saw(leaf{name: "d1", key: 1, serial: 1, cas: []int{2, 1}})
+		time.Sleep(9 * time.Second)
+		synctest.Wait()
+		if _, err := y.Device(t.Context(), "hub", "d1", ""); err == nil {
+			t.Error("it is written in the rush")
+		}
+		y.rush = false
+		time.Sleep(time.Second)
+		synctest.Wait()
+		y.sighting("d1")
+
+		y.rush = true
+		y.saw(leaf{name: "d2", key: 2, serial: 2, cas: []int{2, 1}})
+		for n := range 16_384/2 - 1 {
+			y.saw(leaf{name: fmt.Sprint("x", n), key: n, serial: n, cas: []int{2, 1}})
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		y.sighting("d2")
+
+		y.identity("d3")
+		y.saw(leaf{name: "d3", key: 3, serial: 3, cas: []int{2, 1}})
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		y.sighting("d3")
+	})
 }
 
 // TestGone: what is written of what has gone is nothing, and a hub made anew

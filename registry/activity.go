@@ -12,8 +12,11 @@ import (
 
 const (
 	// activityEvery is how often what identities did is written: as late may a
-	// query see that one has connected.
+	// query see that one has connected, and later while there is a rush.
 	activityEvery = 2 * time.Second
+	// activityPutOff is how often in a row, at most, that is put off in a rush: who makes
+	// one for ever shall not hide that others have come.
+	activityPutOff = 4
 	// activityBatch bounds one transaction, so that others come in between.
 	activityBatch = 500
 	// maxSeen bounds what waits to be written while the store hangs. Beyond it, it
@@ -25,6 +28,7 @@ const (
 // never waits: a connect costs an entry in a map.
 type activity struct {
 	connected func(hub, device, module string) bool
+	rush      func() bool
 
 	mu      sync.Mutex                      // held with no other lock, never over I/O
 	pending map[[2]string][]signet.Activity // by hub and device: of it and its modules
@@ -87,9 +91,14 @@ func (r *Registry) BeginActivity(ctx context.Context) error {
 func (r *Registry) RunActivity(ctx context.Context) {
 	tick := time.NewTicker(activityEvery)
 	defer tick.Stop()
-	for over := false; !over; {
+	for over, put := false, 0; !over; {
 		select {
 		case <-tick.C:
+			if put < activityPutOff && r.activity.rush() {
+				put++
+				continue
+			}
+			put = 0
 		case <-ctx.Done():
 			over = true
 		}

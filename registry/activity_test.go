@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -110,6 +111,43 @@ func TestActivity(t *testing.T) {
 	r.RunActivity(ctx)
 	r = start()
 	equal(t, known("a").LastActive, second(10))
+}
+
+// TestActivityInARush: nothing is written while many come, and all of it after; or after
+// ten seconds.
+func TestActivityInARush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, rush := memstore.New(), true
+		var writes int
+		store.Before = func(operation string) error {
+			if operation == "SaveActivity" {
+				writes++
+			}
+			return nil
+		}
+		r := registry.New(store, registry.Options{Rush: func() bool { return rush }})
+		r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
+		ctx, cancel := context.WithCancel(t.Context())
+		go r.RunActivity(ctx)
+		time.Sleep(9 * time.Second)
+		synctest.Wait()
+		equal(t, writes, 0)
+		rush = false
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		equal(t, writes, 1)
+		rush = true
+		for want := range 3 {
+			r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			equal(t, writes, 2+want)
+		}
+		r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
+		cancel() // a server that ends does not wait
+		synctest.Wait()
+		equal(t, writes, 5)
+	})
 }
 
 // TestActivityIsBounded: while the store hangs, what is sent is forgotten beyond a

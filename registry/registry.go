@@ -61,6 +61,9 @@ type Options struct {
 	// Connected says whether an identity is connected, for [Registry.WriteActivity];
 	// nobody is when it is nil. It must not block.
 	Connected func(hub, device, module string) bool
+	// Rush says whether now is no time for [Registry.RunActivity] to write; it always
+	// is when it is nil.
+	Rush func() bool
 }
 
 // tenants is an immutable set of hubs, findable both ways.
@@ -88,7 +91,10 @@ func New(store Store, o Options) *Registry {
 	if r.eventsHeld == nil {
 		r.eventsHeld = func(string) bool { return false }
 	}
-	r.activity = activity{connected: o.Connected, pending: map[[2]string][]signet.Activity{}}
+	r.activity = activity{connected: o.Connected, rush: o.Rush, pending: map[[2]string][]signet.Activity{}}
+	if o.Rush == nil {
+		r.activity.rush = func() bool { return false }
+	}
 	if o.Connected == nil {
 		r.activity.connected = func(string, string, string) bool { return false }
 	}

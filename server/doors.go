@@ -45,6 +45,9 @@ func (s *Server) openDoors(ctx context.Context) (err error) {
 	s.mqtt = gateway.NewMQTT(waist{s.hub}, gateway.Config{
 		TLS: s.tlsConfig(), Registrar: registrar{s.provisioning}, BackEnd: backEnds{s.backEnd}, Logger: s.log, Traces: s.traces, Registerer: s.metrics, Now: s.cfg.Now,
 	})
+	// Behind the devices: when no others stand before the doors.
+	s.background(s.inventory.Run)
+	s.background(s.registry.RunActivity)
 	s.amqp = gateway.NewAMQP(s.mqtt, s.metrics)
 	draining, drain := context.WithCancel(context.Background())
 	s.devices = gateway.NewHTTPS(s.mqtt, s.metrics)
@@ -70,6 +73,10 @@ func (s *Server) openDoors(ctx context.Context) (err error) {
 	s.serve()
 	return nil
 }
+
+// rush says whether what can be written later shall be: the processors and the disk are
+// theirs who come, and theirs who are there and send.
+func (s *Server) rush() bool { return s.mqtt.Rush() }
 
 // amqpPort is the one that SDKs know.
 const amqpPort = "5671"

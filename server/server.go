@@ -147,13 +147,13 @@ func (s *Server) callKeepers(ctx context.Context) error {
 	now := s.cfg.Now
 	s.registry = registry.New(audit.Registry(s.audit, s.db), registry.Options{Now: now, Changed: s.changed,
 		Desired:   func(t signet.Twin, patch []byte) { s.hub.DesiredChanged(t, patch) },
-		Connected: func(hub, device, module string) bool { return s.hub.Connected(hub, device, module) },
-		Event:     func(hub string) { s.relay.Nudge(hub) }, EventsHeld: func(hub string) bool { return s.relay.Held(hub) }})
+		Connected: func(hub, device, module string) bool { return s.hub.Connected(hub, device, module) }, Rush: s.rush,
+		Event: func(hub string) { s.relay.Nudge(hub) }, EventsHeld: func(hub string) bool { return s.relay.Held(hub) }})
 	s.authority = authority.New(audit.Authority(s.audit, s.db), authority.Options{Now: now, Changed: s.changed, Stale: s.stale, Logger: s.log})
 	s.commands = commands.New(s.db, commands.Options{Now: now, Logger: s.log,
 		Waiting: func(q signet.CommandQueue) { s.hub.CommandWaiting(q) }})
 	s.inventory = inventory.New(audit.Inventory(s.audit, s.db), inventory.Options{Now: now, Logger: s.log,
-		Live: func() []*signet.Principal { return s.hub.Live() }, Told: s.treeEvent, Found: s.cloneEvent, Disable: s.disable})
+		Live: func() []*signet.Principal { return s.hub.Live() }, Rush: s.rush, Told: s.treeEvent, Found: s.cloneEvent, Disable: s.disable})
 	s.limits = limits.New(now)
 	s.verdicts = authority.NewVerdictLog(s.db, authority.VerdictOptions{Now: now, Logger: s.log})
 	s.onClose(func(context.Context) error { s.verdicts.Close(); return nil })
@@ -184,12 +184,10 @@ func (s *Server) goOn(context.Context) error {
 	for _, run := range []func(context.Context){
 		s.authority.Watch, // keeps what is known of revoked certificates up to date
 		s.commands.Run,
-		s.inventory.Run,
 		s.relay.Run,
 		s.hub.TellConnections,
 		s.issuance.Run,
 		s.provisioning.Run,
-		s.registry.RunActivity,
 		s.routes.Run,
 		s.watchExpiry(),
 	} {

@@ -26,7 +26,7 @@ func (s *Store) Activity(ctx context.Context, hub, first, last string) ([]signet
 
 // SaveActivity writes what is known of identities.
 func (s *Store) SaveActivity(ctx context.Context, as []signet.Activity) error {
-	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+	return s.engine.writeBehind(ctx, func(ctx context.Context, q queryer) error {
 		for _, a := range as {
 			if !findable(a.Hub, a.DeviceID, a.ModuleID, a.GenerationID) {
 				continue

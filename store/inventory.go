@@ -32,7 +32,11 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 			return err
 		}
 	}
-	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+	write := s.engine.writeBehind
+	if len(news.Clones) > 0 { // of which people are told
+		write = s.engine.write
+	}
+	return write(ctx, func(ctx context.Context, q queryer) error {
 		for n, b := range news.Branches {
 			if err := s.saveBranch(ctx, q, b, documents[n]); err != nil {
 				return err

@@ -99,6 +99,16 @@ func (e *postgresEngine) rows() int { return maxPiece }
 
 func (e *postgresEngine) by(string) string { return "" }
 
+// writeBehind leaves it to the server's WAL writer, which syncs some five times a second.
+func (e *postgresEngine) writeBehind(ctx context.Context, c change) error {
+	return e.write(ctx, func(ctx context.Context, q queryer) error {
+		if _, err := q.ExecContext(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
+			return err
+		}
+		return c(ctx, q)
+	})
+}
+
 func (e *postgresEngine) write(ctx context.Context, c change) (err error) {
 	defer func() { err = unavailable(err) }()
 	if err := ctx.Err(); err != nil {

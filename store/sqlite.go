@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,11 +61,13 @@ type sqliteEngine struct {
 	writers *sql.DB   // at most one connection
 	conn    *sql.Conn // nil: open one for the next transaction
 	stmts   *statements
+	lax     bool // conn does not sync
 }
 
 // waiting is a change in the queue.
 type waiting struct {
 	change change
+	behind bool        // need not be synced
 	taken  atomic.Bool // by the writer, or by a caller who has given up
 	done   chan error  // has room for the outcome
 }
@@ -147,7 +150,7 @@ func (e *sqliteEngine) prepare(ctx context.Context, log *slog.Logger) (err error
 func (e *sqliteEngine) connect(ctx context.Context) (err error) {
 	if e.conn == nil {
 		if e.conn, err = e.writers.Conn(ctx); err == nil {
-			e.stmts = &statements{on: e.conn}
+			e.stmts, e.lax = &statements{on: e.conn}, false
 		}
 	}
 	return err
@@ -188,8 +191,17 @@ func (e *sqliteEngine) rows() int { return 1 }
 
 func (e *sqliteEngine) by(index string) string { return " INDEXED BY " + index }
 
-// write queues c and waits until it is on disk.
-func (e *sqliteEngine) write(ctx context.Context, c change) (err error) {
+func (e *sqliteEngine) write(ctx context.Context, c change) error {
+	return e.enqueue(ctx, &waiting{change: c})
+}
+
+func (e *sqliteEngine) writeBehind(ctx context.Context, c change) error {
+	return e.enqueue(ctx, &waiting{change: c, behind: true})
+}
+
+// enqueue waits until the change is made.
+func (e *sqliteEngine) enqueue(ctx context.Context, w *waiting) (err error) {
+	w.done = make(chan error, 1)
 	defer func() { err = unavailable(err) }()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("store: the change was not made: %w", err)
@@ -199,7 +211,6 @@ func (e *sqliteEngine) write(ctx context.Context, c change) (err error) {
 		return errClosed
 	default:
 	}
-	w := &waiting{change: c, done: make(chan error, 1)}
 	select {
 	case e.queue <- w:
 	case <-e.closing:
@@ -299,6 +310,9 @@ func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
 	if err := e.connect(ctx); err != nil {
 		return outcomes, err
 	}
+	if err := e.sync(ctx, slices.ContainsFunc(outcomes, func(o outcome) bool { return !o.behind })); err != nil {
+		return outcomes, err
+	}
 	if err := e.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return outcomes, err
 	}
@@ -329,6 +343,24 @@ func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
 		others = true
 	}
 	return outcomes, e.exec(ctx, "COMMIT")
+}
+
+// sync says whether the next transaction ends with an fdatasync. The log of one that does
+// is on disk with all that is before it.
+func (e *sqliteEngine) sync(ctx context.Context, durable bool) error {
+	if e.lax == !durable {
+		return nil
+	}
+	pragma := "PRAGMA synchronous = FULL"
+	if !durable {
+		pragma = "PRAGMA synchronous = NORMAL"
+	}
+	// Not by a statement that stays prepared: it takes effect when it is prepared.
+	_, err := e.conn.ExecContext(ctx, pragma)
+	if err == nil {
+		e.lax = !durable
+	}
+	return err
 }
 
 // undo takes back a change that has failed, without those of others. After some

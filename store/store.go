@@ -26,7 +26,7 @@
 // # Writing
 //
 // A change is a function that runs statements; it is there wholly or not at all,
-// and on disk before its caller is answered.
+// and on disk before its caller is answered, but for what is written behind.
 //
 // With PostgreSQL each change is a transaction of its own. Conditions stand in
 // the statement itself (UPDATE … WHERE etag = …), so that READ COMMITTED
@@ -50,6 +50,10 @@
 // hear of the failure. The writer then drops its connection and opens a new one
 // for the next transaction, so that a full disk that has room again needs no
 // restart.
+//
+// What is written behind, of who came and was seen, acknowledges nothing. Changes that
+// are all of that kind end with a COMMIT that is not synced: the end of the process
+// loses none of them, the loss of power those since the last sync.
 //
 // The queue is a channel: no locks are held while a change runs, and besides the
 // prepared statements, the store has no memory of its own. A caller may give up
@@ -159,6 +163,9 @@ type engine interface {
 	view(ctx context.Context, f func(queryer) error) error
 	// write makes c durable, or nothing of it when it returns an error.
 	write(ctx context.Context, c change) error
+	// writeBehind is for what nobody waits for: the loss of power may take c back, the
+	// end of the process may not. It is durable once a later write is, or soon by itself.
+	writeBehind(ctx context.Context, c change) error
 	// shared ends a SELECT whose rows must not be deleted before the transaction
 	// ends.
 	shared() string

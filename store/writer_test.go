@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -181,5 +182,44 @@ func TestReadersOnlyRead(t *testing.T) {
 	defer s.Close()
 	if _, err := e.readers.Exec("DELETE FROM hub"); err == nil {
 		t.Error("a reader has written")
+	}
+}
+
+// TestSync: a transaction ends with a sync when anybody waits for one of its changes,
+// and not when all of them are written behind; also after the connection was lost.
+func TestSync(t *testing.T) {
+	const normal, full = 1, 2 // of PRAGMA synchronous
+	s, e, release := openWriter(t)
+	defer s.Close()
+	level := func(to *int) change {
+		return func(ctx context.Context, q queryer) error {
+			return each(ctx, q, func(rows *sql.Rows) error { return rows.Scan(to) }, "PRAGMA synchronous")
+		}
+	}
+	var behind, waited, together [2]int
+	var all sync.WaitGroup
+	for n := range together { // in one batch, as the writer stands still
+		write := []func(context.Context, change) error{e.writeBehind, e.write}[n]
+		all.Go(func() {
+			if err := write(context.Background(), level(&together[n])); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	until(t, func() bool { return len(e.queue) == 2 })
+	release()
+	all.Wait()
+	lost := errors.New("lost")
+	for n := range behind {
+		if err := errors.Join(e.writeBehind(t.Context(), level(&behind[n])), e.write(t.Context(), level(&waited[n]))); err != nil {
+			t.Fatal(err)
+		}
+		e.writeBehind(t.Context(), func(ctx context.Context, q queryer) error {
+			_, err := q.ExecContext(ctx, "ROLLBACK") // and so the writer's COMMIT fails
+			return errors.Join(err, lost)
+		})
+	}
+	if together != [2]int{full, full} || behind != [2]int{normal, normal} || waited != [2]int{full, full} {
+		t.Errorf("together %v, behind %v, waited for %v", together, behind, waited)
 	}
 }
