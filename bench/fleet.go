@@ -3,6 +3,7 @@ package bench
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -51,7 +52,7 @@ func (f *Fleet) id(n int) string { return DeviceID(f.first + n) }
 // its key.
 func (f *Fleet) Pair(n int) tls.Certificate { return f.pairs[n] }
 
-// Issuer opens one of the CAs of the fleet: "line" or "factory".
+// Issuer opens one of the CAs of the fleet: "line", "factory" or "root".
 func (f *Fleet) Issuer(name string) (*pki.CA, error) {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(f.Dir, name+".pem"), filepath.Join(f.Dir, name+".key"))
 	if err != nil {
@@ -105,17 +106,57 @@ func OpenFleet(dir string, key pki.KeyType, first, devices int) (*Fleet, error) 
 				return nil, err
 			}
 		}
-		chain, err := line.Device(f.id(n), private.Public(), now, fleetDays)
+		pair, err := present(line, f.id(n), private, now)
 		if err != nil {
 			return nil, err
-		}
-		pair := tls.Certificate{PrivateKey: private, Leaf: chain[0]}
-		for _, c := range chain {
-			pair.Certificate = append(pair.Certificate, c.Raw)
 		}
 		f.pairs = append(f.pairs, pair)
 	}
 	return f, nil
+}
+
+// Scatter puts each device below a factory and a line of its own, with keys of their own,
+// that no server has seen.
+func (f *Fleet) Scatter() error {
+	root, err := f.Issuer("root")
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	for n := range f.pairs {
+		ca := root
+		for _, name := range []string{"factory", "line"} {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				return err
+			}
+			chain, err := ca.Intermediate(fmt.Sprint("Bench ", name, " of ", f.id(n)), key.Public(), pki.NoPathLength, now, fleetDays)
+			if err != nil {
+				return err
+			}
+			if ca, err = pki.OpenCA(chain[0], chain, key); err != nil {
+				return err
+			}
+		}
+		pair := &f.pairs[n]
+		if *pair, err = present(ca, f.id(n), pair.PrivateKey.(crypto.Signer), now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// present has a CA sign a device, and gives what that presents.
+func present(ca *pki.CA, id string, private crypto.Signer, now time.Time) (pair tls.Certificate, err error) {
+	chain, err := ca.Device(id, private.Public(), now, fleetDays)
+	if err != nil {
+		return pair, err
+	}
+	pair = tls.Certificate{PrivateKey: private, Leaf: chain[0]}
+	for _, c := range chain {
+		pair.Certificate = append(pair.Certificate, c.Raw)
+	}
+	return pair, nil
 }
 
 // make makes the folder; root.pem, by which it counts as made, comes last.

@@ -16,6 +16,9 @@ import (
 type ConnectOptions struct {
 	Count    int // connects to measure
 	Parallel int // at a time
+	// Unseen has each device connect once, below CAs of its own, and measures that: no
+	// part of a path has been seen before. Count is the devices of the fleet.
+	Unseen bool
 }
 
 // settle is what a server gets to write behind what it has learnt.
@@ -23,7 +26,7 @@ const settle = 1500 * time.Millisecond
 
 // Connect has devices connect and disconnect, one full handshake each or, when
 // the target resumes, one that is resumed. Each device of the fleet has connected
-// once before, which is not measured.
+// once before, which is not measured, unless none shall have been seen.
 func Connect(ctx context.Context, t *Target, f *Fleet, o ConnectOptions) (r Result, err error) {
 	if o.Count < 1 || o.Count > MaxConnects || o.Parallel < 1 || o.Parallel > 256 {
 		return r, errors.New("1 to 1000000 connects can be, and 1 to 256 at a time")
@@ -46,7 +49,14 @@ func Connect(ctx context.Context, t *Target, f *Fleet, o ConnectOptions) (r Resu
 		d.leave()
 		return nil
 	}
-	if err := cmp.Or(parallel(ctx, o.Parallel, len(f.pairs), visit), pause(ctx, settle)); err != nil {
+	if o.Unseen {
+		if o.Count = len(f.pairs); t.Resume {
+			return r, errors.New("who has not been seen has no TLS session to resume")
+		}
+		if err := f.Scatter(); err != nil {
+			return r, err
+		}
+	} else if err := cmp.Or(parallel(ctx, o.Parallel, len(f.pairs), visit), pause(ctx, settle)); err != nil {
 		return r, err
 	}
 	took.all = nil

@@ -243,6 +243,7 @@ func benchConnectCommand() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&o.Count, "count", 2000, "connects to measure")
 	cmd.Flags().IntVar(&o.Parallel, "parallel", 4, "connects at a time")
+	cmd.Flags().BoolVar(&o.Unseen, "unseen", false, "each device connects once, below CAs of its own that the server has not seen; --count is --devices")
 	return l.flags(cmd, 1000)
 }
 

@@ -34,7 +34,7 @@ var (
 	publish = flag.Duration("publish", 5*time.Second, "how long to publish, at most 1m")
 	runs    = flag.Int("runs", 3, "runs of which the median counts")
 	only    = flag.String("only", "", "measure these peers alone, by the beginning of their names, with commas")
-	loads   = flag.String("loads", "", "put these loads alone, with commas: connect, rsa, resume, hold, publish, storm, established")
+	loads   = flag.String("loads", "", "put these loads alone, with commas: connect, unseen, rsa, resume, hold, publish, storm, established")
 	write   = flag.String("write", "", "write the table into this file, between its marks")
 )
 
@@ -174,6 +174,16 @@ func (r *row) measure(dir string, pkis map[string]string) error {
 		err := with("rsa", func(s *running) error {
 			result, err := load(s, "rsa", "connect", "--count", fmt.Sprint(*count/4), "--devices", "100")
 			r.add("rsa", result.CPU)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if does("unseen") {
+		err := with("", func(s *running) error {
+			result, err := load(s, "", "connect", "--unseen", "--devices", fmt.Sprint(min(*count, *devices)))
+			r.add("unseen", result.CPU)
 			return err
 		})
 		if err != nil {

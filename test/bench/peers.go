@@ -24,17 +24,17 @@ import (
 type peer struct {
 	name, durability string
 	names            bench.Names
-	loads            string // which of: connect rsa resume hold publish storm established
+	loads            string // which of: connect unseen rsa resume hold publish storm established
 	start            func(p *peer, dir, pki string) (*running, error)
 }
 
 // peers are in the order of the table.
 var peers = []*peer{
-	{name: "signet", durability: "on disk (fdatasync)", names: bench.Azure, loads: "connect rsa resume hold publish storm established", start: startSignet},
-	{name: "mosquitto", durability: "in memory", names: bench.Plain, loads: "connect rsa hold publish storm", start: startMosquitto},
-	{name: "nats-server", durability: "in a file, not synced", names: bench.Plain, loads: "connect rsa hold publish storm", start: self("nats")},
+	{name: "signet", durability: "on disk (fdatasync)", names: bench.Azure, loads: "connect unseen rsa resume hold publish storm established", start: startSignet},
+	{name: "mosquitto", durability: "in memory", names: bench.Plain, loads: "connect unseen rsa hold publish storm", start: startMosquitto},
+	{name: "nats-server", durability: "in a file, not synced", names: bench.Plain, loads: "connect unseen rsa hold publish storm", start: self("nats")},
 	{name: "nats-server, sync always", durability: "on disk (fsync)", names: bench.Plain, loads: "publish", start: self("nats", "-always")},
-	{name: "bare", durability: "nowhere", names: bench.Plain, loads: "connect rsa hold publish storm established", start: self("bare")},
+	{name: "bare", durability: "nowhere", names: bench.Plain, loads: "connect unseen rsa hold publish storm established", start: self("bare")},
 	{name: "bare with cached intermediates", durability: "nowhere", names: bench.Plain, loads: "connect rsa storm", start: self("bare", "-cache")},
 	{name: "bare with a journal", durability: "on disk (fdatasync)", names: bench.Plain, loads: "publish", start: self("bare", "-sync")},
 }

@@ -25,7 +25,8 @@ func table(rows []*row) string {
 		time.Now().UTC().Format(time.DateOnly), *runs, machine())
 	columns := []struct{ title, figure, format string }{
 		{"connect, µs of server CPU", "connect", "%.0f"},
-		{"the same, RSA-2048", "rsa", "%.0f"},
+		{"a path never seen", "unseen", "%.0f"},
+		{"known, RSA-2048", "rsa", "%.0f"},
 		{"idle connection, KiB of RSS", "hold", "%.1f"},
 		{"acknowledged message, µs of server CPU", "message", "%.1f"},
 		{"messages a second", "rate", "%.0f"},
@@ -57,7 +58,7 @@ func table(rows []*row) string {
 		}
 	}
 	signet := byName["signet"]
-	for _, other := range []string{"mosquitto", "bare with cached intermediates", "bare with a journal"} {
+	for _, other := range []string{"mosquitto", "bare", "bare with cached intermediates", "bare with a journal"} {
 		o := byName[other]
 		if signet == nil || o == nil || o.missing {
 			continue
