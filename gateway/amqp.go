@@ -305,7 +305,7 @@ func (c *amqpConn) cut() {
 
 // farewell ends session and connection.
 func (c *amqpConn) farewell(why error) {
-	c.door.pacer.breathe() // thousands may go at once, too
+	c.leave(c.session)
 	c.stream.Close()
 	if c.session != nil {
 		c.session.Close() // now that the connection is closed: the hub may be waiting to tell

@@ -765,7 +765,7 @@ func (c *conn) refuse(e *signet.Error) *signet.Error {
 // farewell sends the will of a device that is lost, and ends session and
 // connection.
 func (c *conn) farewell(why error) {
-	c.door.pacer.breathe() // thousands may go at once, too
+	c.leave(c.session)
 	if c.session != nil {
 		c.part(why)
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"io"
 	"net"
 	"runtime"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/signet-iot/signet/wire/mqtt"
 )
 
 // One computes at a time; who waits for his peer keeps nobody waiting, and who is
@@ -72,6 +75,47 @@ func TestPaced(t *testing.T) {
 		if turns.free != 1 {
 			t.Error("a turn is held for ever")
 		}
+	})
+}
+
+// Who leaves waits for a turn. A stranger does not: at the full gate he would be one of
+// any number that keep a connection, and those who come from their turns.
+func TestLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMQTT(&fakeWaist{}, Config{Logger: discard, MaxStrangers: 1})
+		gone := func(device net.Conn) bool {
+			device.SetReadDeadline(time.Now().Add(time.Second))
+			_, err := io.ReadAll(device)
+			return err == nil
+		}
+		here := pipe(m)
+		here.Write(connectPacket("d"))
+		if _, err := mqtt.NewClientReader(here, maxPacket).Next(); err != nil {
+			t.Fatal(err)
+		}
+		all := m.pacer.free
+		for range all {
+			m.pacer.take()
+		}
+		within := pipe(m)
+		synctest.Wait()
+		for range 3 {
+			if !gone(pipe(m)) {
+				t.Error("a stranger for whom there is no room stays until it is his turn")
+			}
+		}
+		here.Write(mqtt.AppendDisconnect(nil))
+		if gone(here) {
+			t.Error("a device leaves before its turn")
+		}
+		for range all {
+			m.pacer.give()
+		}
+		if !gone(here) {
+			t.Error("a device does not leave in its turn")
+		}
+		within.Close()
+		shutDown(t, m)
 	})
 }
 

@@ -137,3 +137,12 @@ func (p *peer) hold(wait time.Duration) error {
 	}
 	return p.ended
 }
+
+// leave has a device that leaves wait for a turn, as thousands may at once. Who has lost
+// his session goes at once. So does a stranger: for whom there is no room at the gate there
+// is none in the pacer's line either.
+func (p *peer) leave(s Session) {
+	if s != nil && s.Ended() == nil {
+		p.door.pacer.breathe()
+	}
+}
