@@ -2,8 +2,8 @@
 // authenticated, and shows the fleet as the tree that its certificates record.
 //
 // It is written behind: a connect leaves a note in memory and goes on; a second
-// later the notes are written together. What a crash loses is what was seen in
-// that second; the next connect tells it again.
+// later, or ten in a rush, the notes are written together. What a crash loses is what
+// was seen in that time; the next connect tells it again.
 //
 // # What it may grow to
 //
@@ -59,8 +59,9 @@ const (
 	staying = time.Hour
 	// every is how often it is written.
 	every = time.Second
-	// putOff is how often in a row, at most, that is put off in a rush: who makes one for
-	// ever shall not hide a clone.
+	// putOff is how often in a row, at most, that is put off in a rush, which strangers can
+	// make, and for ever. Not put off is what one of them might want to hide by it: see
+	// Inventory.pressing.
 	putOff = 9
 	// batch is how many sightings are written in one transaction: as many as one
 	// statement takes, some 3 ms of work. When thousands come at once, a message that
@@ -89,6 +90,7 @@ type Inventory struct {
 	mu       sync.Mutex // never held while the store is asked
 	pending  map[identity]seen
 	left     map[identity]time.Time
+	changed  bool // a device has shown another certificate, or a write has failed
 	recent   map[identity]mark
 	refusals map[[2]string]int64 // by hub and branch
 	turns    map[identity]*turns
@@ -203,12 +205,18 @@ func (i *Inventory) Saw(p *signet.Principal, path []*x509.Certificate, tls strin
 	who := identity{p.Hub, p.DeviceID, p.ModuleID}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if m, ok := i.recent[who]; ok && now.Sub(m.at) < again && m == newMark(p, m.at) {
+	m, known := i.recent[who]
+	if known && now.Sub(m.at) < again && m == newMark(p, m.at) {
 		return
 	}
-	if _, waits := i.pending[who]; !waits && len(i.pending) >= maxPending {
+	waiting, waits := i.pending[who]
+	if !waits && len(i.pending) >= maxPending {
 		i.missed.Inc()
 		return
+	}
+	leaf := p.Path[0].Thumbprint
+	if known && m.leaf != leaf || waits && waiting.principal.Path[0].Thumbprint != leaf {
+		i.changed = true // and may change back
 	}
 	i.pending[who] = seen{p, path, tls, remote, now}
 }
@@ -252,7 +260,7 @@ func (i *Inventory) Refused(v *signet.Verdict) {
 }
 
 // Run writes what it was told, every second, until ctx ends; then once more. In a rush it
-// does every ten seconds, and when there would be no room else.
+// does every ten seconds, but for what is pressing.
 func (i *Inventory) Run(ctx context.Context) {
 	t, hour := time.NewTicker(every), time.NewTicker(staying)
 	defer t.Stop()
@@ -260,7 +268,7 @@ func (i *Inventory) Run(ctx context.Context) {
 	for put := 0; ; {
 		select {
 		case <-t.C:
-			if put < putOff && i.rush() && !i.crowded() {
+			if put < putOff && i.rush() && !i.pressing() {
 				put++
 				continue
 			}
@@ -277,12 +285,13 @@ func (i *Inventory) Run(ctx context.Context) {
 	}
 }
 
-// crowded says whether so many sightings wait that they cannot wait for the end of a
-// rush.
-func (i *Inventory) crowded() bool {
+// pressing says whether something waits that cannot wait for the end of a rush: because
+// there would be no room for more, or because it may be a clone. Of a device that shows
+// two certificates by turns, only the last is there to be written.
+func (i *Inventory) pressing() bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return len(i.pending) >= maxPending/2
+	return max(len(i.pending), len(i.left)) >= maxPending/2 || i.changed || len(i.found) > 0
 }
 
 // Write writes what it was told since the last time; what cannot be written is
@@ -312,7 +321,7 @@ func (i *Inventory) Write(ctx context.Context) {
 		}
 	}
 	found := i.found
-	i.found = nil
+	i.found, i.changed = nil, false
 	clear(i.pending)
 	clear(i.left)
 	clear(i.refusals)
@@ -369,6 +378,7 @@ func (i *Inventory) Stay(ctx context.Context) {
 func (i *Inventory) putBack(all []seen, found []signet.Clone) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.changed = true
 	i.found = append(found, i.found...)[:min(len(found)+len(i.found), maxTurning)]
 	for _, s := range all {
 		who := identity{s.principal.Hub, s.principal.DeviceID, s.principal.ModuleID}

@@ -432,6 +432,77 @@ func TestRush(t *testing.T) {
 	})
 }
 
+// TestRushHidesNothing: what may be a clone, and what there would be no more room for, is
+// written in a rush as it is without.
+func TestRushHidesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		y := newYard(t)
+		y.identity("d1", "d2")
+		own, other := leaf{name: "d1", key: 1, serial: 1, cas: []int{2, 1}}, leaf{name: "d1", key: 9, serial: 9, cas: []int{2, 1}}
+		y.rush = true
+		go y.Run(t.Context())
+		y.saw(own)
+		wait := func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+		}
+		wait(10 * time.Second)
+
+		// Whoever has another certificate of a device, and makes the rush himself, must
+		// not be gone before it is seen.
+		y.saw(other)
+		wait(time.Second)
+		if s := y.sighting("d1"); s.Serial != "00000009" {
+			t.Errorf("what the device shows now is not seen: %+v", s)
+		}
+		y.saw(leaf{name: "d2", key: 2, serial: 2, cas: []int{2, 1}})
+		wait(time.Second)
+		if _, err := y.Device(t.Context(), "hub", "d2", ""); err == nil {
+			t.Error("what is not pressing is written in the rush")
+		}
+		y.saw(leaf{name: "d2", key: 3, serial: 3, cas: []int{2, 1}}) // before the first is written
+		wait(time.Second)
+		y.sighting("d2")
+
+		y.store.Before = func(operation string) error {
+			if operation == "Save" {
+				y.store.Before = nil
+				return memstore.ErrFault
+			}
+			return nil
+		}
+		y.saw(own)
+		wait(time.Second)
+		wait(time.Second)
+		if s := y.sighting("d1"); s.Serial != "00000001" {
+			t.Errorf("what could not be written waits for the end of the rush: %+v", s)
+		}
+
+		p := y.saw(own)
+		home, lab := netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("203.0.113.3")
+		for range 4 {
+			y.Moved(p, home, lab)
+			y.Moved(p, lab, home)
+		}
+		wait(time.Second)
+		if len(y.found) != 1 {
+			t.Errorf("found: %+v", y.found)
+		}
+
+		y.now = y.now.Add(time.Hour)
+		y.Left(p)
+		for n := range 16_384/2 - 1 {
+			left := *p
+			left.DeviceID = fmt.Sprint("x", n)
+			y.Left(&left)
+		}
+		wait(time.Second)
+		if s := y.sighting("d1"); !s.LastSeen.Equal(y.now) {
+			t.Errorf("when it left is not seen: %+v", s)
+		}
+	})
+}
+
 // TestGone: what is written of what has gone is nothing, and a hub made anew
 // under the name begins with nothing.
 func TestGone(t *testing.T) {

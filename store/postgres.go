@@ -99,7 +99,8 @@ func (e *postgresEngine) rows() int { return maxPiece }
 
 func (e *postgresEngine) by(string) string { return "" }
 
-// writeBehind leaves it to the server's WAL writer, which syncs some five times a second.
+// writeBehind leaves it to the database's WAL writer, which syncs some five times a second;
+// the end of its processes takes back what the loss of power would.
 func (e *postgresEngine) writeBehind(ctx context.Context, c change) error {
 	return e.write(ctx, func(ctx context.Context, q queryer) error {
 		if _, err := q.ExecContext(ctx, "SET LOCAL synchronous_commit = off"); err != nil {
