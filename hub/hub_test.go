@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -557,26 +558,32 @@ func TestReceipt(t *testing.T) {
 	root := hubtest.NewCA(t, "Root")
 	ca := h.trust("first", root)
 	const devices = 50
-	for n := range devices {
-		i := h.device(signet.Identity{DeviceID: fmt.Sprint("d", n), Auth: byCA})
-		// A door that closes its connection when it is woken.
-		sessions := make(chan *hub.Session, 1)
-		s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: i.DeviceID, Chain: presented(t, root.Device(t, i.DeviceID))},
-			func() { go func() { (<-sessions).Close() }() })
-		if err != nil {
+	var chains [devices][]*x509.Certificate // made out here, where it is today
+	for n := range chains {
+		chains[n] = presented(t, root.Device(t, fmt.Sprint("d", n)))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		for n := range devices {
+			i := h.device(signet.Identity{DeviceID: fmt.Sprint("d", n), Auth: byCA})
+			// A door that closes its connection n+1 milliseconds after it is woken.
+			sessions := make(chan *hub.Session, 1)
+			s, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: i.DeviceID, Chain: chains[n]},
+				func() { go func() { time.Sleep(time.Duration(n+1) * time.Millisecond); (<-sessions).Close() }() })
+			if err != nil {
+				t.Fatal(err)
+			}
+			sessions <- s
+		}
+		ctx, receipts := signet.WithReceipts(t.Context())
+		if err := h.authority.Delete(ctx, "first", ca.Name, ca.ETag); err != nil {
 			t.Fatal(err)
 		}
-		sessions <- s
-	}
-	ctx, receipts := signet.WithReceipts(t.Context())
-	if err := h.authority.Delete(ctx, "first", ca.Name, ca.ETag); err != nil {
-		t.Fatal(err)
-	}
-	got := receipts.List()
-	if len(got) != 1 || got[0].Sessions != devices || got[0].Closed != devices || len(got[0].Devices) != devices ||
-		got[0].Last <= 0 || got[0].Last < got[0].P99 || got[0].P99 < got[0].P50 {
-		t.Errorf("%+v", got)
-	}
+		got := receipts.List()
+		if len(got) != 1 || got[0].Sessions != devices || got[0].Closed != devices || len(got[0].Devices) != devices ||
+			got[0].P50 != 26*time.Millisecond || got[0].P99 != 50*time.Millisecond || got[0].Last != 50*time.Millisecond {
+			t.Errorf("%+v", got)
+		}
+	})
 }
 
 // TestReceiptOfAStuckDoor: a door that does not close holds the answer for no
@@ -585,15 +592,19 @@ func TestReceiptOfAStuckDoor(t *testing.T) {
 	h := newHouse(t)
 	root := hubtest.NewCA(t, "Root")
 	ca := h.trust("first", root)
-	h.device(signet.Identity{DeviceID: "d", Auth: byCA})
-	if _, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}, func() {}); err != nil {
-		t.Fatal(err)
-	}
-	ctx, receipts := signet.WithReceipts(t.Context())
-	if err := h.authority.Delete(ctx, "first", ca.Name, ca.ETag); err != nil {
-		t.Fatal(err)
-	}
-	if got := receipts.List(); len(got) != 1 || got[0].Sessions != 1 || got[0].Closed != 0 {
-		t.Errorf("%+v", got)
-	}
+	chain := presented(t, root.Device(t, "d"))
+	synctest.Test(t, func(t *testing.T) {
+		h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+		if _, err := h.hub.Connect(t.Context(), hub.Credentials{Host: "first.test", DeviceID: "d", Chain: chain}, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		ctx, receipts := signet.WithReceipts(t.Context())
+		if err := h.authority.Delete(ctx, "first", ca.Name, ca.ETag); err != nil {
+			t.Fatal(err)
+		}
+		if got := receipts.List(); len(got) != 1 || got[0].Sessions != 1 || got[0].Closed != 0 || time.Since(began) != time.Second {
+			t.Errorf("%+v", got)
+		}
+	})
 }

@@ -56,10 +56,10 @@ func TestDistrustedLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(receipts) != 1 || receipts[0].Sessions != 5 || receipts[0].Closed != 5 || len(receipts[0].Devices) != 5 ||
-		receipts[0].Node == "" || receipts[0].Last <= 0 || receipts[0].Last > time.Second {
-		t.Errorf("receipts %+v", receipts)
+	if len(receipts) != 1 || len(receipts[0].Devices) != 5 || receipts[0].Node == "" {
+		t.Fatalf("receipts %+v", receipts)
 	}
+	h.Cut(t, receipts[0], 5)
 	if d.Kind != signet.DistrustKey || d.By != "iothubowner" || d.Subject != "CN=Line 4" || d.Reason != "stolen" {
 		t.Errorf("%+v", d)
 	}
@@ -184,10 +184,10 @@ func TestReceipts(t *testing.T) {
 		answer.Body.Close()
 		var receipt signet.Receipt
 		header := answer.Header.Get("Signet-Receipt")
-		if err := json.Unmarshal([]byte(header), &receipt); err != nil || answer.StatusCode > 299 || receipt.Sessions != len(devices) || receipt.Closed != len(devices) ||
-			receipt.Last <= 0 || strings.Contains(header, `"devices"`) {
+		if err := json.Unmarshal([]byte(header), &receipt); err != nil || answer.StatusCode > 299 || strings.Contains(header, `"devices"`) {
 			t.Errorf("%s: %d, receipt %q", c.name, answer.StatusCode, header)
 		}
+		h.Cut(t, receipt, len(devices))
 		for _, d := range devices {
 			d.WaitClosed(t)
 		}

@@ -63,7 +63,7 @@ func TestEventHubsForGo(t *testing.T) {
 	}
 	read := func(c *azeventhubs.PartitionClient, want ...int) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		events, err := c.ReceiveEvents(ctx, len(want), nil)
 		if err != nil || len(events) != len(want) {

@@ -26,7 +26,7 @@ func TestConnectionEvents(t *testing.T) {
 	}
 	d.Publish(t, "press-17", "hello")
 
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	seen := map[string]bool{}
 	err := h.Hub().Read(ctx, "hub", hub.Start{}, true, func(_ signet.Position, m *signet.Message) bool {

@@ -338,7 +338,7 @@ func TestCertificateRenewal(t *testing.T) {
 
 func waitFor(t testing.TB, condition func() bool) {
 	t.Helper()
-	for range 1000 {
+	for range 12_000 {
 		if condition() {
 			return
 		}
@@ -608,7 +608,7 @@ func (r *registrant) do(method, path string, body any) (a registrationAnswer, er
 		}
 		q.Header.Set("Authorization", token)
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: conf}, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: conf}, Timeout: 2 * time.Minute}
 	defer client.CloseIdleConnections()
 	answer, err := client.Do(q)
 	if err != nil {
@@ -622,7 +622,7 @@ func (r *registrant) do(method, path string, body any) (a registrationAnswer, er
 // poll waits for an operation to be over.
 func (r *registrant) poll(operation string) (a registrationAnswer) {
 	r.t.Helper()
-	for range 200 {
+	for range 5000 {
 		var err error
 		if a, err = r.do("GET", "/operations/"+operation, nil); err != nil {
 			r.t.Fatal(err)

@@ -199,7 +199,7 @@ func TestHubsApart(t *testing.T) {
 	// The server's own certificate learns the new name.
 	conf := h.ClientTLS()
 	conf.ServerName = "other.test"
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		c, err := tls.Dial("tcp", h.HTTPSAddr(), conf)
 		if err == nil {
@@ -390,52 +390,78 @@ func TestCallerGoes(t *testing.T) {
 // parted with, as its hub says; and whoever is let in under one rule learns of
 // the other without a word.
 func TestExpiry(t *testing.T) {
+	// Lives are short, and on a busy machine too short to be seen: then they are longer.
+	for life := 3 * time.Second; !expires(t, life); life *= 3 {
+		if life > time.Minute {
+			t.Fatal("nobody has connected before the end of a certificate")
+		}
+	}
+}
+
+// expires tells the story of certificates that last for so long. It gives false when
+// that was over too early.
+func expires(t *testing.T, life time.Duration) bool {
 	h := hubtest.Start(t)
 	root := hubtest.NewCA(t, "Root")
 	h.Trust(t, tenant, root)
-	end := time.Now().Truncate(time.Second).Add(3 * time.Second)
-	connect := func(id string, notAfter time.Time) *hubtest.Device {
+	connect := func(id string, notAfter time.Time) (d *hubtest.Device, in bool) {
 		t.Helper()
 		h.CADevice(t, tenant, id)
-		d := h.Dial(t, h.ClientTLS(root.Device(t, id, func(c *x509.Certificate) { c.NotAfter = notAfter })))
-		if code := d.Connect(t, "localhost", id); code != 0 {
+		d = h.Dial(t, h.ClientTLS(root.Device(t, id, func(c *x509.Certificate) { c.NotAfter = notAfter })))
+		code := d.Connect(t, "localhost", id)
+		if code != 0 && time.Now().Before(notAfter) {
 			t.Fatalf("CONNACK %d", code)
 		}
-		return d
+		return d, code == 0
 	}
-	idle, long := connect("idle", end), connect("long", end.Add(time.Hour))
+	end := time.Now().Truncate(time.Second).Add(life)
+	idle, in := connect("idle", end)
+	long, _ := connect("long", end.Add(time.Hour))
+	if !in || !time.Now().Before(end) {
+		return false
+	}
 	if _, err := h.Registry().SetAtExpiry(t.Context(), tenant, signet.EndAtExpiry); err != nil {
 		t.Fatal(err)
 	}
-	busy := connect("busy", end)
+	busy, in := connect("busy", end)
+	if !in || !time.Now().Before(end) {
+		return false
+	}
 	for time.Now().Before(end) { // still good
-		busy.Publish(t, "busy", "hello")
+		busy.Write(mqtt.AppendPublish(nil, &mqtt.Publish{QoS: 1, PacketID: 1, Topic: "devices/busy/messages/events/", Payload: []byte("hello")}))
+		p, err := busy.In.Next()
+		if _, ok := p.(*mqtt.Puback); !ok && time.Now().Before(end.Add(time.Second)) {
+			t.Fatalf("%T %v where a PUBACK was due", p, err)
+		}
 		<-time.After(50 * time.Millisecond)
 	}
 	for name, d := range map[string]*hubtest.Device{"idle": idle, "busy": busy} {
-		d.SetDeadline(end.Add(4 * time.Second))
+		d.SetDeadline(end.Add(time.Minute)) // that they are silent would be found out later
 		d.WaitClosed(t)
 		if now := time.Now(); now.Before(end.Add(time.Second)) {
 			t.Errorf("%s: closed before %v", name, end)
 		}
 	}
 	long.Publish(t, "long", "still here")
-
-	r, err := http.Get("http://" + h.AdminAddr() + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	if body, _ := io.ReadAll(r.Body); !strings.Contains(string(body), `signet_mqtt_ends_total{code="session.certificate-expired"} 2`) {
-		t.Error("the metrics do not tell why")
-	}
+	waitFor(t, func() bool { // it is counted when the socket is closed
+		r, err := http.Get("http://" + h.AdminAddr() + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		body, _ := io.ReadAll(r.Body)
+		return strings.Contains(string(body), `signet_mqtt_ends_total{code="session.certificate-expired"} 2`)
+	})
 
 	// Kept: as Azure does, until it goes; then it is refused.
 	if _, err := h.Registry().SetAtExpiry(t.Context(), tenant, signet.KeepAtExpiry); err != nil {
 		t.Fatal(err)
 	}
-	end = time.Now().Truncate(time.Second).Add(time.Second)
-	kept := connect("kept", end)
+	end = time.Now().Truncate(time.Second).Add(life / 3)
+	kept, in := connect("kept", end)
+	if !in {
+		return false
+	}
 	<-time.After(time.Until(end.Add(1100 * time.Millisecond)))
 	kept.Publish(t, "kept", "past its end")
 	// And changed its mind: over by the time of the answer.
@@ -443,10 +469,10 @@ func TestExpiry(t *testing.T) {
 	if _, err := h.Registry().SetAtExpiry(ctx, tenant, signet.EndAtExpiry); err != nil {
 		t.Fatal(err)
 	}
-	if total, _ := receipts.Total(); total.Sessions != 1 || total.Closed != 1 {
-		t.Errorf("the receipt: %+v", total)
-	}
+	total, _ := receipts.Total()
+	h.Cut(t, total, 1)
 	kept.WaitClosed(t)
+	return true
 }
 
 // TestAdmin: the operator's window.
@@ -491,7 +517,7 @@ func TestStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(2 * time.Minute))
 	io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and empty SETTINGS
 	frame := make([]byte, 9)
 	if _, err := io.ReadFull(c, frame); err != nil || frame[3] != 4 {

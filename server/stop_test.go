@@ -65,7 +65,7 @@ func TestStopUnderLoad(t *testing.T) {
 		for range asked {
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := h.Close(ctx); err != nil || ctx.Err() != nil {
 		t.Errorf("%v %v", err, ctx.Err())

@@ -143,7 +143,7 @@ func present(h *hubtest.Hub, device, folder string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(2 * time.Minute))
 	defer func() {
 		if err != nil {
 			conn.Close()
@@ -186,11 +186,11 @@ func register(h *hubtest.Hub, device, folder string) error {
 	if err != nil {
 		return err
 	}
-	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: h.ClientTLS(pair)}}
+	c := &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{TLSClientConfig: h.ClientTLS(pair)}}
 	defer c.CloseIdleConnections()
 	path := "/" + strings.TrimSpace(string(scope)) + "/registrations/" + device
 	method, step := http.MethodPut, "/register"
-	for range 100 {
+	for range 5000 {
 		q, err := http.NewRequest(method, "https://"+h.HTTPSAddr()+path+step+"?api-version=2021-06-01", strings.NewReader("{}"))
 		if err != nil {
 			return err
@@ -214,7 +214,7 @@ func register(h *hubtest.Hub, device, folder string) error {
 		method, step = http.MethodGet, "/operations/"+operation.OperationID
 		<-time.After(20 * time.Millisecond)
 	}
-	return errors.New("it has no place after two seconds")
+	return errors.New("it has no place")
 }
 
 func answer(h *hubtest.Hub, device, status, payload string) (stop func(), err error) {

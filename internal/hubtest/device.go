@@ -10,6 +10,10 @@ import (
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
+// patience is how long a device waits for anything: no test waits for it to be over, and
+// a busy machine takes its time.
+const patience = 2 * time.Minute
+
 // A Device is a plain MQTT client: what the SDKs do, packet by packet.
 type Device struct {
 	*tls.Conn
@@ -19,12 +23,12 @@ type Device struct {
 // Dial makes the TLS connection of a device, and no more.
 func (h *Hub) Dial(t testing.TB, conf *tls.Config) *Device {
 	t.Helper()
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", h.MQTTAddr(), conf)
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", h.MQTTAddr(), conf)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	return &Device{c, mqtt.NewClientReader(c, 1<<19)}
 }
 

@@ -29,6 +29,8 @@ type Hub struct {
 	// CAFile holds the CA of the server's certificate; Roots the same, parsed.
 	CAFile string
 	Roots  *x509.CertPool
+
+	pulse *pulse
 }
 
 // Start runs a hub on free ports until the test ends. Options alter the
@@ -47,7 +49,7 @@ func Start(t testing.TB, options ...func(*server.Config)) *Hub {
 	if err != nil {
 		t.Fatalf("start the hub: %v", err)
 	}
-	h := &Hub{Server: s, Config: cfg}
+	h := &Hub{Server: s, Config: cfg, pulse: newPulse()}
 	t.Cleanup(h.Stop)
 
 	h.Owner, err = signet.ParseConnectionString(h.read(t, "owner.connection-string"))
@@ -65,7 +67,8 @@ func Start(t testing.TB, options ...func(*server.Config)) *Hub {
 // Stop shuts the hub down; the data stays until the test ends. It may be called
 // again.
 func (h *Hub) Stop() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	h.pulse.stop()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	h.Close(ctx)
 }

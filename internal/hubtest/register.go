@@ -35,12 +35,12 @@ type Place struct {
 // registration. It may be called from any goroutine.
 func (h *Hub) Register(scope, id string, conf *tls.Config, body string) (Place, error) {
 	var place Place
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", h.MQTTAddr(), conf)
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", h.MQTTAddr(), conf)
 	if err != nil {
 		return place, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(2 * time.Minute))
+	c.SetDeadline(time.Now().Add(patience))
 	in := mqtt.NewClientReader(c, 1<<19)
 	say := func(packet []byte) (mqtt.Packet, error) {
 		if _, err := c.Write(packet); err != nil {

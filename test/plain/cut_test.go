@@ -22,7 +22,7 @@ type running struct {
 
 func begin(t *testing.T, dir, tool string, args ...string) *running {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, tool, args...)
 	r := &running{tool: tool, ended: make(chan int, 1)}
@@ -53,7 +53,7 @@ func (r *running) wait(t *testing.T) int {
 	select {
 	case status := <-r.ended:
 		return status
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatalf("%s goes on: %s", r.tool, r.said.String())
 		return 0
 	}
@@ -62,7 +62,7 @@ func (r *running) wait(t *testing.T) int {
 // eventually waits for what another process does.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("never: " + what)
 		}
@@ -105,9 +105,10 @@ func TestCutPlain(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, receipts, err := c.Distrust(t.Context(), client.DistrustRequest{Certificate: hubtest.PEM(line.Cert.Raw), Reason: "the line is not ours any more"})
-	if err != nil || len(receipts) != 1 || receipts[0].Sessions != 2 || receipts[0].Closed != 2 || receipts[0].Last > time.Second {
+	if err != nil || len(receipts) != 1 {
 		t.Fatalf("%+v %v", receipts, err)
 	}
+	h.Cut(t, receipts[0], 2)
 
 	// mosquitto's clients come back by themselves, and hear that they may not. One of
 	// them then gives up; the other tries for ever.

@@ -55,7 +55,7 @@ func TestIssuanceOfPlainClients(t *testing.T) {
 			}
 		}
 		curl("PUT", "register", `{"registrationId":"`+id+`","csr":"`+base64.StdEncoding.EncodeToString([]byte(read(t, dir, "csr")))+`"}`)
-		for range 100 {
+		for range 2000 {
 			if state.Status != "assigning" {
 				break
 			}

@@ -147,9 +147,10 @@ func TestCRL(t *testing.T) {
 	if err != nil || l.Entries != 1 || l.Number != "2" {
 		t.Fatalf("%+v %v", l, err)
 	}
-	if len(receipts) != 1 || receipts[0].Sessions != 1 || receipts[0].Closed != 1 || receipts[0].Last > time.Second {
-		t.Errorf("%+v", receipts)
+	if len(receipts) != 1 {
+		t.Fatalf("%+v", receipts)
 	}
+	h.Cut(t, receipts[0], 1)
 	revoked.WaitClosed(t)
 	other.Publish(t, "press-18", "still here")
 	if code := h.Dial(t, h.ClientTLS(ca.device(t, "press-17"))).Connect(t, "localhost", "press-17"); code != 5 {
@@ -209,7 +210,7 @@ func (r *responder) start(t *testing.T) {
 		cmd.Wait()
 	})
 	t.Cleanup(r.stop)
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		up := listening.FindStringSubmatch(said.String())
 		if up != nil {
 			r.port.Store(up[1])
@@ -258,7 +259,7 @@ func TestOCSP(t *testing.T) {
 	}
 	connected := func(id string) *hubtest.Device {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			d := h.Dial(t, h.ClientTLS(ca.device(t, id)))
 			if d.Connect(t, "localhost", id) == 0 {
 				return d

@@ -51,11 +51,11 @@ func TestAMQPSDK(t *testing.T) {
 				served := make(chan bool)
 				go func() {
 					defer close(served)
-					r, err := c.InvokeMethod(t.Context(), id, "", client.MethodCall{Method: "start", Payload: json.RawMessage(`{"speed":7}`), ConnectTimeout: 30 * time.Second})
+					r, err := c.InvokeMethod(t.Context(), id, "", client.MethodCall{Method: "start", Payload: json.RawMessage(`{"speed":7}`), ConnectTimeout: 2 * time.Minute})
 					if err != nil || r.Status != 210 || string(r.Payload) != `{"started":true}` {
 						t.Errorf("method: %+v %v", r, err)
 					}
-					for n, deadline := 0, time.Now().Add(30*time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+					for n, deadline := 0, time.Now().Add(2*time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 						if i, err := c.Device(t.Context(), id); err == nil && i.MessageCount == 0 {
 							if n++; n == 1 { // when what waited is through, its properties change
 								if _, err := c.PatchTwin(t.Context(), id, "", client.TwinPatch{Desired: json.RawMessage(`{"interval":5}`)}, ""); err != nil {

@@ -123,15 +123,20 @@ func TestEventHubsSDKPositions(t *testing.T) {
 		fmt.Sprintf(`{"enqueuedOn":%d}`, middle.UnixMilli()):                   2,
 		"latest": 3,
 	} {
-		later := make(chan bool)
+		over, later := make(chan bool), make(chan bool)
 		go func() {
 			defer close(later)
-			if from == "latest" {
-				time.Sleep(3 * time.Second) // the script has its link by then; were it not so, it would wait for ever
-				put(t, h, device, `{"t":3}`)
+			for from == "latest" { // nobody says when the script has its link: it takes the first that comes then
+				select {
+				case <-over:
+					return
+				case <-time.After(time.Second):
+					put(t, h, device, `{"t":3}`)
+				}
 			}
 		}()
 		out, err := node(t, h, "eventhub.js", "tcp", eventHub(h), "a-group", "1", from)
+		close(over)
 		<-later
 		seen := objects(out)
 		if err != nil || len(seen) != 3 || !reflect.DeepEqual(seen[2]["body"], map[string]any{"t": want}) {

@@ -40,7 +40,7 @@ func TestCommandsSDK(t *testing.T) {
 			live := make(chan bool)
 			go func() { // when the device has what waited, more comes
 				defer close(live)
-				for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+				for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 					if i, err := c.Device(t.Context(), id); err == nil && i.MessageCount == 0 {
 						send(client.Command{MessageID: "last", Body: []byte("bye")})
 						return
@@ -132,7 +132,7 @@ func backEnd(t *testing.T, h *hubtest.Hub) *client.Client {
 func feedback(t *testing.T, c *client.Client, n int) string {
 	t.Helper()
 	told := map[string]string{}
-	for deadline := time.Now().Add(30 * time.Second); len(told) < n && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); len(told) < n && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		records, token, err := c.Feedback(t.Context())
 		if err != nil {
 			t.Error(err)

@@ -20,7 +20,7 @@ async function main() {
   console.log('open');
   // It sends now and then, as devices do. Cut off, the SDK tries to come back with
   // the next message; told that it may not, it tells its application.
-  for (let n = 0; n < 200; n++) {
+  for (let n = 0; n < 1200; n++) {
     try {
       await client.sendEvent(new Message(`message ${n}`));
     } catch (err) {

@@ -26,7 +26,7 @@ func TestCutSDK(t *testing.T) {
 			text, _ := node(t, h, "cut.js", door, host, id, folder(t, line.Device(t, id)), h.CAFile)
 			out <- text
 		}()
-		for deadline := time.Now().Add(30 * time.Second); !h.Hub().Connected(h.Config.Hub, id, ""); {
+		for deadline := time.Now().Add(2 * time.Minute); !h.Hub().Connected(h.Config.Hub, id, ""); {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: not connected: %s", door, <-out)
 			}
@@ -38,15 +38,17 @@ func TestCutSDK(t *testing.T) {
 		if _, err := h.Authority().Distrust(ctx, h.Config.Hub, d, []*x509.Certificate{line.Cert}); err != nil {
 			t.Fatal(err)
 		}
-		if r := receipts.List(); len(r) != 1 || r[0].Sessions != 1 || r[0].Closed != 1 || r[0].Last > time.Second {
-			t.Errorf("%s: receipts %+v", door, r)
+		r := receipts.List()
+		if len(r) != 1 {
+			t.Fatalf("%s: receipts %+v", door, r)
 		}
+		h.Cut(t, r[0], 1)
 		if text := <-out; !strings.Contains(text, "gone: UnauthorizedError") {
 			t.Errorf("%s: %s", door, text)
 		}
 		took := time.Since(begun)
 		switch got := lastVerdict(t, h, id); {
-		case strings.HasPrefix(door, "amqp") && took > 10*time.Second:
+		case strings.HasPrefix(door, "amqp") && took > time.Minute:
 			t.Errorf("%s: the SDK has noticed after %v", door, took)
 		case !strings.HasPrefix(door, "amqp") && got != signet.CertRevoked:
 			t.Errorf("%s: verdict %s", door, got)

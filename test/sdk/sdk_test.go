@@ -63,7 +63,7 @@ func node(t *testing.T, h *hubtest.Hub, args ...string) (string, error) {
 	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost\n"+address+" "+host+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", append([]string{"-m", "sh", "-c",
 		`mount --bind "$0" /etc/hosts && exec node "$@"`, hosts}, args...)...)
@@ -127,7 +127,7 @@ func TestDeviceSDK(t *testing.T) {
 	}
 	m := got[0]
 	if string(m.Body) != `{"temperature":21.5}` || m.DeviceID != "press-17" || m.GenerationID != created.GenerationID ||
-		!strings.Contains(m.AuthMethod, "x509Certificate") || time.Since(m.EnqueuedTime) > time.Minute {
+		!strings.Contains(m.AuthMethod, "x509Certificate") || time.Since(m.EnqueuedTime) > 4*time.Minute {
 		t.Errorf("read back %+v", m)
 	}
 	has := func(ps []signet.Property, name, value string) {

@@ -36,7 +36,7 @@ async function main() {
     m.ack = 'full';
     m.correlationId = 'c-1';
     m.contentType = 'application/json';
-    m.expiryTimeUtc = Date.now() + 60000; // of a Date this SDK can make no timestamp
+    m.expiryTimeUtc = Date.now() + 600000; // of a Date this SDK can make no timestamp
     for (const [name, value] of Object.entries(properties || {})) m.properties.add(name, value);
     try {
       await client.send(to, m);

@@ -195,13 +195,13 @@ func TestReference(t *testing.T) {
 			return
 		}
 		io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "+accept+"\r\n\r\n")
-		conn := NewConn(nc, time.Second)
+		conn := NewConn(nc, time.Minute)
 		_, err = io.Copy(struct{ io.Writer }{conn}, conn) // an echo
 		conn.Close()
 		served <- err
 	}))
 	defer s.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	c, _, err := reference.Dial(ctx, s.URL, nil)
 	if err != nil {

@@ -32,7 +32,7 @@ client.close()
 
 source = uamqp.address.Source('amqps://localhost/' + hub + '/ConsumerGroups/$Default/Partitions/0')
 source.set_filter(b"amqp.annotation.x-opt-offset > '-1'")
-client = uamqp.ReceiveClient(source, auth=auth('amqps://localhost/' + hub), timeout=10000, prefetch=2)
+client = uamqp.ReceiveClient(source, auth=auth('amqps://localhost/' + hub), timeout=120000, prefetch=2)
 for n, m in enumerate(client.receive_messages_iter(), 1):
     a = m.annotations
     print('read', b''.join(m.get_data()).decode(), a[b'x-opt-sequence-number'], a[b'x-opt-offset'].decode(), a[b'iothub-connection-device-id'].decode())

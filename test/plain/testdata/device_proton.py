@@ -13,7 +13,7 @@ domain.set_credentials(folder + '/chain.pem', folder + '/device.key', None)
 
 
 def connect():
-    return BlockingConnection('amqps://localhost:' + port, ssl_domain=domain, sasl_enabled=False, max_frame_size=4096, heartbeat=10, timeout=20)
+    return BlockingConnection('amqps://localhost:' + port, ssl_domain=domain, sasl_enabled=False, max_frame_size=4096, heartbeat=10, timeout=120)
 
 
 connection = connect()

@@ -31,7 +31,7 @@ client.queue_message(uamqp.Message(b'x' * 100000))
 print('stored', [str(r) for r in client.send_all_messages()])
 client.close()
 
-receiver = uamqp.ReceiveClient(node('messages/devicebound'), auth=auth(token), timeout=10000, prefetch=1, auto_complete=False)
+receiver = uamqp.ReceiveClient(node('messages/devicebound'), auth=auth(token), timeout=120000, prefetch=1, auto_complete=False)
 n = 0
 for m in receiver.receive_messages_iter():
     print('received', m.properties.message_id.decode(), b''.join(m.get_data()).decode())
