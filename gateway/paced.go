@@ -177,9 +177,9 @@ func (l *lulls) await() bool {
 	return err == nil
 }
 
-// A pacedConn is a connection on which a handshake is under way: whoever reads it
-// gives up his turn while he waits for the peer, and gets no more than maxFlight of
-// the peer between two writes. It is for one goroutine until the handshake is over.
+// A pacedConn is a connection on which a handshake is under way: whoever reads it or
+// writes to it gives up his turn while he waits for the peer, and gets no more than
+// maxFlight of the peer between two writes. It is for one goroutine until the handshake is over.
 type pacedConn struct {
 	net.Conn
 	turns *pacer // nil when it is over
@@ -202,8 +202,11 @@ func (p *pacedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Write waits for a peer that reads nothing: a ticket holds the chain that he has
+// presented, more than the socket takes. What is left to compute after a flight is little.
 func (p *pacedConn) Write(b []byte) (int, error) {
 	p.heard = 0
+	p.rest()
 	return p.Conn.Write(b)
 }
 

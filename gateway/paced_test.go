@@ -78,6 +78,33 @@ func TestPaced(t *testing.T) {
 	})
 }
 
+// A peer that reads nothing keeps nobody waiting either.
+func TestPacedWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := &pacer{free: 1}
+		for range 2 {
+			peer, ours := net.Pipe()
+			over := make(chan bool)
+			go func() {
+				p := &pacedConn{Conn: ours, turns: turns}
+				p.Read(make([]byte, 1))
+				p.Write([]byte("a flight"))
+				p.over()
+				close(over)
+			}()
+			peer.Write([]byte("a"))
+			synctest.Wait()
+			if turns.free != 1 || len(turns.line) > 0 {
+				t.Error("the turn is held while the peer reads nothing")
+			}
+			defer func() {
+				peer.Close()
+				<-over
+			}()
+		}
+	})
+}
+
 // Who leaves waits for a turn. A stranger does not: at the full gate he would be one of
 // any number that keep a connection, and those who come from their turns.
 func TestLeave(t *testing.T) {
