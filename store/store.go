@@ -164,7 +164,8 @@ type engine interface {
 	// write makes c durable, or nothing of it when it returns an error.
 	write(ctx context.Context, c change) error
 	// writeBehind is for what nobody waits for: the loss of power may take c back, the
-	// end of the process may not. It is durable once a later write is, or soon by itself.
+	// end of the process may not. It is durable once a later write that changes something
+	// is, or soon by itself; so no write may find done what was written behind and rest on it.
 	writeBehind(ctx context.Context, c change) error
 	// shared ends a SELECT whose rows must not be deleted before the transaction
 	// ends.
