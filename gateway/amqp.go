@@ -273,7 +273,7 @@ func (c *amqpConn) end(why error) {
 		c.ended = why
 		c.changed.Broadcast()
 		if conn == nil {
-			c.socket.SetReadDeadline(time.Unix(1, 0))
+			c.socket.SetDeadline(time.Unix(1, 0))
 		}
 	}
 	c.mu.Unlock()

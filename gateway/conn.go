@@ -726,8 +726,12 @@ func (c *conn) endLocked(why error) {
 	}
 	c.ended = why
 	c.changed.Broadcast()
-	// Whoever reads stops, and no later deadline is set any more.
+	// Whoever reads stops, and no later deadline is set any more. A stranger is not
+	// waited for to read either.
 	c.socket.SetReadDeadline(time.Unix(1, 0))
+	if c.session == nil {
+		c.socket.SetWriteDeadline(time.Unix(1, 0))
+	}
 }
 
 // cut ends the connection without regard to what is under way.

@@ -343,6 +343,35 @@ func TestHandshakeTime(t *testing.T) {
 	})
 }
 
+// Who is asked to go in the handshake goes at once, also when he reads nothing of it.
+func TestHandshakeAskedToGo(t *testing.T) {
+	for name, begin := range map[string]func(*MQTT, net.Conn) connection{
+		"MQTT": func(m *MQTT, server net.Conn) connection { return newConn(m, server) },
+		"AMQP": func(m *MQTT, server net.Conn) connection { return newAMQPConn(NewAMQP(m, nil), server) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := hangDoor(t)
+				device, server := net.Pipe()
+				deaf := &deafConn{Conn: device, deaf: make(chan struct{}), over: make(chan struct{})}
+				close(deaf.deaf)
+				c := begin(d.MQTT, server)
+				d.MQTT.serve(c)
+				go tls.Client(deaf, d.client()).Handshake()
+				synctest.Wait() // the door writes
+				began := time.Now()
+				c.end(signet.Refuse(signet.LimitHandshake, "Others wait."))
+				d.MQTT.lives.Wait()
+				if took := time.Since(began); took > 0 {
+					t.Errorf("gone after %v", took)
+				}
+				close(deaf.over)
+				shutDown(t, d.MQTT)
+			})
+		})
+	}
+}
+
 // Without TLS there is no door to be had.
 func TestNoTLS(t *testing.T) {
 	defer func() {
