@@ -106,10 +106,16 @@ async function main() {
   assert.strictEqual((await call('echo', large)).payload, large);
   console.log('ok methods');
 
-  // No answer in time.
-  const began = Date.now();
-  await refused(call('silent', {}, { responseTimeoutInSeconds: 5 }), 'GatewayTimeoutError');
-  assert.ok(Date.now() - began > 4900 && Date.now() - began < 25000); // the SDK's own is 30 s
+  // No answer in time. The SDK gives up half a second after the hub has said so: on a
+  // busy machine that may be before it hears it.
+  for (let tries = 1, told = ''; told !== 'GatewayTimeoutError'; tries++) {
+    assert.ok(tries <= 5, told);
+    const began = Date.now();
+    told = await call('silent', {}, { responseTimeoutInSeconds: 5 }).then(() => 'an answer', (err) => err.name);
+    assert.notStrictEqual(told, 'an answer');
+    const took = Date.now() - began;
+    assert.ok(told !== 'GatewayTimeoutError' || took > 4000 && took < 25000, took); // 30 s are the default
+  }
   console.log('ok method time-out');
 
   // Away: a method is refused, a desired change waits to be read.
