@@ -116,7 +116,7 @@ func (p *pacer) pay() {
 	}
 	p.next()
 	if p.owed--; p.owed > 0 {
-		p.late.Reset(lullTime)
+		p.late.Reset(lullTime / time.Duration(p.owed)) // with many processors, many are
 	} else {
 		p.late.Stop()
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"io"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -214,6 +215,38 @@ func TestLulls(t *testing.T) {
 		t.Errorf("%d turns go before (%v)", median, passed)
 	}
 	eventually(t, "a turn in every lull", func() bool { return turns.Load() > 100*maxRow })
+}
+
+// Where there is no lull, the turns of many processors are not late one after the other.
+func TestManyLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const all = 16
+		out, in, err := os.Pipe() // which nobody reads
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		p := &pacer{free: all, lulls: &lulls{in}}
+		p.late = time.AfterFunc(lullTime, p.pay)
+		defer p.hurry()
+		var taken atomic.Int64
+		for range 2 * all {
+			go func() { p.take(); taken.Add(1) }()
+		}
+		synctest.Wait()
+		for range all {
+			p.row = maxRow
+			p.give()
+		}
+		if n := taken.Load(); n != all {
+			t.Errorf("%d turns without a lull", n-all)
+		}
+		time.Sleep(5 * lullTime)
+		synctest.Wait()
+		if n := taken.Load(); n != 2*all {
+			t.Errorf("%d of %d turns are later than five lulls", 2*all-n, all)
+		}
+	})
 }
 
 // Turns go on where there is no lull: when others keep the processor busy, and when lulls
