@@ -42,6 +42,7 @@ type pacer struct {
 	line  []chan struct{} // of those who wait, the longest first
 	row   int             // turns handed on since the line was empty, or the last lull
 	owed  int             // turns that are given in the next lulls
+	asked int             // lulls that are waited for
 	late  *time.Timer     // gives one that no lull has given; set while owed is not 0
 	lulls *lulls          // nil: turns are handed on at once
 }
@@ -61,8 +62,8 @@ func (p *pacer) waitForLulls() (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lulls == nil {
-		p.late = time.AfterFunc(lullTime, p.pay)
-		p.lulls, err = newLulls(p.pay)
+		p.late = time.AfterFunc(lullTime, p.overdue)
+		p.lulls, err = newLulls(p.lull)
 	}
 	return err
 }
@@ -97,7 +98,7 @@ func (p *pacer) take() {
 func (p *pacer) give() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.line) == 0 || p.row < maxRow || !p.lulls.await() {
+	if len(p.line) == 0 || p.row < maxRow || !p.ask() {
 		p.next()
 		return
 	}
@@ -107,10 +108,35 @@ func (p *pacer) give() {
 	}
 }
 
-// pay gives a turn that is owed.
-func (p *pacer) pay() {
+// ask says whether there will be a lull for one turn more, under mu. One that has come too
+// late for its own will do: so the pipe holds no more than there are turns, and who writes
+// to it never waits for the reader, who may wait for mu.
+func (p *pacer) ask() bool {
+	if p.asked > p.owed {
+		return true
+	}
+	if !p.lulls.await() {
+		return false
+	}
+	p.asked++
+	return true
+}
+
+func (p *pacer) lull() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked--
+	p.pay()
+}
+
+func (p *pacer) overdue() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pay()
+}
+
+// pay gives a turn that is owed, under mu.
+func (p *pacer) pay() {
 	if p.owed == 0 {
 		return // it came late, and so does the lull
 	}
