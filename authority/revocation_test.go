@@ -670,9 +670,10 @@ func TestOCSP(t *testing.T) {
 	o.status.Store(ocsp.Revoked)
 	changes := k.changes.Load()
 	k.forward(40 * time.Minute)
-	eventually(t, "the hub is told", func() bool { return k.changes.Load() > changes })
 	path := pki.Path(append(chain(t, device), root.Cert))
-	code(t, k.Revoked(tenant, path), signet.CertRevoked)
+	eventually(t, "it is revoked, and the hub is told", func() bool {
+		return signet.CodeOf(k.Revoked(tenant, path)) == signet.CertRevoked && k.changes.Load() > changes
+	})
 	k.judge(t, device, signet.CertRevoked)
 
 	// Soft lets in what is not known yet, and asks.
