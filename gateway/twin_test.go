@@ -153,7 +153,7 @@ func TestMethodDialogue(t *testing.T) {
 	h, root := startWith(t, "d")
 	invoke := func(method, payload string) (r hub.MethodResult, err error) {
 		return h.Hub().Invoke(t.Context(), "hub", "d", "", hub.Invocation{Method: method, Payload: []byte(payload),
-			ConnectTimeout: 10 * time.Second, ResponseTimeout: 10 * time.Second})
+			ConnectTimeout: time.Minute, ResponseTimeout: time.Minute})
 	}
 	type outcome struct {
 		hub.MethodResult
