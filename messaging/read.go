@@ -31,7 +31,11 @@ const (
 	// rests readRest times as long as it has worked. That is still several times as
 	// fast as messages come, so that it reaches the end.
 	readBeside = 100 * time.Millisecond
-	readRest   = 3
+	readRest   = 6
+	// readStretch is how long it works before it rests. Go's scheduler looks at the network
+	// when nobody is ready to run, and otherwise every 10 ms only: what comes meanwhile is
+	// not even read.
+	readStretch = 100 * time.Microsecond
 	// clockSkew is how far the clock of a NATS server may be ahead of ours: by its
 	// clock a start in time is found, by ours the records are then chosen.
 	clockSkew = time.Minute
@@ -136,12 +140,8 @@ func (r *reader) consume(ctx context.Context) (err error) {
 		if at.Sequence.Consumer != delivered {
 			return fmt.Errorf("delivery %d where %d was due", at.Sequence.Consumer, delivered)
 		}
-		began := time.Now()
-		if err := r.batch(at.Sequence.Stream, msg.Data()); err != nil {
+		if err := r.batch(ctx, at.Sequence.Stream, msg.Data()); err != nil {
 			return err
-		}
-		if now := time.Now(); now.UnixNano()-r.m.stored.Load() < int64(readBeside) {
-			pause(ctx, readRest*now.Sub(began))
 		}
 	}
 }
@@ -201,11 +201,11 @@ func (r *reader) next(ctx context.Context, messages jetstream.MessagesContext) (
 }
 
 // batch gives the records of one batch to the caller.
-func (r *reader) batch(sequence uint64, data []byte) error {
+func (r *reader) batch(ctx context.Context, sequence uint64, data []byte) error {
 	if !r.follow && sequence > r.end {
 		return errEnough
 	}
-	enough := false
+	enough, began := false, time.Now()
 	err := decodeBatch(data, r.hub, func(index uint32, msg *signet.Message) bool {
 		if !r.from.Time.IsZero() {
 			if msg.EnqueuedTime.Before(r.from.Time) {
@@ -215,12 +215,13 @@ func (r *reader) batch(sequence uint64, data []byte) error {
 			return true
 		}
 		if index%readTurn == 0 {
-			runtime.Gosched()
+			began = r.stepBack(ctx, began)
 		}
 		enough = !r.each(signet.Position{Sequence: sequence, Index: index}, msg)
 		return !enough
 	})
 	r.seen = sequence
+	r.stepBack(ctx, began)
 	if err != nil {
 		r.m.log.Error("a record batch of the message log is damaged and left out", "hub", r.hub, "sequence", sequence, "error", err)
 		if r.damage == nil {
@@ -231,6 +232,23 @@ func (r *reader) batch(sequence uint64, data []byte) error {
 		return errEnough
 	}
 	return nil
+}
+
+// stepBack lets others have the processor after some work since began, and gives when
+// the next begins.
+func (r *reader) stepBack(ctx context.Context, began time.Time) time.Time {
+	now := time.Now()
+	if now.UnixNano()-r.m.stored.Load() >= int64(readBeside) {
+		runtime.Gosched()
+		return now
+	}
+	worked := now.Sub(began)
+	if worked < readStretch {
+		runtime.Gosched()
+		return began
+	}
+	pause(ctx, readRest*worked)
+	return time.Now()
 }
 
 // Ends implements [hub.Messages].
