@@ -28,8 +28,8 @@ const (
 	// behind one that reads a backlog as fast as it can, each would wait 10 ms.
 	readTurn = 8
 	// readBeside is how long after a batch was stored a reader still steps back: it
-	// rests readRest times as long as it has worked. That is still several times as
-	// fast as messages come, so that it reaches the end.
+	// rests readRest times as long as it has worked. That is still as fast as messages
+	// come at most, so that it reaches the end.
 	readBeside = 100 * time.Millisecond
 	readRest   = 6
 	// readStretch is how long it works before it rests. Go's scheduler looks at the network
