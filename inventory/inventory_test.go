@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,7 +33,7 @@ type yard struct {
 	found    []signet.Clone
 	disabled []string
 	live     []*signet.Principal
-	rush     bool
+	rush     atomic.Bool
 }
 
 func newYard(t *testing.T) *yard {
@@ -43,7 +44,7 @@ func newYard(t *testing.T) *yard {
 	y.Inventory = inventory.New(y.store, inventory.Options{
 		Now: func() time.Time { return y.now }, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Live:  func() []*signet.Principal { return y.live },
-		Rush:  func() bool { return y.rush },
+		Rush:  y.rush.Load,
 		Told:  func(_ context.Context, e inventory.Event) { y.events = append(y.events, e) },
 		Found: func(_ context.Context, c signet.Clone) { y.found = append(y.found, c) },
 		Disable: func(_ context.Context, _, name, reason string) (bool, error) {
@@ -402,7 +403,7 @@ func TestRush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		y := newYard(t)
 		y.identity("d1", "d2")
-		y.rush = true
+		y.rush.Store(true)
 		go y.Run(t.Context())
 		y.saw(leaf{name: "d1", key: 1, serial: 1, cas: []int{2, 1}})
 		time.Sleep(9 * time.Second)
@@ -410,12 +411,12 @@ func TestRush(t *testing.T) {
 		if _, err := y.Device(t.Context(), "hub", "d1", ""); err == nil {
 			t.Error("it is written in the rush")
 		}
-		y.rush = false
+		y.rush.Store(false)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		y.sighting("d1")
 
-		y.rush = true
+		y.rush.Store(true)
 		y.saw(leaf{name: "d2", key: 2, serial: 2, cas: []int{2, 1}})
 		for n := range 16_384/2 - 1 {
 			y.saw(leaf{name: fmt.Sprint("x", n), key: n, serial: n, cas: []int{2, 1}})
@@ -439,7 +440,7 @@ func TestRushHidesNothing(t *testing.T) {
 		y := newYard(t)
 		y.identity("d1", "d2")
 		own, other := leaf{name: "d1", key: 1, serial: 1, cas: []int{2, 1}}, leaf{name: "d1", key: 9, serial: 9, cas: []int{2, 1}}
-		y.rush = true
+		y.rush.Store(true)
 		go y.Run(t.Context())
 		y.saw(own)
 		wait := func(d time.Duration) {

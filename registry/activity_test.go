@@ -3,6 +3,7 @@ package registry_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,26 +118,28 @@ func TestActivity(t *testing.T) {
 // ten seconds.
 func TestActivityInARush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, rush := memstore.New(), true
+		store := memstore.New()
 		var writes int
+		var rush atomic.Bool
+		rush.Store(true)
 		store.Before = func(operation string) error {
 			if operation == "SaveActivity" {
 				writes++
 			}
 			return nil
 		}
-		r := registry.New(store, registry.Options{Rush: func() bool { return rush }})
+		r := registry.New(store, registry.Options{Rush: rush.Load})
 		r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
 		ctx, cancel := context.WithCancel(t.Context())
 		go r.RunActivity(ctx)
 		time.Sleep(9 * time.Second)
 		synctest.Wait()
 		equal(t, writes, 0)
-		rush = false
+		rush.Store(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		equal(t, writes, 1)
-		rush = true
+		rush.Store(true)
 		for want := range 3 {
 			r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
 			time.Sleep(10 * time.Second)
