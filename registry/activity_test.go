@@ -119,12 +119,12 @@ func TestActivity(t *testing.T) {
 func TestActivityInARush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()
-		var writes int
+		var writes atomic.Int64
 		var rush atomic.Bool
 		rush.Store(true)
 		store.Before = func(operation string) error {
 			if operation == "SaveActivity" {
-				writes++
+				writes.Add(1)
 			}
 			return nil
 		}
@@ -134,22 +134,22 @@ func TestActivityInARush(t *testing.T) {
 		go r.RunActivity(ctx)
 		time.Sleep(9 * time.Second)
 		synctest.Wait()
-		equal(t, writes, 0)
+		equal(t, writes.Load(), 0)
 		rush.Store(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		equal(t, writes, 1)
+		equal(t, writes.Load(), 1)
 		rush.Store(true)
 		for want := range 3 {
 			r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
-			equal(t, writes, 2+want)
+			equal(t, writes.Load(), 2+int64(want))
 		}
 		r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
 		cancel() // a server that ends does not wait
 		synctest.Wait()
-		equal(t, writes, 5)
+		equal(t, writes.Load(), 5)
 	})
 }
 
