@@ -134,22 +134,22 @@ func TestActivityInARush(t *testing.T) {
 		go r.RunActivity(ctx)
 		time.Sleep(9 * time.Second)
 		synctest.Wait()
-		equal(t, writes.Load(), 0)
+		equal(t, int(writes.Load()), 0)
 		rush.Store(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		equal(t, writes.Load(), 1)
+		equal(t, int(writes.Load()), 1)
 		rush.Store(true)
 		for want := range 3 {
 			r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
-			equal(t, writes.Load(), 2+int64(want))
+			equal(t, int(writes.Load()), 2+want)
 		}
 		r.Seen(&signet.Principal{Hub: "hub", DeviceID: "a"}, noon)
 		cancel() // a server that ends does not wait
 		synctest.Wait()
-		equal(t, writes.Load(), 5)
+		equal(t, int(writes.Load()), 5)
 	})
 }
 
