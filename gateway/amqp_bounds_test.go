@@ -28,10 +28,7 @@ func inBubble(t *testing.T, w *fakeWaist, do func(*testing.T, *amqpConn, *client
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := c.NewSession(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := aSession(t, c)
 		do(t, conn, s)
 		w.settle(nil)
 		c.Close()
@@ -168,10 +165,7 @@ func TestCutUnread(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := c.NewSession(t.Context(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := aSession(t, c)
 			l := aSender(t, s, "/devices/press-17/messages/events")
 			return func() { l.SendWithReceipt(t.Context(), client.NewMessage([]byte("x")), nil) }
 		},

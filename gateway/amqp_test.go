@@ -67,11 +67,16 @@ func aDevice(t testing.TB, a *AMQP) (*client.Conn, *client.Session) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, aSession(t, c)
+}
+
+func aSession(t testing.TB, c *client.Conn) *client.Session {
+	t.Helper()
 	s, err := c.NewSession(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, s
+	return s
 }
 
 func aSender(t testing.TB, s *client.Session, address string) *client.Sender {

@@ -36,6 +36,9 @@ const (
 	// when nobody is ready to run, and otherwise every 10 ms only: what comes meanwhile is
 	// not even read.
 	readStretch = 100 * time.Microsecond
+	// readLongest is what counts as work, at most. The rest of a longer stretch was spent
+	// waiting for who takes the records, on a slow link, and kept nobody from the processor.
+	readLongest = time.Millisecond
 	// clockSkew is how far the clock of a NATS server may be ahead of ours: by its
 	// clock a start in time is found, by ours the records are then chosen.
 	clockSkew = time.Minute
@@ -247,7 +250,7 @@ func (r *reader) stepBack(ctx context.Context, began time.Time) time.Time {
 		runtime.Gosched()
 		return began
 	}
-	pause(ctx, readRest*worked)
+	pause(ctx, readRest*min(worked, readLongest))
 	return time.Now()
 }
 
