@@ -23,7 +23,7 @@
 // One goroutine reads each connection. A second exists only while there is
 // something to write, so that an idle connection has one goroutine with a small
 // stack and no buffer: the handshake and the judgement, which need a large stack,
-// run on a goroutine that ends with them, and what crypto/tls keeps of the
+// run on another that then serves the next (crew), and what crypto/tls keeps of the
 // handshake is let go. There is no timer: keep alive and token
 // expiry are read deadlines.
 //
@@ -252,6 +252,7 @@ type MQTT struct {
 	metrics metrics
 	gate    *gate
 	pacer   *pacer
+	crew    crew
 
 	ctx      context.Context // of what sessions are asked to do; ends with the last patience of Shutdown
 	cancel   context.CancelFunc
@@ -311,6 +312,7 @@ func newMQTT(w Waist, c Config) *MQTT {
 		gate: newGate(c.MaxStrangers, c.MaxHandshakes), pacer: newPacer(),
 		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[connection]struct{}{}, conversations: map[string]int{},
 	}
+	m.crew = crew{make(chan func()), m.shutdown}
 	m.metrics = newMetrics(c.Registerer, m.gate)
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m

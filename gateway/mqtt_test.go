@@ -528,6 +528,7 @@ func TestIdle(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		time.Sleep(2 * crewTime) // of the bubble's clock
 		synctest.Wait()
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]

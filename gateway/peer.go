@@ -47,17 +47,54 @@ func (p *peer) init(m *MQTT, metrics *doorMetrics, via signet.Door, nc net.Conn)
 	}
 }
 
-// apart runs f on a goroutine of its own. The large stack that it needs ends with
-// it; the caller's stays small for the rest of the connection.
+// apart runs f where there is a large stack. The caller's stays small for the rest of
+// the connection.
 func (p *peer) apart(f func() error) error {
 	done := make(chan error, 1)
-	go func() {
+	p.door.crew.do(func() {
 		var err error
 		defer func() { done <- err }()
 		defer p.survive(&err)
 		err = f()
-	}()
+	})
 	return <-done
+}
+
+// A crew is goroutines whose stacks have grown: to grow one takes a connect 12 µs, for it
+// doubles, and is copied, again and again. There are no more of them than have been at
+// work at a time within crewTime, and those are bounded by the gate.
+type crew struct {
+	next chan func()
+	over <-chan struct{} // closed: nobody waits any more
+}
+
+// crewTime is how long one of a crew waits for more to do.
+const crewTime = time.Second
+
+// do has f run by one of the crew.
+func (c crew) do(f func()) {
+	select {
+	case c.next <- f:
+	default:
+		go c.work(f)
+	}
+}
+
+func (c crew) work(f func()) {
+	idle := time.NewTimer(crewTime)
+	defer idle.Stop()
+	for {
+		f()
+		f = nil // it holds a connection
+		idle.Reset(crewTime)
+		select {
+		case f = <-c.next:
+		case <-idle.C:
+			return
+		case <-c.over:
+			return
+		}
+	}
 }
 
 // survive makes a panic the end of this connection, not of the process.

@@ -39,6 +39,16 @@ func BenchmarkRead(b *testing.B) {
 	for _, db := range kinds {
 		b.Run(db.name, func(b *testing.B) {
 			s := openFleet(b, db)
+			if db.name == "SQLite" {
+				b.Run("KnownIdentity", func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						_, err := s.Identity(b.Context(), "east", deviceID(rand.IntN(10_000)), "")
+						ok(b, err)
+					}
+				})
+			}
+			store.Forgetful(s)
 			b.Run("Identity", func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {

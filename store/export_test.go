@@ -1,6 +1,10 @@
 package store
 
-import "context"
+import (
+	"context"
+
+	"github.com/signet-iot/signet"
+)
 
 // Change makes a change of a test's own.
 func Change(ctx context.Context, s *Store, c func(exec func(query string, args ...any) error) error) error {
@@ -25,3 +29,16 @@ func Patient(s *Store) { s.pagePatience, s.aggregatePatience = pagePatience, agg
 func PageBytes(s *Store, n int) { s.pageBytes = n }
 
 var Nameless = nameless
+
+// Known is what is remembered of devices; Forgetful has a store remember none.
+type Known = known
+
+const MaxKnown = maxKnown
+
+func Forgetful(s *Store) { s.known = nil }
+
+func (k *known) Recall(hub, device string) (*signet.Identity, uint64) { return k.recall(hub, device) }
+func (k *known) Learn(i *signet.Identity, changes uint64)             { k.learn(i, changes) }
+func (k *known) Forget(hub, device string)                            { k.forget(hub, device) }
+func (k *known) ForgetAll()                                           { k.forgetAll() }
+func (k *known) Len() int                                             { return len(k.young) + len(k.old) }

@@ -111,6 +111,7 @@ func (s *Store) DeleteHub(ctx context.Context, name string) error {
 	if !findable(name) {
 		return signet.ErrNotFound
 	}
+	defer s.known.forgetAll()
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
 		// The hub first: that waits for verdicts that are being saved, see SaveVerdicts.
 		n, err := affected(ctx, q, `DELETE FROM hub WHERE name = $1`, name)
@@ -156,8 +157,19 @@ func (s *Store) Identity(ctx context.Context, hub, device, module string) (signe
 	if !findable(hub, device, module) {
 		return signet.Identity{}, signet.ErrNotFound
 	}
-	return one(ctx, s.engine.reader(), scanIdentity,
+	var changes uint64
+	if module == "" {
+		var i *signet.Identity
+		if i, changes = s.known.recall(hub, device); i != nil {
+			return *i, nil
+		}
+	}
+	i, err := one(ctx, s.engine.reader(), scanIdentity,
 		`SELECT `+identityColumns+` FROM identity`+whereIdentity, hub, device, module)
+	if err == nil && module == "" {
+		s.known.learn(&i, changes)
+	}
+	return i, err
 }
 
 // Identities lists up to limit devices with an ID greater than after, in byte
@@ -207,6 +219,7 @@ func (s *Store) ReplaceIdentity(ctx context.Context, i signet.Identity, etag str
 	if err := writableIdentity(&i); err != nil {
 		return err
 	}
+	defer s.known.forget(i.Hub, i.DeviceID)
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
 		return keyed(ctx, q, `UPDATE identity SET generation_id = $4, etag = $5, status = $6, status_reason = $7,
 			status_updated = $8, created = $9, auth_type = $10, primary_key = $11, secondary_key = $12,
@@ -228,6 +241,7 @@ func (s *Store) DeleteIdentity(ctx context.Context, hub, device, module, etag st
 	if err := writableEvents(events); err != nil {
 		return err
 	}
+	defer s.known.forget(hub, device)
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
 		err := keyed(ctx, q, `DELETE FROM identity`+whereIdentity+` AND ($4 = '*' OR etag = $4)`, []any{hub, device, module, etag},
 			`SELECT 1 FROM identity`+whereIdentity, hub, device, module)

@@ -124,7 +124,9 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 	e.scans.SetMaxOpenConns(scanPlaces())
 	e.scans.SetMaxIdleConns(scanPlaces())
 	go e.run()
-	return newStore(e), nil
+	s := newStore(e)
+	s.known = &known{}
+	return s, nil
 }
 
 // prepare makes the connection of the writer and brings the schema up to date.

@@ -16,8 +16,8 @@
 // Each read is one statement, except Hubs, which reads in one transaction. It
 // sees every change that has returned.
 // SQLite readers have read-only connections of their own, and in WAL mode wait
-// for nobody; their statements stay prepared, because one identity is read at
-// each connect of a device.
+// for nobody; their statements stay prepared. One identity is read at each connect
+// of a device; with SQLite those that come back are remembered. See known.go.
 //
 // A query is carried out in slices, a statement or two over some hundred
 // identities each, on connections of its own; its text is made for it, with all
@@ -55,8 +55,7 @@
 // are all of that kind end with a COMMIT that is not synced: the end of the process
 // loses none of them, the loss of power those since the last sync.
 //
-// The queue is a channel: no locks are held while a change runs, and besides the
-// prepared statements, the store has no memory of its own. A caller may give up
+// The queue is a channel: no locks are held while a change runs. A caller may give up
 // while its change waits, and nothing has then happened; once the writer has
 // taken it, the caller waits for the outcome: what it does next, such as to bring
 // into force what is stored, must not overtake the change.
@@ -108,6 +107,7 @@ var (
 type Store struct {
 	engine engine
 	events eventClock
+	known  *known // nil with PostgreSQL
 
 	scans                           chan struct{} // taken by each slice of a query
 	pageBytes                       int
