@@ -42,9 +42,11 @@ type pacer struct {
 	line  []chan struct{} // of those who wait, the longest first
 	row   int             // turns handed on since the line was empty, or the last lull
 	owed  int             // turns that are given in the next lulls
+	due   time.Time       // when the first of them is given without one
 	asked int             // lulls that are waited for
-	late  *time.Timer     // gives one that no lull has given; set while owed is not 0
-	lulls *lulls          // nil: turns are handed on at once
+	late  *time.Timer     // calls overdue, where set; nobody stops it
+	set   bool
+	lulls *lulls // nil: turns are handed on at once
 }
 
 // maxRow is how many turns follow each other without a lull: a millisecond. A lull costs
@@ -62,7 +64,7 @@ func (p *pacer) waitForLulls() (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.lulls == nil {
-		p.late = time.AfterFunc(lullTime, p.overdue)
+		p.late, p.set = time.AfterFunc(lullTime, p.overdue), true
 		p.lulls, err = newLulls(p.lull)
 	}
 	return err
@@ -104,7 +106,7 @@ func (p *pacer) give() {
 	}
 	p.row = 0
 	if p.owed++; p.owed == 1 {
-		p.late.Reset(lullTime)
+		p.within(lullTime)
 	}
 }
 
@@ -129,9 +131,29 @@ func (p *pacer) lull() {
 	p.pay()
 }
 
+// within has a turn that is owed be given so soon, lull or not, under mu. The timer is left
+// to run out: to stop one that is set, or to set it to an earlier time, has Go look through
+// those of all connections, once a millisecond.
+func (p *pacer) within(d time.Duration) {
+	p.due = time.Now().Add(d)
+	if !p.set {
+		p.set = true
+		p.late.Reset(d)
+	}
+}
+
 func (p *pacer) overdue() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.set = false
+	if p.owed == 0 {
+		return
+	}
+	if early := time.Until(p.due); early > 0 { // it was set for one that a lull has given
+		p.set = true
+		p.late.Reset(early)
+		return
+	}
 	p.pay()
 }
 
@@ -142,9 +164,7 @@ func (p *pacer) pay() {
 	}
 	p.next()
 	if p.owed--; p.owed > 0 {
-		p.late.Reset(lullTime / time.Duration(p.owed)) // with many processors, many are
-	} else {
-		p.late.Stop()
+		p.within(lullTime / time.Duration(p.owed)) // with many processors, many are
 	}
 }
 
