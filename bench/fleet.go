@@ -4,7 +4,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -71,7 +73,8 @@ func (f *Fleet) Issuer(name string) (*pki.CA, error) {
 
 // OpenFleet opens the fleet in a folder, or makes it with keys of that type, and
 // signs so many devices from the first on, each with a key of its own; those with
-// RSA, which takes long to make, share one.
+// RSA, which takes long to make, share one. A device of a folder has the same key and
+// the same certificate every time, as one in the field has.
 func OpenFleet(dir string, key pki.KeyType, first, devices int) (*Fleet, error) {
 	if first < 0 || devices < 1 || first+devices > MaxDevices {
 		return nil, fmt.Errorf("%d devices from %d on: there are %d, from 0 on", devices, first, MaxDevices)
@@ -97,22 +100,49 @@ func OpenFleet(dir string, key pki.KeyType, first, devices int) (*Fleet, error) 
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	curve, hasCurve := own.PrivateKey.(*ecdsa.PrivateKey)
 	for n := range devices {
-		private := own.PrivateKey.(crypto.Signer)
-		if hasCurve {
-			if private, err = ecdsa.GenerateKey(curve.Curve, rand.Reader); err != nil {
-				return nil, err
-			}
-		}
-		pair, err := present(line, f.id(n), private, now)
+		pair, err := again(line, f.id(n), own.PrivateKey.(crypto.Signer))
 		if err != nil {
 			return nil, err
 		}
 		f.pairs = append(f.pairs, pair)
 	}
 	return f, nil
+}
+
+// again signs a device as it was signed before: its key is derived from that of the
+// folder's devices, if it has a curve, and nothing in its certificate is random.
+func again(line *pki.CA, id string, private crypto.Signer) (pair tls.Certificate, err error) {
+	if common, ok := private.(*ecdsa.PrivateKey); ok {
+		secret, err := common.Bytes()
+		if err != nil {
+			return pair, err
+		}
+		if secret, err = hkdf.Key(sha256.New, secret, nil, id, len(secret)); err != nil {
+			return pair, err
+		}
+		secret[0] &= byte(1<<((common.Params().BitSize+7)%8+1) - 1) // of P-521, one bit of the first octet
+		if private, err = ecdsa.ParseRawPrivateKey(common.Curve, secret); err != nil {
+			return pair, err
+		}
+	}
+	serial := sha256.Sum256([]byte(id))
+	der, err := x509.CreateCertificate(nil, &x509.Certificate{ // without chance, ECDSA signs as RFC 6979 has it
+		SerialNumber: new(big.Int).SetBytes(serial[:16]), Subject: pkix.Name{CommonName: id},
+		NotBefore: line.Certificate.NotBefore, NotAfter: line.Certificate.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, line.Certificate, private.Public(), line.Key)
+	if err != nil {
+		return pair, err
+	}
+	pair = tls.Certificate{PrivateKey: private, Certificate: [][]byte{der}}
+	if pair.Leaf, err = x509.ParseCertificate(der); err != nil {
+		return pair, err
+	}
+	for _, c := range line.Chain {
+		pair.Certificate = append(pair.Certificate, c.Raw)
+	}
+	return pair, nil
 }
 
 // Scatter puts each device below a factory and a line of its own, with keys of their own,
