@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 
 	"github.com/signet-iot/signet"
 )
@@ -59,6 +60,9 @@ func (i *Inventory) Devices(ctx context.Context, hub string, g Group, from strin
 		f := g.filter
 		f.Branch = branch
 		more, err := i.store.Sightings(ctx, hub, f, at.Place, limit-len(list))
+		if errors.Is(err, signet.ErrNotFound) {
+			err = signet.Refuse(signet.RequestMalformed, "The CA at which the page before ended has gone from the tree.").FixBy("Begin with the first page.")
+		}
 		if err != nil {
 			return nil, "", err
 		}

@@ -352,6 +352,32 @@ func TestGoneWhilePruned(t *testing.T) {
 	}
 }
 
+// TestPrunedElsewhere: what another server has removed comes anew, with what is seen
+// below it.
+func TestPrunedElsewhere(t *testing.T) {
+	y := newYard(t)
+	y.identity("d", "below", "there")
+	y.saw(leaf{name: "d", key: 1, serial: 1, cas: []int{3, 2, 1}})
+	y.write()
+	y.saw(leaf{name: "d", key: 2, serial: 2, cas: []int{1}})
+	y.write()
+	if n, err := y.store.Prune(t.Context(), "hub"); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	y.saw(leaf{name: "below", key: 3, serial: 3, cas: []int{4, 3, 2, 1}})
+	y.saw(leaf{name: "there", key: 4, serial: 4, cas: []int{3, 2, 1}})
+	y.write() // it is found out
+	y.write()
+	for name, want := range map[string]int{"d": 1, "below": 4, "there": 3} {
+		if path, err := y.Path(t.Context(), "hub", y.sighting(name).Branch); err != nil || len(path) != want {
+			t.Errorf("%s: %v, %d CAs", name, err, len(path))
+		}
+	}
+	if tree := y.tree(); len(tree) != 4 || tree[0].Total != 3 {
+		t.Errorf("%+v", tree)
+	}
+}
+
 // TestStorm: what cannot be written is written later; what comes beyond the bound
 // is counted.
 func TestStorm(t *testing.T) {

@@ -9,12 +9,14 @@ import (
 
 // Store keeps the trust trees. Its server is package store.
 //
-// Safe for concurrent use. Save is durable (fsync) when it returns nil, and
-// either wholly there or not at all.
+// Safe for concurrent use. What Save has returned nil for is either wholly there or
+// not at all, and stays when the process ends. The loss of power may take it back
+// until a later change is durable (fsync), unless there are clones in it.
 type Store interface {
 	// Save writes what has been seen. What belongs to a hub, an identity or a
 	// generation of it that is gone is passed over. It fails with signet.ErrNotFound
-	// when a branch of a sighting is not there, or an identity goes meanwhile.
+	// when the branch of a sighting or above a branch is not there, or an identity goes
+	// meanwhile.
 	Save(ctx context.Context, n News) error
 	// Alike reads, for each sighting that is about to be written, what is stored that
 	// it must be compared with, in their order.
@@ -33,9 +35,10 @@ type Store interface {
 	// counts. It fails with signet.ErrNotFound.
 	Path(ctx context.Context, hub, branch string) ([]signet.Branch, error)
 
-	// Sightings lists up to limit of a hub that pass the filter, after a place, in
-	// byte order of branch, device and module ID; of the whole hub in that of device
-	// and module ID.
+	// Sightings lists up to limit of a hub that pass the filter, after a place: branch
+	// after branch, in an order of the store's, of each in byte order of device and
+	// module ID; the whole hub in that alone. It fails with signet.ErrNotFound when the
+	// place is not, or no longer, below the branch of the filter.
 	Sightings(ctx context.Context, hub string, f Filter, after Place, limit int) ([]signet.Sighting, error)
 	// CountSightings counts those that pass the filter.
 	CountSightings(ctx context.Context, hub string, f Filter) (int64, error)

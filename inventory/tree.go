@@ -48,6 +48,17 @@ func (i *Inventory) tree(ctx context.Context, hub string) (*tree, error) {
 		t.parents[b.ID] = b.Parent
 		t.byThumbprint[b.Thumbprint] = b.ID
 	}
+	// What another server has put below a branch while that was pruned comes anew, with
+	// what is above it.
+	for lost := true; lost; {
+		lost = false
+		for id, parent := range t.parents {
+			if _, there := t.parents[parent]; !there && parent != "" {
+				delete(t.parents, id)
+				lost = true
+			}
+		}
+	}
 	for id := range t.parents {
 		t.grow(id)
 	}

@@ -1,12 +1,19 @@
 package store_test
 
 import (
+	"context"
+	crypto "crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/inventory"
 	"github.com/signet-iot/signet/store"
 )
 
@@ -143,6 +150,80 @@ func BenchmarkSaveActivity(b *testing.B) {
 				}
 				ok(b, s.SaveActivity(b.Context(), as))
 			}
+		})
+	}
+}
+
+// shown is a certificate that nobody signed, as large as one of signet bench.
+type shown struct {
+	*x509.Certificate
+	of *signet.PathCertificate
+}
+
+func show(subject string) shown {
+	c := &x509.Certificate{Raw: make([]byte, 430), SignatureAlgorithm: x509.ECDSAWithSHA256, PublicKeyAlgorithm: x509.ECDSA, NotBefore: at(0), NotAfter: at(1_000_000)}
+	crypto.Read(c.Raw)
+	p := &signet.PathCertificate{Thumbprint: sha256.Sum256(c.Raw), Subject: "CN=" + subject, NotAfter: c.NotAfter}
+	crypto.Read(p.Key[:])
+	p.Serial = fmt.Sprintf("%x", p.Key[:20])
+	return shown{c, p}
+}
+
+// saw tells an inventory of a device of the hub "east" and its path.
+func saw(i *inventory.Inventory, device string, path ...shown) {
+	p := &signet.Principal{Hub: "east", DeviceID: device, GenerationID: "1"}
+	var certificates []*x509.Certificate
+	for _, s := range path {
+		certificates, p.Path = append(certificates, s.Certificate), append(p.Path, s.of)
+	}
+	i.Saw(p, certificates, "TLS 1.3", netip.MustParseAddr("192.0.2.1"))
+}
+
+// What is written behind devices that connect for the first time, each below two
+// CAs that nobody has seen: from the notes of 1,000 to their rows, with the
+// processor's time for each.
+func BenchmarkUnseen(b *testing.B) {
+	const connects = 1000
+	root := show("Root")
+	for _, db := range kinds {
+		b.Run(db.name, func(b *testing.B) {
+			var s *store.Store
+			var i *inventory.Inventory
+			var taken time.Duration
+			for n := 0; b.Loop(); n++ {
+				b.StopTimer()
+				if n%5 == 0 { // the tree has room for no more
+					if s != nil {
+						ok(b, s.Close())
+					}
+					s = db.mustOpen(b, db.dsn(b))
+					i = inventory.New(s, inventory.Options{})
+					ok(b, s.CreateHub(b.Context(), hub("east")))
+					for _, err := range together(50, func(w int) error {
+						for n := w; n < 5*connects; n += 50 {
+							if err := s.CreateIdentity(b.Context(), device("east", deviceID(n))); err != nil {
+								return err
+							}
+						}
+						return nil
+					}) {
+						ok(b, err)
+					}
+				}
+				for d := n % 5 * connects; d < (n%5+1)*connects; d++ {
+					saw(i, deviceID(d), show(deviceID(d)), show("Line "+deviceID(d)), show("Factory "+deviceID(d)), root)
+				}
+				before := processorTime()
+				b.StartTimer()
+				i.Write(context.Background())
+				b.StopTimer()
+				taken += processorTime() - before
+				total, err := s.CountSightings(b.Context(), "east", inventory.Filter{})
+				ok(b, err)
+				same(b, total, int64(n%5+1)*connects)
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(taken.Microseconds())/float64(b.N*connects), "cpu-µs/device")
 		})
 	}
 }

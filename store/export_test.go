@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/signet-iot/signet"
 )
@@ -14,6 +16,16 @@ func Change(ctx context.Context, s *Store, c func(exec func(query string, args .
 			return err
 		})
 	})
+}
+
+// SchemaOf gives what makes the schema of a version, with a driver.
+func SchemaOf(driver string, version int) []string {
+	words := map[string]*strings.Replacer{"sqlite": sqliteWords, "pgx": postgresWords}[driver]
+	all := []string{words.Replace(`CREATE TABLE schema_version (version {integer} NOT NULL)`), fmt.Sprintf(`INSERT INTO schema_version VALUES (%d)`, version)}
+	for _, text := range migrations()[:version] {
+		all = append(all, words.Replace(text))
+	}
+	return all
 }
 
 // SchemaVersion is the one that this binary makes.

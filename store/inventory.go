@@ -37,10 +37,8 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 		write = s.engine.write
 	}
 	return write(ctx, func(ctx context.Context, q queryer) error {
-		for n, b := range news.Branches {
-			if err := s.saveBranch(ctx, q, b, documents[n]); err != nil {
-				return err
-			}
+		if err := s.saveBranches(ctx, q, news.Branches, documents); err != nil {
+			return err
 		}
 		for _, some := range pieces(news.Sightings, maxPiece) {
 			if err := saveSightings(ctx, q, some, s.engine.rows()); err != nil {
@@ -64,22 +62,97 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 	})
 }
 
-func (s *Store) saveBranch(ctx context.Context, q queryer, b signet.Branch, document string) error {
-	if there, err := s.hubIs(ctx, q, b.Hub); !there {
+// saveBranches adds those that are not there yet, parents first, to hubs that are.
+func (s *Store) saveBranches(ctx context.Context, q queryer, branches []signet.Branch, documents []string) error {
+	hubs := map[string]bool{}
+	var keys [][2]string
+	for _, b := range branches {
+		if _, asked := hubs[b.Hub]; !asked {
+			there, err := s.hubIs(ctx, q, b.Hub)
+			if err != nil {
+				return err
+			}
+			hubs[b.Hub] = there
+		}
+		if keys = append(keys, [2]string{b.Hub, b.ID}); b.Parent != "" {
+			keys = append(keys, [2]string{b.Hub, b.Parent})
+		}
+	}
+	paths, err := branchPaths(ctx, q, keys)
+	if err != nil {
 		return err
 	}
-	n, err := affected(ctx, q, `INSERT INTO branch (hub, id, parent, thumbprint, first_seen, refused, document, der)
-		VALUES ($1, $2, $3, $4, $5, 0, $6, $7) ON CONFLICT DO NOTHING`,
-		b.Hub, b.ID, b.Parent, b.Thumbprint, micros(b.FirstSeen), document, b.DER)
-	if err != nil || n == 0 {
-		return err
+	var fresh, stands [][]any
+	for n, b := range branches {
+		key, parent := [2]string{b.Hub, b.ID}, [2]string{b.Hub, b.Parent}
+		if _, there := paths[key]; there || !hubs[b.Hub] {
+			continue
+		}
+		if _, there := paths[parent]; !there && b.Parent != "" {
+			return signet.ErrNotFound
+		}
+		paths[key] = paths[parent] + b.ID + "/"
+		fresh = append(fresh, []any{b.Hub, b.ID, b.Parent, micros(b.FirstSeen), int64(0), documents[n], b.DER})
+		stands = append(stands, []any{b.Hub, paths[key], b.ID})
 	}
-	_, err = q.ExecContext(ctx, `INSERT INTO branch_above (hub, above, id)
-		SELECT hub, above, $3 FROM branch_above WHERE hub = $1 AND id = $2`, b.Hub, b.Parent, b.ID)
+	err = insert(ctx, q, `branch (hub, id, parent, first_seen, refused, document, der)`, fresh, s.engine.rows(), `DO NOTHING`)
 	if err == nil {
-		_, err = q.ExecContext(ctx, `INSERT INTO branch_above (hub, above, id) VALUES ($1, $2, $2)`, b.Hub, b.ID)
+		err = insert(ctx, q, `branch_path (hub, path, id)`, stands, s.engine.rows(), `DO NOTHING`)
 	}
 	return err
+}
+
+// branchPaths reads where branches stand, each named by its hub and ID: those that are
+// there, with all that is above them.
+func branchPaths(ctx context.Context, q queryer, keys [][2]string) (map[[2]string]string, error) {
+	keys = slices.Compact(slices.SortedFunc(slices.Values(keys), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }))
+	paths := map[[2]string]string{}
+	for _, some := range pieces(keys, maxPiece) {
+		var args []any
+		for _, key := range some {
+			args = append(args, key[0], key[1])
+		}
+		err := each(ctx, q, func(rows *sql.Rows) error {
+			var key [2]string
+			var path string
+			err := rows.Scan(&key[0], &key[1], &path)
+			paths[key] = path
+			return err
+		}, `WITH RECURSIVE up (hub, id, above, path) AS (
+			SELECT b.hub, b.id, b.parent, b.id || '/' FROM (VALUES `+values(1, len(some), "", "")+`) AS v
+			CROSS JOIN branch b WHERE b.hub = v.column1 AND b.id = v.column2
+			UNION ALL SELECT up.hub, up.id, b.parent, b.id || '/' || up.path FROM up CROSS JOIN branch b WHERE b.hub = up.hub AND b.id = up.above)
+			SELECT hub, id, path FROM up WHERE above = ''`, args...)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return paths, nil
+}
+
+// beneath says that branch_path b is a path or below it.
+func beneath(path string) string { return `b.path >= ` + path + ` AND b.path < ` + past(path) }
+
+// past is what comes next after all that begins with a path: a '0' does after a '/'.
+func past(path string) string { return `rtrim(` + path + `, '/') || '0'` }
+
+// insert adds rows to a table with its columns, up to most by a statement.
+func insert(ctx context.Context, q queryer, into string, rows [][]any, most int, conflict string) error {
+	statement, size := "", 0
+	for _, some := range pieces(rows, most) {
+		if len(some) != size {
+			size = len(some)
+			statement = `INSERT INTO ` + into + ` VALUES ` + values(1, size, make([]string, len(some[0]))...) + ` ON CONFLICT ` + conflict
+		}
+		args := some[0]
+		if size > 1 {
+			args = slices.Concat(some...)
+		}
+		if _, err := q.ExecContext(ctx, statement, args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hubIs says whether there is a hub, and keeps it there until the transaction ends.
@@ -144,25 +217,19 @@ func saveSightings(ctx context.Context, q queryer, some []signet.Sighting, rows 
 		return err
 	}
 	some = slices.DeleteFunc(slices.Clone(some), func(w signet.Sighting) bool { return !there[[3]string{w.Hub, w.DeviceID, w.ModuleID}] })
-	for _, some := range pieces(some, rows) {
-		args = args[:0]
-		for _, w := range some {
-			args = append(args, w.Hub, w.DeviceID, w.ModuleID, nullable(w.Branch), w.Thumbprint, w.Key, w.Issued, w.Serial, w.KeyType,
-				micros(w.NotBefore), micros(w.NotAfter), micros(w.FirstSeen), micros(w.LastSeen), micros(w.Since), w.Previous, w.Early,
-				w.Subject, w.Signature, w.TLS, w.Remote, int64(w.Sent), w.DER)
-		}
-		if _, err := q.ExecContext(ctx, `INSERT INTO sighting (hub, device_id, module_id, branch, thumbprint, key, issued, serial, key_type,
-			not_before, not_after, first_seen, last_seen, since, previous, early, subject, signature, tls, remote, sent, der)
-			VALUES `+values(1, len(some), make([]string, 22)...)+`
-			ON CONFLICT (hub, device_id, module_id) DO UPDATE SET branch = excluded.branch, thumbprint = excluded.thumbprint,
-			key = excluded.key, issued = excluded.issued, serial = excluded.serial, key_type = excluded.key_type,
-			not_before = excluded.not_before, not_after = excluded.not_after, last_seen = excluded.last_seen, since = excluded.since,
-			previous = excluded.previous, early = excluded.early,
-			subject = excluded.subject, signature = excluded.signature, tls = excluded.tls, remote = excluded.remote, sent = excluded.sent, der = excluded.der`, args...); err != nil {
-			return err
-		}
+	list := make([][]any, len(some))
+	for n, w := range some {
+		list[n] = []any{w.Hub, w.DeviceID, w.ModuleID, nullable(w.Branch), w.Thumbprint, w.Key, w.Issued, w.Serial, w.KeyType,
+			micros(w.NotBefore), micros(w.NotAfter), micros(w.FirstSeen), micros(w.LastSeen), micros(w.Since), w.Previous, w.Early,
+			w.Subject, w.Signature, w.TLS, w.Remote, int64(w.Sent), w.DER}
 	}
-	return nil
+	return insert(ctx, q, `sighting (hub, device_id, module_id, branch, thumbprint, key, issued, serial, key_type,
+		not_before, not_after, first_seen, last_seen, since, previous, early, subject, signature, tls, remote, sent, der)`, list, rows,
+		`(hub, device_id, module_id) DO UPDATE SET branch = excluded.branch, thumbprint = excluded.thumbprint,
+		key = excluded.key, issued = excluded.issued, serial = excluded.serial, key_type = excluded.key_type,
+		not_before = excluded.not_before, not_after = excluded.not_after, last_seen = excluded.last_seen, since = excluded.since,
+		previous = excluded.previous, early = excluded.early,
+		subject = excluded.subject, signature = excluded.signature, tls = excluded.tls, remote = excluded.remote, sent = excluded.sent, der = excluded.der`)
 }
 
 func saveLeft(ctx context.Context, q queryer, some []inventory.Left) error {
@@ -177,9 +244,8 @@ func saveLeft(ctx context.Context, q queryer, some []inventory.Left) error {
 
 func nullable(text string) sql.NullString { return sql.NullString{String: text, Valid: text != ""} }
 
-// Alike reads what sightings are to be compared with. That another device has a
-// key is seen by the first and the last that have it, so that it costs the same
-// for a key of two and for one of a million; only then they are read.
+// Alike reads what sightings are to be compared with. Whether another device has a
+// key costs the same for a key of two and for one of a million; only then some are read.
 func (s *Store) Alike(ctx context.Context, sightings []signet.Sighting) ([]inventory.Alike, error) {
 	all := make([]inventory.Alike, len(sightings))
 	at := 0
@@ -192,22 +258,22 @@ func (s *Store) Alike(ctx context.Context, sightings []signet.Sighting) ([]inven
 			args = append(args, int64(at+n), w.Hub, w.DeviceID, w.ModuleID, w.Key, w.Issued)
 		}
 		at += len(some)
-		var sameKey, sameIssued []int // of those that have some
+		var sameKey, sameIssued []int64 // of those that have some
 		err := each(ctx, s.engine.reader(), func(rows *sql.Rows) error {
 			var n int64
-			var keyFirst, keyLast, issuedFirst, issuedLast, thumbprint, key, issued, previous sql.NullString
+			var keyElsewhere, issuedElsewhere bool
+			var thumbprint, key, issued, previous sql.NullString
 			var notBefore, notAfter, since, early sql.NullInt64
-			err := rows.Scan(&n, &keyFirst, &keyLast, &issuedFirst, &issuedLast, &thumbprint, &key, &issued, &notBefore, &notAfter, &since, &previous, &early)
+			err := rows.Scan(&n, &keyElsewhere, &issuedElsewhere, &thumbprint, &key, &issued, &notBefore, &notAfter, &since, &previous, &early)
 			if err != nil {
 				return err
 			}
-			w := sightings[n]
-			other := func(device sql.NullString) bool { return device.Valid && device.String != w.DeviceID }
-			if other(keyFirst) || other(keyLast) {
-				sameKey = append(sameKey, int(n))
+			w := &sightings[n]
+			if keyElsewhere {
+				sameKey = append(sameKey, n)
 			}
-			if w.Issued != "" && (other(issuedFirst) || other(issuedLast)) {
-				sameIssued = append(sameIssued, int(n))
+			if issuedElsewhere {
+				sameIssued = append(sameIssued, n)
 			}
 			if thumbprint.Valid {
 				all[n].Before = &signet.Sighting{Hub: w.Hub, DeviceID: w.DeviceID, ModuleID: w.ModuleID, Issued: issued.String,
@@ -216,10 +282,8 @@ func (s *Store) Alike(ctx context.Context, sightings []signet.Sighting) ([]inven
 			}
 			return nil
 		}, `SELECT v.column1,
-			(SELECT min(device_id) FROM sighting`+s.engine.by("sighting_key")+` WHERE hub = v.column2 AND key = v.column5),
-			(SELECT max(device_id) FROM sighting`+s.engine.by("sighting_key")+` WHERE hub = v.column2 AND key = v.column5),
-			(SELECT min(device_id) FROM sighting`+s.engine.by("sighting_issued")+` WHERE hub = v.column2 AND issued = v.column6),
-			(SELECT max(device_id) FROM sighting`+s.engine.by("sighting_issued")+` WHERE hub = v.column2 AND issued = v.column6),
+			EXISTS (SELECT 1 FROM sighting`+s.engine.by("sighting_key")+` WHERE hub = v.column2 AND key = v.column5 AND device_id <> v.column3),
+			v.column6 <> '' AND EXISTS (SELECT 1 FROM sighting`+s.engine.by("sighting_issued")+` WHERE hub = v.column2 AND issued = v.column6 AND device_id <> v.column3),
 			s.thumbprint, s.key, s.issued, s.not_before, s.not_after, s.since, s.previous, s.early
 			FROM (VALUES `+values(1, len(some), "BIGINT", "", "", "", "", "")+`) AS v
 			LEFT JOIN sighting s ON s.hub = v.column2 AND s.device_id = v.column3 AND s.module_id = v.column4`, args...)
@@ -256,9 +320,12 @@ func (s *Store) Prune(ctx context.Context, hub string) (n int64, err error) {
 		return 0, nil
 	}
 	err = s.engine.write(ctx, func(ctx context.Context, q queryer) (err error) {
-		n, err = affected(ctx, q, `DELETE FROM branch WHERE hub = $1 AND NOT EXISTS (SELECT 1 FROM branch_above a
+		if _, err := q.ExecContext(ctx, `DELETE FROM branch_path AS p WHERE hub = $1 AND NOT EXISTS (SELECT 1 FROM branch_path b
 			CROSS JOIN sighting s`+s.engine.by("sighting_branch")+`
-			WHERE a.hub = branch.hub AND a.above = branch.id AND s.hub = a.hub AND s.branch = a.id)`, hub)
+			WHERE b.hub = p.hub AND `+beneath("p.path")+` AND s.hub = b.hub AND s.branch = b.id)`, hub); err != nil {
+			return err
+		}
+		n, err = affected(ctx, q, `DELETE FROM branch WHERE hub = $1 AND id NOT IN (SELECT id FROM branch_path WHERE hub = $1)`, hub)
 		return err
 	})
 	return n, err
@@ -315,8 +382,9 @@ func (s *Store) Path(ctx context.Context, hub, branch string) ([]signet.Branch, 
 		b.DER = der
 		above[b.ID] = b
 		return err
-	}, `SELECT b.id, b.parent, b.first_seen, b.refused, b.document, b.der FROM branch_above a
-		JOIN branch b ON b.hub = a.hub AND b.id = a.above WHERE a.hub = $1 AND a.id = $2`, hub, branch)
+	}, `WITH RECURSIVE above (id) AS (SELECT id FROM branch WHERE hub = $1 AND id = $2
+		UNION SELECT b.parent FROM above a CROSS JOIN branch b WHERE b.hub = $1 AND b.id = a.id)
+		SELECT b.id, b.parent, b.first_seen, b.refused, b.document, b.der FROM above a CROSS JOIN branch b WHERE b.hub = $1 AND b.id = a.id`, hub, branch)
 	if err != nil {
 		return nil, err
 	}
@@ -383,7 +451,7 @@ func where(hub string, f *inventory.Filter) *conditions {
 //
 // Each page costs what it holds and what the filter passes over, and no more: of
 // a branch, what is left of the one that the page before ended in is read, then
-// the branches after it in the order of the index.
+// the branches after it in the order of their paths.
 func (s *Store) Sightings(ctx context.Context, hub string, f inventory.Filter, after inventory.Place, limit int) ([]signet.Sighting, error) {
 	if !findable(hub, f.Branch, f.KeyType, after.Branch, after.DeviceID, after.ModuleID) {
 		return nil, nil
@@ -423,11 +491,18 @@ func (s *Store) Sightings(ctx context.Context, hub string, f inventory.Filter, a
 		c.text += ` AND s.branch IS NULL`
 		return read(` FROM sighting s`+byBranch, c, byIdentity, limit)
 	}
+	top, place := [2]string{hub, f.Branch}, [2]string{hub, after.Branch}
+	paths, err := branchPaths(ctx, s.engine.reader(), [][2]string{top, place})
+	if err != nil || paths[top] == "" {
+		return nil, err
+	}
 	var page []signet.Sighting
 	if after.Branch != "" {
+		if !strings.HasPrefix(paths[place], paths[top]) {
+			return nil, signet.ErrNotFound
+		}
 		c := rest(where(hub, &f))
 		c.and(`s.branch = %s`, after.Branch)
-		var err error
 		if page, err = read(` FROM sighting s`+byBranch, c, byIdentity, limit); err != nil {
 			return nil, err
 		}
@@ -435,9 +510,13 @@ func (s *Store) Sightings(ctx context.Context, hub string, f inventory.Filter, a
 	if len(page) < limit {
 		c := where(hub, &f)
 		c.text += ` AND b.hub = $1 AND s.branch = b.id`
-		c.and(`b.above = %s`, f.Branch)
-		c.and(`b.id > %s`, after.Branch)
-		more, err := read(` FROM branch_above b CROSS JOIN sighting s`+byBranch, c, `b.id, `+byIdentity, limit-len(page))
+		if after.Branch == "" {
+			c.and(beneath("%[1]s"), paths[top])
+		} else {
+			c.and(`b.path > %s`, paths[place])
+			c.and(`b.path < `+past("%s"), paths[top])
+		}
+		more, err := read(` FROM branch_path b CROSS JOIN sighting s`+byBranch, c, `b.path, `+byIdentity, limit-len(page))
 		if err != nil {
 			return nil, err
 		}
@@ -458,9 +537,14 @@ func (s *Store) CountSightings(ctx context.Context, hub string, f inventory.Filt
 		from += byBranch
 		c.text += ` AND s.branch IS NULL`
 	default:
-		from = ` FROM branch_above b CROSS JOIN sighting s` + byBranch
+		top := [2]string{hub, f.Branch}
+		paths, err := branchPaths(ctx, s.engine.reader(), [][2]string{top})
+		if err != nil || paths[top] == "" {
+			return 0, err
+		}
+		from = ` FROM branch_path b CROSS JOIN sighting s` + byBranch
 		c.text += ` AND b.hub = $1 AND s.branch = b.id`
-		c.and(`b.above = %s`, f.Branch)
+		c.and(beneath("%[1]s"), paths[top])
 	}
 	return one(ctx, s.engine.reader(), func(rows *sql.Rows, n *int64) error { return rows.Scan(n) }, `SELECT count(*)`+from+c.text, c.args...)
 }

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -106,6 +107,95 @@ func init() {
 			fails(t, err, signet.ErrNotFound)
 			_, err = s.Path(t.Context(), "east", "fresh")
 			fails(t, err, signet.ErrNotFound)
+		}},
+		{"a branch below one that is not there is not kept, nor what came with it; its hub may be gone", func(t *testing.T, s *store.Store) {
+			plant(t, s)
+			err := s.Save(t.Context(), inventory.News{Branches: []signet.Branch{branch("east", "fresh", "root"), branch("east", "lost", "nowhere")}})
+			fails(t, err, signet.ErrNotFound)
+			_, err = s.Path(t.Context(), "east", "fresh")
+			fails(t, err, signet.ErrNotFound)
+			ok(t, s.Save(t.Context(), inventory.News{Branches: []signet.Branch{branch("north", "lost", "nowhere"), branch("east", "fresh", "root"), branch("north", "root", "")}}))
+			_, err = s.Path(t.Context(), "east", "fresh")
+			ok(t, err)
+		}},
+		{"a branch that has lost what was above it stands there again once that is seen", func(t *testing.T, s *store.Store) {
+			root, factory, line, hall := show("Root"), show("Factory"), show("Line"), show("Hall")
+			for _, d := range []string{"d1", "d2"} {
+				ok(t, s.CreateIdentity(t.Context(), device("east", d)))
+			}
+			i := inventory.New(s, inventory.Options{})
+			saw(i, "d1", show("d1"), line, factory, root)
+			i.Write(t.Context())
+			lost := signet.BranchID([]*signet.PathCertificate{factory.of, root.of})
+			ok(t, store.Change(t.Context(), s, func(exec func(query string, args ...any) error) error {
+				return errors.Join(exec(`DELETE FROM branch WHERE id = $1`, lost), exec(`DELETE FROM branch_path WHERE id = $1`, lost))
+			}))
+			saw(i, "d2", show("d2"), hall, line, factory, root)
+			i.Write(t.Context()) // it is found out
+			i.Write(t.Context())
+			w, err := s.Sighting(t.Context(), "east", "d2", "")
+			ok(t, err)
+			path, err := s.Path(t.Context(), "east", w.Branch)
+			ok(t, err)
+			same(t, len(path), 4)
+			for _, b := range path[1:] {
+				same(t, names(t, s, "east", inventory.Filter{Branch: b.ID}), "d1 d2")
+			}
+		}},
+		{"what several see at once is there once, with what each has seen below it", func(t *testing.T, s *store.Store) {
+			const many = 8
+			for _, err := range together(many, func(n int) error {
+				return s.Save(t.Context(), inventory.News{Branches: []signet.Branch{branch("east", "root", ""), branch("east", "line", "root"), branch("east", fmt.Sprint("hall ", n), "line")}})
+			}) {
+				ok(t, err)
+			}
+			list, err := s.Branches(t.Context(), "east")
+			ok(t, err)
+			same(t, len(list), 2+many)
+			var sightings []signet.Sighting
+			for n := range many {
+				id := fmt.Sprint("hall ", n)
+				path, err := s.Path(t.Context(), "east", id)
+				ok(t, err)
+				same(t, len(path), 3)
+				ok(t, s.CreateIdentity(t.Context(), device("east", id)))
+				sightings = append(sightings, sighting("east", id, id))
+			}
+			ok(t, s.Save(t.Context(), inventory.News{Sightings: sightings}))
+			n, err := s.CountSightings(t.Context(), "east", inventory.Filter{Branch: "line"})
+			ok(t, err)
+			same(t, n, int64(many))
+		}},
+		{"what is below a branch is what it stands above, whatever it is called", func(t *testing.T, s *store.Store) {
+			var news inventory.News
+			for _, b := range []string{"a ", "ab ", "aa a", "aaa aa", "ab2 ab", "b a", "a0 a", "z aaa"} {
+				id, parent, _ := strings.Cut(b, " ")
+				ok(t, s.CreateIdentity(t.Context(), device("east", "at "+id)))
+				news.Branches = append(news.Branches, branch("east", id, parent))
+				news.Sightings = append(news.Sightings, sighting("east", "at "+id, id))
+			}
+			ok(t, s.Save(t.Context(), news))
+			for below, want := range map[string]string{"a": "at a, at a0, at aa, at aaa, at z, at b", "aa": "at aa, at aaa, at z", "ab": "at ab, at ab2", "a0": "at a0"} {
+				var got []string
+				var after inventory.Place
+				for {
+					page, err := s.Sightings(t.Context(), "east", inventory.Filter{Branch: below}, after, 1)
+					ok(t, err)
+					if len(page) == 0 {
+						break
+					}
+					got = append(got, page[0].DeviceID)
+					after = inventory.Place{Branch: page[0].Branch, DeviceID: page[0].DeviceID}
+				}
+				same(t, strings.Join(got, ", "), want)
+				n, err := s.CountSightings(t.Context(), "east", inventory.Filter{Branch: below})
+				ok(t, err)
+				same(t, int(n), len(got))
+			}
+			for _, nowhere := range []string{"ab", "nowhere"} { // not below aa; not there
+				_, err := s.Sightings(t.Context(), "east", inventory.Filter{Branch: "aa"}, inventory.Place{Branch: nowhere}, 1)
+				fails(t, err, signet.ErrNotFound)
+			}
 		}},
 		{"sightings go with their identity, branches with their hub", func(t *testing.T, s *store.Store) {
 			plant(t, s)
@@ -239,6 +329,59 @@ func init() {
 			same(t, len(list), 1)
 		}},
 	}...)
+}
+
+// A tree of before is there after, as it was.
+func TestTreeOfBefore(t *testing.T) {
+	each(t, func(t *testing.T, db database, dsn string) {
+		raw := openSQL(t, db.driver, dsn)
+		if db.driver == "sqlite" {
+			raw = openSQL(t, db.driver, sqliteURL(dsn))
+		}
+		do := func(statement string, args ...any) {
+			t.Helper()
+			_, err := raw.Exec(statement, args...)
+			ok(t, err)
+		}
+		for _, statement := range store.SchemaOf(db.driver, 17) {
+			do(statement)
+		}
+		trees := map[string][]string{"east": {"f root", "root", "x", "a x", "0 f root"}, "west": {"root x", "x"}} // each, and what is above it
+		for hub, branches := range trees {
+			do(`INSERT INTO hub (name, host_name, created) VALUES ($1, $1, 0)`, hub)
+			for _, way := range branches {
+				ids := strings.Fields(way)
+				do(`INSERT INTO branch (hub, id, parent, thumbprint, first_seen, refused, document, der) VALUES ($1, $2, $3, 't', 0, 0, '{}', $4)`,
+					hub, ids[0], append(ids, "")[1], []byte{})
+				for _, above := range ids {
+					do(`INSERT INTO branch_above (hub, above, id) VALUES ($1, $2, $3)`, hub, above, ids[0])
+				}
+			}
+		}
+		s := db.mustOpen(t, dsn)
+		below := map[string]map[string]int64{"east": {}, "west": {}}
+		for hub, branches := range trees {
+			for _, way := range branches {
+				ids := strings.Fields(way)
+				path, err := s.Path(t.Context(), hub, ids[0])
+				ok(t, err)
+				same(t, len(path), len(ids))
+				d := device(hub, "at "+ids[0])
+				ok(t, s.CreateIdentity(t.Context(), d))
+				ok(t, s.Save(t.Context(), inventory.News{Branches: []signet.Branch{branch(hub, "new "+ids[0], ids[0])}, Sightings: []signet.Sighting{sighting(hub, d.DeviceID, "new "+ids[0])}}))
+				for _, above := range ids {
+					below[hub][above]++
+				}
+			}
+		}
+		for hub, all := range below {
+			for id, want := range all {
+				n, err := s.CountSightings(t.Context(), hub, inventory.Filter{Branch: id})
+				ok(t, err)
+				same(t, n, want)
+			}
+		}
+	})
 }
 
 // plant has a hub "east" with the anchor root, and below it line and other.

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -82,8 +81,7 @@ func (s *Store) SaveScope(ctx context.Context, c signet.Scope) error {
 // seenUnder gives a query for the devices that the trust tree has under a key
 // (device_id, first), with its arguments, of which $1 is the hub and $2 the key.
 func seenUnder(ctx context.Context, q queryer, hub, key string) (query string, args []any, _ error) {
-	args = []any{hub, key}
-	var above []string
+	var above [][2]string
 	err := each(ctx, q, func(rows *sql.Rows) error {
 		var id string
 		var document []byte
@@ -93,16 +91,23 @@ func seenUnder(ctx context.Context, q queryer, hub, key string) (query string, a
 		}
 		err := json.Unmarshal(document, &b)
 		if b.Key == key {
-			args = append(args, id)
-			above = append(above, fmt.Sprintf("$%d", len(args)))
+			above = append(above, [2]string{hub, id})
 		}
 		return err
 	}, `SELECT id, document FROM branch WHERE hub = $1 ORDER BY id`, hub)
+	if err != nil {
+		return "", nil, err
+	}
+	paths, err := branchPaths(ctx, q, above)
+	args = []any{hub, key}
+	for _, branch := range above {
+		args = append(args, paths[branch])
+	}
 	if above == nil {
-		above = []string{"$2"} // no branch has the ID of a key
+		args = append(args, key) // no branch stands there
 	}
 	return `SELECT device_id, MIN(first_seen) AS first FROM sighting WHERE hub = $1 AND branch IN
-		(SELECT id FROM branch_above WHERE hub = $1 AND above IN (` + strings.Join(above, ", ") + `)) GROUP BY device_id`, args, err
+		(SELECT b.id FROM (VALUES ` + values(3, len(args)-2, "TEXT") + `) AS v CROSS JOIN branch_path b WHERE b.hub = $1 AND ` + beneath("v.column1") + `) GROUP BY device_id`, args, err
 }
 
 // DeleteScope removes a scope with its places.
@@ -203,9 +208,9 @@ func (s *Store) FirstSeenUnder(ctx context.Context, hub, key, device string) (fi
 			under, first = true, moment(at)
 		}
 		return err
-	}, `SELECT s.first_seen, b.document FROM sighting s
-		JOIN branch_above a ON a.hub = s.hub AND a.id = s.branch JOIN branch b ON b.hub = a.hub AND b.id = a.above
-		WHERE s.hub = $1 AND s.device_id = $2`, hub, device)
+	}, `WITH RECURSIVE above (id, first_seen) AS (SELECT branch, first_seen FROM sighting WHERE hub = $1 AND device_id = $2
+		UNION SELECT b.parent, a.first_seen FROM above a CROSS JOIN branch b WHERE b.hub = $1 AND b.id = a.id)
+		SELECT a.first_seen, b.document FROM above a CROSS JOIN branch b WHERE b.hub = $1 AND b.id = a.id`, hub, device)
 	if err == nil && !under {
 		err = signet.ErrNotFound
 	}

@@ -13,8 +13,8 @@
 //
 // # Reading
 //
-// Each read is one statement, except Hubs, which reads in one transaction. It
-// sees every change that has returned.
+// Each read is one statement, or a few, except Hubs, which reads in one
+// transaction. It sees every change that has returned.
 // SQLite readers have read-only connections of their own, and in WAL mode wait
 // for nobody; their statements stay prepared. One identity is read at each connect
 // of a device; with SQLite those that come back are remembered. See known.go.

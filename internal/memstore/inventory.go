@@ -18,9 +18,13 @@ func (s *Store) Save(_ context.Context, news inventory.News) error {
 	return s.do("Save", func() error {
 		branches, sightings := maps.Clone(s.branches), maps.Clone(s.sightings)
 		for _, b := range news.Branches {
-			if _, there := s.hubs[b.Hub]; there && branches[rowKey{b.Hub, b.ID}].ID == "" {
-				branches[rowKey{b.Hub, b.ID}] = b
+			if _, there := s.hubs[b.Hub]; !there || branches[rowKey{b.Hub, b.ID}].ID != "" {
+				continue
 			}
+			if b.Parent != "" && branches[rowKey{b.Hub, b.Parent}].ID == "" {
+				return signet.ErrNotFound
+			}
+			branches[rowKey{b.Hub, b.ID}] = b
 		}
 		for _, w := range news.Sightings {
 			key := rowKey{w.Hub, w.DeviceID, w.ModuleID}
@@ -172,6 +176,10 @@ func (s *Store) Path(_ context.Context, hub, branch string) (path []signet.Branc
 func (s *Store) Sightings(_ context.Context, hub string, f inventory.Filter, after inventory.Place, limit int) (list []signet.Sighting, err error) {
 	err = s.do("Sightings", func() error {
 		all := s.sorted(hub)
+		_, there := s.branches[rowKey{hub, f.Branch}]
+		if there && after.Branch != "" && !s.beneath(hub, after.Branch, f.Branch) {
+			return signet.ErrNotFound
+		}
 		if f.Branch != "" {
 			slices.SortStableFunc(all, func(a, b signet.Sighting) int { return cmp.Compare(a.Branch, b.Branch) })
 		} else {
