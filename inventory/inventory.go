@@ -402,7 +402,7 @@ func (i *Inventory) putBack(all []seen, found []signet.Clone) {
 
 // write writes some sightings in one transaction, with what was found besides.
 func (i *Inventory) write(ctx context.Context, some []seen, found []signet.Clone) error {
-	var news News
+	news := News{Sightings: make([]signet.Sighting, 0, len(some))}
 	var events []Event
 	touched := map[string]bool{}
 	for _, s := range some {

@@ -22,10 +22,10 @@ func (s *Store) Save(ctx context.Context, news inventory.News) error {
 		if err != nil {
 			return fmt.Errorf("store: branch %s: %w", b.ID, err)
 		}
-		if err := writable(string(document)); err != nil {
-			return err
-		}
 		documents[n] = string(document)
+	}
+	if err := writable(documents...); err != nil {
+		return err
 	}
 	for _, w := range news.Sightings {
 		if err := writable(w.Subject, w.Remote, w.TLS); err != nil {
