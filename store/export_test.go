@@ -51,6 +51,5 @@ func Forgetful(s *Store) { s.known = nil }
 
 func (k *known) Recall(hub, device string) (*signet.Identity, uint64) { return k.recall(hub, device) }
 func (k *known) Learn(i *signet.Identity, changes uint64)             { k.learn(i, changes) }
-func (k *known) Forget(hub, device string)                            { k.forget(hub, device) }
-func (k *known) ForgetAll()                                           { k.forgetAll() }
+func (k *known) Change(hub, device string) func()                     { return k.change(hub, device) }
 func (k *known) Len() int                                             { return len(k.young) + len(k.old) }

@@ -111,7 +111,7 @@ func (s *Store) DeleteHub(ctx context.Context, name string) error {
 	if !findable(name) {
 		return signet.ErrNotFound
 	}
-	defer s.known.forgetAll()
+	defer s.known.change(name, "")()
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
 		// The hub first: that waits for verdicts that are being saved, see SaveVerdicts.
 		n, err := affected(ctx, q, `DELETE FROM hub WHERE name = $1`, name)
@@ -219,7 +219,7 @@ func (s *Store) ReplaceIdentity(ctx context.Context, i signet.Identity, etag str
 	if err := writableIdentity(&i); err != nil {
 		return err
 	}
-	defer s.known.forget(i.Hub, i.DeviceID)
+	defer s.known.change(i.Hub, i.DeviceID)()
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
 		return keyed(ctx, q, `UPDATE identity SET generation_id = $4, etag = $5, status = $6, status_reason = $7,
 			status_updated = $8, created = $9, auth_type = $10, primary_key = $11, secondary_key = $12,
@@ -241,7 +241,7 @@ func (s *Store) DeleteIdentity(ctx context.Context, hub, device, module, etag st
 	if err := writableEvents(events); err != nil {
 		return err
 	}
-	defer s.known.forget(hub, device)
+	defer s.known.change(hub, device)()
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
 		err := keyed(ctx, q, `DELETE FROM identity`+whereIdentity+` AND ($4 = '*' OR etag = $4)`, []any{hub, device, module, etag},
 			`SELECT 1 FROM identity`+whereIdentity, hub, device, module)

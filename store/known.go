@@ -13,13 +13,15 @@ const maxKnown = 32 << 10
 // looked up in the database: that was a twentieth of what its connect takes. It is for
 // SQLite alone, whose file nobody else writes; two servers may share a PostgreSQL.
 //
-// Nobody is given a device as it was before a change that has returned: a change of
-// a device has it forgotten before it returns, whatever has come of it, and what was
-// read while one was under way is not remembered. Modules are not, nor that there is
-// no such device.
+// Nobody is given a device as it was before a change that is stored, whether or not it
+// has returned: who has made a device anew may be told so before who has deleted it. A
+// change has its device forgotten before it is made, and what is read until it is over,
+// whatever has come of it, is not remembered. Modules are not, nor that there is no such
+// device.
 type known struct {
 	mu         sync.Mutex
-	changes    uint64
+	underWay   map[deviceKey]int              // changes; where the device is "", of the hub with all of them
+	changes    uint64                         // that are over
 	young, old map[deviceKey]*signet.Identity // half of maxKnown each; old is dropped when young is full
 }
 
@@ -50,7 +52,7 @@ func (k *known) learn(i *signet.Identity, changes uint64) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.changes == changes {
+	if k.changes == changes && k.underWay[deviceKey{i.Hub, i.DeviceID}] == 0 && k.underWay[deviceKey{i.Hub, ""}] == 0 {
 		k.keep(i)
 	}
 }
@@ -66,26 +68,30 @@ func (k *known) keep(i *signet.Identity) {
 	k.young[deviceKey{i.Hub, i.DeviceID}] = i
 }
 
-// forget is called after a change of a device, before it returns.
-func (k *known) forget(hub, device string) {
+// change is called before a change of a device, and over after it. That of a hub, which
+// is deleted with all that bears its name, is one of the device "".
+func (k *known) change(hub, device string) (over func()) {
 	if k == nil {
-		return
+		return func() {}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.changes++
 	key := deviceKey{hub, device}
+	if device == "" {
+		k.young, k.old = nil, nil
+	}
 	delete(k.young, key)
 	delete(k.old, key)
-}
-
-// forgetAll is called after a hub has been deleted, with all that bore its name.
-func (k *known) forgetAll() {
-	if k == nil {
-		return
+	if k.underWay == nil {
+		k.underWay = map[deviceKey]int{}
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.changes++
-	k.young, k.old = nil, nil
+	k.underWay[key]++
+	return func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.changes++
+		if k.underWay[key]--; k.underWay[key] == 0 {
+			delete(k.underWay, key)
+		}
+	}
 }

@@ -94,6 +94,44 @@ func TestGivingUp(t *testing.T) {
 	}
 }
 
+// Who has made a device anew is told so before who has deleted it, where both were
+// written at once; and is not given the one of before.
+func TestMadeAnewInOneBatch(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // who is told last goes first
+	s, e, release := openWriter(t)
+	release()
+	defer s.Close()
+	if err := s.CreateIdentity(t.Context(), signet.Identity{Hub: "east", DeviceID: "d", GenerationID: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Identity(t.Context(), "east", "d", ""); err != nil {
+		t.Fatal(err)
+	}
+	entered, leave := make(chan struct{}), make(chan struct{})
+	go e.write(context.Background(), func(context.Context, queryer) error {
+		close(entered)
+		<-leave
+		return nil
+	})
+	<-entered
+	answers := make(chan error, 2)
+	go func() { answers <- s.DeleteIdentity(t.Context(), "east", "d", "", "*") }()
+	until(t, func() bool { return len(e.queue) == 1 })
+	go func() {
+		err := s.CreateIdentity(t.Context(), signet.Identity{Hub: "east", DeviceID: "d", GenerationID: "2"})
+		i, failed := s.Identity(t.Context(), "east", "d", "")
+		if i.GenerationID != "2" {
+			t.Errorf("the device is of generation %q", i.GenerationID)
+		}
+		answers <- errors.Join(err, failed)
+	}()
+	until(t, func() bool { return len(e.queue) == 2 })
+	close(leave)
+	if err := errors.Join(<-answers, <-answers); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestQueueIsBounded(t *testing.T) {
 	s, e, release := openWriter(t)
 	defer s.Close()
