@@ -160,6 +160,7 @@ func (c *conn) live() (why error) {
 		}
 		packet, err := c.next()
 		if err != nil {
+			c.leave(c.session) // before anything is made of it: thousands are lost at once
 			return c.lost(err)
 		}
 		switch p := packet.(type) {

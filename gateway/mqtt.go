@@ -318,10 +318,10 @@ func newMQTT(w Waist, c Config) *MQTT {
 	return m
 }
 
-// Rush says whether devices, or others, stand in line to come in, by any door.
+// Rush says whether devices, or others, stand in line to come in or to leave, by any door.
 func (m *MQTT) Rush() bool {
 	waiting, _ := m.gate.counts()
-	return waiting > 0
+	return waiting > 0 || m.pacer.crowded()
 }
 
 // maxAcceptPause is how long the door waits at most before it accepts again

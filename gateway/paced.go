@@ -96,6 +96,13 @@ func (p *pacer) take() {
 	runtime.Gosched()
 }
 
+// crowded says whether anybody waits for a turn.
+func (p *pacer) crowded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.line) > 0
+}
+
 // give hands a turn on.
 func (p *pacer) give() {
 	p.mu.Lock()

@@ -108,45 +108,60 @@ func TestPacedWrite(t *testing.T) {
 	})
 }
 
-// Who leaves waits for a turn. A stranger does not: at the full gate he would be one of
-// any number that keep a connection, and those who come from their turns.
+// Who leaves waits for a turn, one, and so does who is lost. A stranger does not: at the full
+// gate he would be one of any number that keep a connection, and those who come from their turns.
 func TestLeave(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := newMQTT(&fakeWaist{}, Config{Logger: discard, MaxStrangers: 1})
-		gone := func(device net.Conn) bool {
-			device.SetReadDeadline(time.Now().Add(time.Second))
-			_, err := io.ReadAll(device)
-			return err == nil
-		}
-		here := pipe(m)
-		here.Write(connectPacket("d"))
-		if _, err := mqtt.NewClientReader(here, maxPacket).Next(); err != nil {
-			t.Fatal(err)
-		}
-		all := m.pacer.free
-		for range all {
-			m.pacer.take()
-		}
-		within := pipe(m)
-		synctest.Wait()
-		for range 3 {
-			if !gone(pipe(m)) {
-				t.Error("a stranger for whom there is no room stays until it is his turn")
-			}
-		}
-		here.Write(mqtt.AppendDisconnect(nil))
-		if gone(here) {
-			t.Error("a device leaves before its turn")
-		}
-		for range all {
-			m.pacer.give()
-		}
-		if !gone(here) {
-			t.Error("a device does not leave in its turn")
-		}
-		within.Close()
-		shutDown(t, m)
-	})
+	for name, leave := range map[string]func(net.Conn){
+		"DISCONNECT": func(c net.Conn) { c.Write(mqtt.AppendDisconnect(nil)) },
+		"lost":       func(c net.Conn) { c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMQTT(&fakeWaist{}, Config{Logger: discard, MaxStrangers: 1})
+				connections := func() int {
+					synctest.Wait()
+					m.mu.Lock()
+					defer m.mu.Unlock()
+					return len(m.conns)
+				}
+				here := pipe(m)
+				here.Write(connectPacket("d"))
+				if _, err := mqtt.NewClientReader(here, maxPacket).Next(); err != nil {
+					t.Fatal(err)
+				}
+				all := m.pacer.free
+				for range all {
+					m.pacer.take()
+				}
+				within := pipe(m)
+				if connections(); m.Rush() {
+					t.Error("nobody waits, and it is a rush")
+				}
+				for range 3 {
+					pipe(m)
+					if n := connections(); n != 2 {
+						t.Errorf("%d connections: a stranger for whom there is no room stays until it is his turn", n)
+					}
+				}
+				go leave(here)
+				if n := connections(); n != 2 || !m.Rush() {
+					t.Error("a device leaves before its turn")
+				}
+				go m.pacer.take() // who comes next, and keeps the turn
+				synctest.Wait()
+				m.pacer.give()
+				if n := connections(); n != 1 || m.Rush() {
+					t.Error("a device does not leave in its turn")
+				}
+				for range all {
+					m.pacer.give()
+				}
+				within.Close()
+				here.Close()
+				shutDown(t, m)
+			})
+		})
+	}
 }
 
 // Whoever has something to say is heard between two turns, though some who compute are

@@ -33,6 +33,7 @@ type peer struct {
 	chain    []*x509.Certificate // as presented; let go once judged
 	version  string              // of TLS
 	sni      string              // the host name that it asked for in TLS
+	leaving  bool                // it has had a turn to leave
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -179,7 +180,8 @@ func (p *peer) hold(wait time.Duration) error {
 // his session goes at once. So does a stranger: for whom there is no room at the gate there
 // is none in the pacer's line either.
 func (p *peer) leave(s Session) {
-	if s != nil && s.Ended() == nil {
+	if s != nil && s.Ended() == nil && !p.leaving {
+		p.leaving = true
 		p.door.pacer.breathe()
 	}
 }
