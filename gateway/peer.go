@@ -63,7 +63,8 @@ func (p *peer) apart(f func() error) error {
 
 // A crew is goroutines whose stacks have grown: to grow one takes a connect 12 µs, for it
 // doubles, and is copied, again and again. There are no more of them than have been at
-// work at a time within crewTime, and those are bounded by the gate.
+// work at a time, and those are bounded by the gate, but for tokens that connections renew,
+// each one at a time. They take turns: all of them stay while each has a turn in crewTime.
 type crew struct {
 	next chan func()
 	over <-chan struct{} // closed: nobody waits any more
