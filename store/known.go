@@ -6,7 +6,7 @@ import (
 	"github.com/signet-iot/signet"
 )
 
-// maxKnown bounds the devices that are remembered, half a KiB each: 16 MiB.
+// maxKnown bounds the devices that are remembered, half a KiB each, 1 at most: 16 MiB, or 32.
 const maxKnown = 32 << 10
 
 // known remembers devices as they were last read, so that one that comes back is not
