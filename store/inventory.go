@@ -314,18 +314,19 @@ func (s *Store) alike(ctx context.Context, column, value string, w *signet.Sight
 		w.Hub, value, w.DeviceID, int64(inventory.MaxAlike))
 }
 
-// Prune removes branches that have nothing under them.
+// Prune removes branches that have nothing under them. Which have something is found from
+// the sightings up: to look for something below each, PostgreSQL compares it with all others.
 func (s *Store) Prune(ctx context.Context, hub string) (n int64, err error) {
 	if !findable(hub) {
 		return 0, nil
 	}
 	err = s.engine.write(ctx, func(ctx context.Context, q queryer) (err error) {
-		if _, err := q.ExecContext(ctx, `DELETE FROM branch_path AS p WHERE hub = $1 AND NOT EXISTS (SELECT 1 FROM branch_path b
-			CROSS JOIN sighting s`+s.engine.by("sighting_branch")+`
-			WHERE b.hub = p.hub AND `+beneath("p.path")+` AND s.hub = b.hub AND s.branch = b.id)`, hub); err != nil {
-			return err
+		n, err = affected(ctx, q, `WITH RECURSIVE alive (id) AS (SELECT b.id FROM branch b WHERE b.hub = $1 AND EXISTS (SELECT 1 FROM sighting`+s.engine.by("sighting_branch")+`
+			WHERE hub = b.hub AND branch = b.id) UNION SELECT b.parent FROM alive a CROSS JOIN branch b WHERE b.hub = $1 AND b.id = a.id)
+			DELETE FROM branch WHERE hub = $1 AND id IN (SELECT id FROM branch WHERE hub = $1 EXCEPT SELECT id FROM alive)`, hub)
+		if err == nil {
+			_, err = q.ExecContext(ctx, `DELETE FROM branch_path WHERE hub = $1 AND id IN (SELECT id FROM branch_path WHERE hub = $1 EXCEPT SELECT id FROM branch WHERE hub = $1)`, hub)
 		}
-		n, err = affected(ctx, q, `DELETE FROM branch WHERE hub = $1 AND id NOT IN (SELECT id FROM branch_path WHERE hub = $1)`, hub)
 		return err
 	})
 	return n, err
