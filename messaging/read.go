@@ -35,7 +35,7 @@ const (
 	// readStretch is how long it works before it rests. Go's scheduler looks at the network
 	// when nobody is ready to run, and otherwise every 10 ms only: what comes meanwhile is
 	// not even read.
-	readStretch = 100 * time.Microsecond
+	readStretch = 50 * time.Microsecond
 	// readLongest is what counts as work, at most. The rest of a longer stretch was spent
 	// waiting for who takes the records, on a slow link, and kept nobody from the processor.
 	readLongest = time.Millisecond
