@@ -318,10 +318,15 @@ func newMQTT(w Waist, c Config) *MQTT {
 	return m
 }
 
-// Rush says whether devices, or others, stand in line to come in or to leave, by any door.
+// maxLeaving is how many wait for a turn to compute when it is not those alone who come, and are
+// past the gate.
+const maxLeaving = 256
+
+// Rush says whether devices, or others, stand in line to come in, or a crowd to leave, by
+// any door.
 func (m *MQTT) Rush() bool {
 	waiting, _ := m.gate.counts()
-	return waiting > 0 || m.pacer.crowded()
+	return waiting > 0 || m.pacer.waiting() > maxLeaving
 }
 
 // maxAcceptPause is how long the door waits at most before it accepts again

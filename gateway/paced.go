@@ -96,11 +96,11 @@ func (p *pacer) take() {
 	runtime.Gosched()
 }
 
-// crowded says whether anybody waits for a turn.
-func (p *pacer) crowded() bool {
+// waiting is how many wait for a turn.
+func (p *pacer) waiting() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.line) > 0
+	return len(p.line)
 }
 
 // give hands a turn on.
