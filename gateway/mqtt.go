@@ -318,8 +318,8 @@ func newMQTT(w Waist, c Config) *MQTT {
 	return m
 }
 
-// maxLeaving is how many wait for a turn to compute when it is not those alone who come, and are
-// past the gate.
+// maxLeaving is how many wait for a turn before it is a rush: as many as those may be who
+// come, and are past the gate. More, and a crowd leaves.
 const maxLeaving = 256
 
 // Rush says whether devices, or others, stand in line to come in, or a crowd to leave, by
