@@ -135,14 +135,11 @@ func again(line *pki.CA, id string, private crypto.Signer) (pair tls.Certificate
 	if err != nil {
 		return pair, err
 	}
-	pair = tls.Certificate{PrivateKey: private, Certificate: [][]byte{der}}
-	if pair.Leaf, err = x509.ParseCertificate(der); err != nil {
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
 		return pair, err
 	}
-	for _, c := range line.Chain {
-		pair.Certificate = append(pair.Certificate, c.Raw)
-	}
-	return pair, nil
+	return with(private, append([]*x509.Certificate{leaf}, line.Chain...)), nil
 }
 
 // Scatter puts each device below a factory and a line of its own, with keys of their own,
@@ -182,11 +179,16 @@ func present(ca *pki.CA, id string, private crypto.Signer, now time.Time) (pair 
 	if err != nil {
 		return pair, err
 	}
-	pair = tls.Certificate{PrivateKey: private, Leaf: chain[0]}
+	return with(private, chain), nil
+}
+
+// with gives what a device presents, and its key.
+func with(private crypto.Signer, chain []*x509.Certificate) tls.Certificate {
+	pair := tls.Certificate{PrivateKey: private, Leaf: chain[0]}
 	for _, c := range chain {
 		pair.Certificate = append(pair.Certificate, c.Raw)
 	}
-	return pair, nil
+	return pair
 }
 
 // make makes the folder; root.pem, by which it counts as made, comes last.

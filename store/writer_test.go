@@ -27,6 +27,11 @@ func openWriter(t *testing.T) (s *Store, e *sqliteEngine, release func()) {
 		t.Fatal(err)
 	}
 	e = s.engine.(*sqliteEngine)
+	return s, e, occupy(e)
+}
+
+// occupy has the writer at work until release.
+func occupy(e *sqliteEngine) (release func()) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	go e.write(context.Background(), func(context.Context, queryer) error {
 		close(entered)
@@ -34,7 +39,7 @@ func openWriter(t *testing.T) (s *Store, e *sqliteEngine, release func()) {
 		return nil
 	})
 	<-entered
-	return s, e, func() { close(leave) }
+	return func() { close(leave) }
 }
 
 // until waits for what other goroutines are about to do.
@@ -107,13 +112,7 @@ func TestMadeAnewInOneBatch(t *testing.T) {
 	if _, err := s.Identity(t.Context(), "east", "d", ""); err != nil {
 		t.Fatal(err)
 	}
-	entered, leave := make(chan struct{}), make(chan struct{})
-	go e.write(context.Background(), func(context.Context, queryer) error {
-		close(entered)
-		<-leave
-		return nil
-	})
-	<-entered
+	release = occupy(e)
 	answers := make(chan error, 2)
 	go func() { answers <- s.DeleteIdentity(t.Context(), "east", "d", "", "*") }()
 	until(t, func() bool { return len(e.queue) == 1 })
@@ -126,7 +125,7 @@ func TestMadeAnewInOneBatch(t *testing.T) {
 		answers <- errors.Join(err, failed)
 	}()
 	until(t, func() bool { return len(e.queue) == 2 })
-	close(leave)
+	release()
 	if err := errors.Join(<-answers, <-answers); err != nil {
 		t.Fatal(err)
 	}
