@@ -1,6 +1,7 @@
 package authority_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -264,6 +265,12 @@ func TestDistrustedTwin(t *testing.T) {
 				_, err := a.Judge(tenant, []*x509.Certificate{loose}, time.Now())
 				code(t, err, signet.ChainMalformed)
 			}
+			// crypto/x509 passes over what follows the signature, too; however long that is,
+			// it is seen.
+			for more := 1; more <= len(leaf.Signature); more++ {
+				_, err := a.Judge(tenant, []*x509.Certificate{parse(t, followed(t, leaf.Raw, make([]byte, more)))}, time.Now())
+				code(t, err, signet.ChainMalformed)
+			}
 			for _, given := range forms {
 				for _, d := range []signet.Distrust{{Kind: signet.DistrustCertificate}, {Thumbprint: strings.ToUpper(pki.ThumbprintSHA256(given.Raw))}} {
 					var of []*x509.Certificate
@@ -301,6 +308,108 @@ func rewritten(t testing.TB, der []byte, unused byte, change func([]byte) []byte
 		t.Fatal(err)
 	}
 	return der
+}
+
+// followed writes a structure with something behind its last member.
+func followed(t testing.TB, der, more []byte) []byte {
+	t.Helper()
+	var c asn1.RawValue
+	if _, err := asn1.Unmarshal(der, &c); err != nil {
+		t.Fatal(err)
+	}
+	der, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: append(bytes.Clone(c.Bytes), more...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// TestDistrustedKeyInAnotherForm: a key has one form. Who asks a CA for another
+// certificate of a key that is distrusted, and has it written in another way, is
+// refused.
+func TestDistrustedKeyInAnotherForm(t *testing.T) {
+	weak, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := issue(t, nil, "Root", newKey(t), 1, true)
+	for _, key := range []crypto.Signer{newKey(t), weak} {
+		a := trusting(t, memstore.New(), authority.Options{}, root)
+		leaf := issue(t, root, "d", key, 2, false)
+		if _, err := a.Judge(tenant, certs(leaf), time.Now()); err != nil {
+			t.Fatalf("%v: what follows would prove nothing", err)
+		}
+		if _, err := a.Distrust(t.Context(), tenant, signet.Distrust{Kind: signet.DistrustKey}, certs(leaf)); err != nil {
+			t.Fatal(err)
+		}
+		var info struct {
+			Algorithm asn1.RawValue
+			Key       asn1.BitString
+		}
+		if _, err := asn1.Unmarshal(leaf.RawSubjectPublicKeyInfo, &info); err != nil {
+			t.Fatal(err)
+		}
+		forms := map[string][]byte{"something behind the key": followed(t, leaf.RawSubjectPublicKeyInfo, []byte{5, 0})}
+		marshal := func() []byte {
+			der, err := asn1.Marshal(info)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return der
+		}
+		if key == crypto.Signer(weak) {
+			numbers := info.Key
+			info.Key = asn1.BitString{Bytes: append(bytes.Clone(numbers.Bytes), 5, 0), BitLength: numbers.BitLength + 16}
+			forms["something behind the numbers"] = marshal()
+			three := followed(t, numbers.Bytes, []byte{2, 1, 1})
+			info.Key = asn1.BitString{Bytes: three, BitLength: 8 * len(three)}
+			forms["a third number"] = marshal()
+			info.Key = numbers
+		}
+		info.Algorithm.FullBytes = followed(t, info.Algorithm.FullBytes, []byte{5, 0})
+		forms["something behind the parameters"] = marshal()
+		for form, der := range forms {
+			_, err := a.Judge(tenant, []*x509.Certificate{withKey(t, root, leaf, der)}, time.Now())
+			if code(t, err, signet.ChainMalformed); t.Failed() {
+				t.Fatal(form)
+			}
+		}
+	}
+}
+
+// withKey has a CA sign a certificate like another, with its key as it is written.
+func withKey(t testing.TB, ca, like *signed, key []byte) *x509.Certificate {
+	t.Helper()
+	tbs := bytes.Replace(like.RawTBSCertificate, like.RawSubjectPublicKeyInfo, key, 1)
+	var outer asn1.RawValue
+	if _, err := asn1.Unmarshal(like.RawTBSCertificate, &outer); err != nil {
+		t.Fatal(err)
+	}
+	tbs = tbs[len(outer.FullBytes)-len(outer.Bytes):]
+	tbs, err := asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: tbs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(tbs)
+	signature, err := ca.key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c struct{ TBS, Algorithm, Signature asn1.RawValue }
+	if _, err := asn1.Unmarshal(like.Raw, &c); err != nil {
+		t.Fatal(err)
+	}
+	c.TBS = asn1.RawValue{FullBytes: tbs}
+	c.Signature = asn1.RawValue{Tag: asn1.TagBitString, Bytes: append([]byte{0}, signature...)}
+	der, err := asn1.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := parse(t, der)
+	if cert.CheckSignatureFrom(ca.Certificate) != nil {
+		t.Fatal("the signature does not fit: this proves nothing")
+	}
+	return cert
 }
 
 // TestDistrustedDeviceWithoutPath: a certificate that is known by thumbprint is

@@ -175,9 +175,9 @@ func checkPresented(r *PathRequest) error {
 			At("chain", "at most 64 KiB", fmt.Sprintf("%d bytes", size))
 	}
 	for i, c := range r.Chain {
-		if looseBits(c) {
-			return signet.Refuse(signet.ChainMalformed, "The key or the signature of certificate %d of the chain is not a whole number of octets.", i).
-				At("signatureValue, subjectPublicKey", "no unused bits", "some").Of(Reference(c, i))
+		if loose(c) {
+			return signet.Refuse(signet.ChainMalformed, "The key or the signature of certificate %d of the chain is not a whole number of octets, or is followed by what does not belong to it.", i).
+				At("signatureValue, subjectPublicKeyInfo", "no unused bits, and nothing behind", "some").Of(Reference(c, i))
 		}
 		if err := checkNames(c, i); err != nil {
 			return err
@@ -186,19 +186,37 @@ func checkPresented(r *PathRequest) error {
 	return nil
 }
 
-// looseBits says whether the key or the signature of a certificate ends within an
-// octet. None that is taken does (RFC 3279 §2.2 and §2.3, RFC 8410 §4 and §6); but
-// the parser shifts one that does into place, so that one certificate, or one
-// key, would have many thumbprints, and who is distrusted by one could take
-// another.
-func looseBits(c *x509.Certificate) bool {
-	if unused := len(c.Raw) - len(c.Signature) - 1; unused < 0 || c.Raw[unused] != 0 {
+// loose says whether a certificate, or the key in it, is written in another way than
+// the one that DER has for it. The parser passes over what follows a signature, a key
+// or its parameters, and shifts a key or a signature that ends within an octet into
+// place, which none that is taken does (RFC 3279 §2.2 and §2.3, RFC 8410 §4 and §6).
+// So one certificate, or one key, would have many thumbprints, and who is distrusted by
+// one could take another.
+func loose(c *x509.Certificate) bool {
+	certificate, info := cryptobyte.String(c.Raw), cryptobyte.String(c.RawSubjectPublicKeyInfo)
+	var signature, algorithm, key cryptobyte.String
+	var tag cryptobyte_asn1.Tag
+	switch {
+	case !certificate.ReadASN1(&certificate, cryptobyte_asn1.SEQUENCE),
+		!certificate.SkipASN1(cryptobyte_asn1.SEQUENCE), !certificate.SkipASN1(cryptobyte_asn1.SEQUENCE),
+		!certificate.ReadASN1(&signature, cryptobyte_asn1.BIT_STRING), !certificate.Empty(),
+		len(signature) == 0, signature[0] != 0,
+
+		!info.ReadASN1(&info, cryptobyte_asn1.SEQUENCE),
+		!info.ReadASN1(&algorithm, cryptobyte_asn1.SEQUENCE),
+		!info.ReadASN1(&key, cryptobyte_asn1.BIT_STRING), !info.Empty(),
+		len(key) == 0, key[0] != 0,
+
+		!algorithm.SkipASN1(cryptobyte_asn1.OBJECT_IDENTIFIER),
+		!algorithm.Empty() && !algorithm.ReadAnyASN1(&info, &tag), !algorithm.Empty():
 		return true
 	}
-	info := cryptobyte.String(c.RawSubjectPublicKeyInfo)
-	var key cryptobyte.String
-	return !info.ReadASN1(&info, cryptobyte_asn1.SEQUENCE) || !info.SkipASN1(cryptobyte_asn1.SEQUENCE) ||
-		!info.ReadASN1(&key, cryptobyte_asn1.BIT_STRING) || len(key) == 0 || key[0] != 0
+	if _, ok := c.PublicKey.(*rsa.PublicKey); ok { // others have one length
+		numbers := key[1:]
+		return !numbers.ReadASN1(&info, cryptobyte_asn1.SEQUENCE) || !numbers.Empty() ||
+			!info.SkipASN1(cryptobyte_asn1.INTEGER) || !info.SkipASN1(cryptobyte_asn1.INTEGER) || !info.Empty()
+	}
+	return false
 }
 
 // checkNames bounds the lists of a certificate whose lengths multiply.
