@@ -30,8 +30,9 @@ const (
 	// maxMembers bounds the members of a section: empty values cost nothing as
 	// Azure counts, but each has a time stamp of some 90 bytes in the metadata.
 	maxMembers = 4096
-	// maxText bounds the JSON text of one section, as sent: escapes, quotes and
-	// white space make it longer than what counts.
+	// maxText bounds the JSON text of one section, as sent and as kept: escapes, quotes
+	// and white space make it longer than what counts, and control characters, which
+	// do not count at all, could make it as long as anyone has patience.
 	maxText = 128 << 10
 )
 
@@ -249,7 +250,11 @@ func apply(section string, most int, p *signet.Properties, patch object, replace
 	case members > maxMembers:
 		return signet.Refuse(signet.LimitTwinSize, "The %s would have %d members.", section, members).At(section, strconv.Itoa(maxMembers)+" members at most", strconv.Itoa(members))
 	}
-	p.Values, p.Metadata = encode(values), encode(metadata)
+	text := encode(values)
+	if len(text) > maxText {
+		return signet.Refuse(signet.LimitTwinSize, "The %s would have %d bytes of JSON.", section, len(text)).At(section, strconv.Itoa(maxText)+" bytes at most", strconv.Itoa(len(text)))
+	}
+	p.Values, p.Metadata = text, encode(metadata)
 	return nil
 }
 

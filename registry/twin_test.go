@@ -286,6 +286,16 @@ func TestTwinLimits(t *testing.T) {
 	code(t, err, signet.TwinMalformed)
 	_, err = w.report(`{"more":"`+strings.Repeat("x", 200)+`"}`, 0)
 	code(t, err, signet.LimitTwinSize)
+	// Nor do those of signs that do not count.
+	for n := range 6 {
+		_, err = w.patch(fmt.Sprintf(`{"%d":"%s"}`, n, strings.Repeat(`\u001f`, 4096)))
+		if want := map[bool]signet.Code{true: signet.LimitTwinSize}[n == 5]; signet.CodeOf(err) != want { // 24 KB of JSON each
+			t.Errorf("%d: %v, want %q", n, err, want)
+		}
+	}
+	if _, err = w.patch(`{"0":null,"1":null,"2":null,"3":null,"4":null}`); err != nil {
+		t.Fatal(err)
+	}
 	// A number longer than any double needs is kept as the double that it is.
 	twin, err := w.patch(`{"pi":3.` + strings.Repeat("1415926535", 1000) + `}`)
 	if err != nil {
