@@ -517,6 +517,9 @@ const (
 	// maxDepth bounds how deep JSON nests: a twin nests ten deep, in a bulk item,
 	// in an array.
 	maxDepth = 32
+	// maxElements bounds each array and object: as many as fit into the payload of a
+	// method. An element of two bytes can take a hundred times that once it is read.
+	maxElements = 64 << 10
 )
 
 // read reads a JSON body of at most limit bytes into v.
@@ -531,8 +534,15 @@ func (c *call) read(limit int64, v any) error {
 	if !utf8.Valid(body) {
 		return signet.Refuse(signet.RequestMalformed, "The body is not UTF-8.")
 	}
-	if depth(body) > maxDepth {
+	if err := c.still(); err != nil { // it may have taken a minute to come
+		return err
+	}
+	deepest, most := shape(body)
+	if deepest > maxDepth {
 		return signet.Refuse(signet.RequestMalformed, "The JSON of the body nests more than %d deep.", maxDepth)
+	}
+	if most > maxElements {
+		return signet.Refuse(signet.LimitRequestSize, "An array or object of the body has more than %d elements.", maxElements)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
@@ -545,10 +555,12 @@ func (c *call) read(limit int64, v any) error {
 	return nil
 }
 
-// depth is how deep arrays and objects nest in JSON text, valid or not.
-func depth(text []byte) int {
-	deepest, now, quoted := 0, 0, false
-	for i := 0; i < len(text); i++ {
+// shape is how deep arrays and objects nest in JSON text, valid or not, and how many
+// elements the largest of them has. It looks no further than where one bound is broken.
+func shape(text []byte) (deepest, most int) {
+	var elements [maxDepth + 1]int // so far, by depth
+	now, quoted := 0, false
+	for i := 0; i < len(text) && deepest <= maxDepth; i++ {
 		switch b := text[i]; {
 		case quoted && b == '\\':
 			i++
@@ -557,17 +569,37 @@ func depth(text []byte) int {
 		case quoted:
 		case b == '{' || b == '[':
 			now++
-			deepest = max(deepest, now)
+			if deepest = max(deepest, now); now > 0 && now <= maxDepth {
+				elements[now] = 1
+			}
 		case b == '}' || b == ']':
 			now--
+		case b == ',' && now > 0:
+			elements[now]++
+			most = max(most, elements[now])
 		}
 	}
-	return deepest
+	return deepest, most
+}
+
+// still refuses with [signet.HubUnknown] when the hub that the caller was let in to is
+// gone, one of its name or not: what waits for a caller asks again before it acts.
+func (c *call) still() error {
+	if c.hub.Name == "" || c.sameHub() {
+		return nil
+	}
+	return signet.Refuse(signet.HubUnknown, "The hub has been deleted.")
 }
 
 // answer writes v as JSON. Without application/json in the content type the Node
-// SDK hands its caller an empty string.
+// SDK hands its caller an empty string. What was found at a hub that is gone
+// meanwhile may be another's, and is not answered.
 func (c *call) answer(status int, v any) error {
+	if status < http.StatusMultipleChoices {
+		if err := c.still(); err != nil {
+			return err
+		}
+	}
 	body, err := encode(v)
 	if err != nil {
 		return err

@@ -227,10 +227,10 @@ func (c *call) importDevices() error {
 		// The server's time limits are for requests; this one has them for each batch.
 		control.SetReadDeadline(time.Now().Add(2 * importPatience))
 		control.SetWriteDeadline(time.Now().Add(2 * importPatience))
-		if err := c.importGoesOn(); err != nil {
+		if err := c.pace(signet.MeterRegistry, len(batch)); err != nil {
 			return err
 		}
-		if err := c.pace(signet.MeterRegistry, len(batch)); err != nil {
+		if err := c.importGoesOn(); err != nil {
 			return err
 		}
 		done := c.carryOut(batch)
@@ -291,17 +291,17 @@ func (c *call) importEnded(r *importResult, e *signet.Error) error {
 // importGoesOn says why an import does not: the server stops, or the hub is
 // another.
 func (c *call) importGoesOn() error {
-	switch {
-	case c.Draining.Err() != nil:
+	if c.Draining.Err() != nil {
 		return signet.Refuse(signet.Unavailable, "The server is about to stop. What has come of the import is done in part.")
-	case !c.sameHub():
-		return signet.Refuse(signet.HubUnknown, "The hub has been deleted.")
+	}
+	if err := c.still(); err != nil {
+		return err
 	}
 	return c.r.Context().Err()
 }
 
 func importLine(text []byte, item *bulkItem) error {
-	if !utf8.Valid(text) || depth(text) > maxDepth {
+	if deepest, _ := shape(text); !utf8.Valid(text) || deepest > maxDepth {
 		return signet.Refuse(signet.RequestMalformed, "The line is not JSON in UTF-8, or nests too deep.")
 	}
 	if err := json.Unmarshal(text, item); err != nil {

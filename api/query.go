@@ -21,6 +21,10 @@ const (
 	// maxPages is how many pages of twins of a hub are in memory at a time, from the
 	// query until the caller has read it: each of 8 MiB at most, and twice that as JSON.
 	maxPages = 16
+	// maxAnswered is the JSON of a page, in bytes: with the item that goes beyond it, it
+	// is within what a client reads. maxItem is that of one item with all that is
+	// selected of a twin, which can be told sixty times.
+	maxAnswered, maxItem = 8 << 20, 4 << 20
 	// maxQueryBody is for a query of the longest, with escapes.
 	maxQueryBody = 256 << 10
 )
@@ -94,11 +98,19 @@ func (c *call) queryDevices() error {
 	if err != nil {
 		return err
 	}
-	items := make([]json.RawMessage, len(page.Records))
-	for n := range page.Records {
-		if items[n], err = item(q, &page.Records[n]); err != nil {
+	items := make([]json.RawMessage, 0, len(page.Records))
+	for bytes, n := 0, 0; n < len(page.Records); n++ {
+		r := &page.Records[n]
+		if bytes > maxAnswered {
+			last := &page.Records[n-1].Identity
+			page.More, page.Next = true, registry.Key{DeviceID: last.DeviceID, ModuleID: last.ModuleID}
+			break
+		}
+		one, err := item(q, r)
+		if err != nil {
 			return err
 		}
+		items, bytes = append(items, one), bytes+len(one)
 	}
 	left := from.Left - len(items)
 	if page.More && (q.Top == 0 || left > 0) {
@@ -160,7 +172,7 @@ func item(q *query.Query, r *registry.Record) (json.RawMessage, error) {
 	if err := d.Decode(&document); err != nil {
 		return nil, err
 	}
-	selected := map[string]any{}
+	selected, bytes := map[string]json.RawMessage{}, 0
 	for _, column := range q.Columns {
 		var v any = document
 		there := true
@@ -170,9 +182,17 @@ func item(q *query.Query, r *registry.Record) (json.RawMessage, error) {
 				break
 			}
 		}
-		if there { // what is undefined is left out
-			selected[column.Name] = v
+		if !there { // what is undefined is left out
+			continue
 		}
+		text, err := encode(v)
+		if err != nil {
+			return nil, err
+		}
+		if bytes += len(text); bytes > maxItem {
+			return nil, signet.Refuse(signet.LimitQuery, "More than %d bytes are selected of %q.", maxItem, r.Identity.Name()).FixBy("Select each part of a twin once.")
+		}
+		selected[column.Name] = text
 	}
 	return encode(selected)
 }

@@ -80,6 +80,9 @@ func (c *call) postCRL() error {
 	if err != nil {
 		return signet.Refuse(signet.RequestMalformed, "The body ends before it should.")
 	}
+	if err := c.still(); err != nil {
+		return err
+	}
 	l, err := c.Authority.AddCRL(c.r.Context(), c.hub.Name, upload)
 	if err != nil {
 		return err

@@ -150,6 +150,9 @@ func (c *call) tellFates(look func(ctx context.Context, each eachFate) error, ou
 	err := beating(ctx, func(devices int64) error { return tell(fateLine{Devices: &devices}) }, func(ctx context.Context, looked func(devices int64)) error {
 		return look(ctx, func(f *signet.DeviceFate, devices int64) error {
 			looked(devices)
+			if err := c.still(); err != nil {
+				return err
+			}
 			if f == nil || !list {
 				return ctx.Err()
 			}

@@ -62,7 +62,8 @@ type answer struct {
 // answered, by the end of the time or of its session; with
 // [signet.MethodBadAnswer], [signet.LimitMethods] and [signet.LimitRate].
 func (h *Hub) Invoke(ctx context.Context, hub, device, module string, i Invocation) (MethodResult, error) {
-	if _, err := h.registry.Get(ctx, hub, device, module); err != nil {
+	identity, err := h.registry.Get(ctx, hub, device, module)
+	if err != nil {
 		return MethodResult{}, err
 	}
 	if _, err := h.meter(hub, device, signet.MeterMethods, 1, 0); err != nil {
@@ -80,6 +81,9 @@ func (h *Hub) Invoke(ctx context.Context, hub, device, module string, i Invocati
 	}
 
 	name := signet.IdentityName(device, module)
+	if s.principal.GenerationID != identity.GenerationID { // meanwhile it became another's
+		return MethodResult{}, signet.Refuse(signet.IdentityUnknown, "The identity %q that was called is gone.", name)
+	}
 	id := strconv.FormatUint(h.callNumber.Add(1), 16)
 	answers := s.expect(id)
 	defer s.forget(id)

@@ -196,6 +196,32 @@ func TestInvokeTimes(t *testing.T) {
 	})
 }
 
+// TestInvokeOfALater: a call that waits for a device does not reach a later one of its
+// name, of the same hub or of one made anew.
+func TestInvokeOfALater(t *testing.T) {
+	h, chain := calls(t)
+	synctest.Test(t, func(t *testing.T) {
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := h.invoke(t.Context(), hub.Invocation{Method: "m", ConnectTimeout: time.Minute})
+			wants(t, err, signet.IdentityUnknown)
+		})
+		synctest.Wait()
+		if err := h.registry.Delete(t.Context(), "first", "d", "", "*"); err != nil {
+			t.Fatal(err)
+		}
+		h.now = h.now.Add(time.Millisecond)
+		h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+		d := h.phone("d", chain)
+		defer d.Close()
+		d.Listen(hub.MethodCalls)
+		wg.Wait()
+		if got, ok := d.Receive(); ok {
+			t.Errorf("it was called: %v", got)
+		}
+	})
+}
+
 // TestInvokeBound: calls under way to one device are bounded, those that wait for
 // it too; other devices have their own.
 func TestInvokeBound(t *testing.T) {
