@@ -377,14 +377,20 @@ func (q *request) send() error {
 		return q.record(signet.AsError(err))
 	}
 	if err := q.store(messages); err != nil {
-		switch e := signet.AsError(err); e.Code {
-		case signet.Unavailable, signet.Internal, signet.SessionClosed:
-			return e
-		default:
-			return q.record(e) // it has lost its right since it was judged
-		}
+		return q.failed(err)
 	}
 	return q.done(http.StatusNoContent)
+}
+
+// failed gives why what the device was let in for is not done. That it has lost its
+// right since it was judged is recorded.
+func (q *request) failed(err error) *signet.Error {
+	switch e := signet.AsError(err); e.Code {
+	case signet.Unavailable, signet.Internal, signet.SessionClosed, signet.MessageLockLost:
+		return e
+	default:
+		return q.record(e)
+	}
 }
 
 // storeTime is how long a request waits for the disk: as long as SDKs wait for it.
@@ -534,7 +540,7 @@ func addProperty(m *signet.Message, name, value string) error {
 func (q *request) receive() error {
 	command, err := q.session.NextCommand(q.r.Context())
 	if err != nil {
-		return err
+		return q.failed(err)
 	}
 	if command == nil {
 		return q.done(http.StatusNoContent)
@@ -590,7 +596,7 @@ func (q *request) settle() error {
 	}
 	token := q.rest[2] // messages/devicebound/{token}
 	if err := q.session.SettleCommand(q.r.Context(), token, disposition); err != nil {
-		return err
+		return q.failed(err)
 	}
 	return q.done(http.StatusNoContent)
 }

@@ -42,7 +42,7 @@ func (s *Session) CommandWaiting() bool { return s.commands.waiting.Swap(false) 
 // is settled; nil when none is free. What a connected device was given is not given
 // to it again while it is.
 func (s *Session) NextCommand(ctx context.Context) (*signet.Command, error) {
-	if err := s.may(); err != nil {
+	if err := s.stillMay(ctx); err != nil {
 		return nil, err
 	}
 	s.commands.taken.Store(true)
@@ -57,8 +57,10 @@ func (s *Session) NextCommand(ctx context.Context) (*signet.Command, error) {
 // SettleCommand disposes of a command by the token that it was given out with. It
 // refuses with [signet.MessageLockLost] when it is not the session's to settle.
 func (s *Session) SettleCommand(ctx context.Context, token string, d signet.Disposition) error {
-	if s.principal.RenewOnly {
-		return s.may()
+	if s.principal.RenewOnly || s.single {
+		if err := s.stillMay(ctx); err != nil {
+			return err
+		}
 	}
 	return s.hub.commands.Settle(ctx, s.commandQueue(), token, d)
 }

@@ -222,3 +222,32 @@ func TestDiskFailsAtClose(t *testing.T) {
 	next, _ := m.session()
 	m.next(next, "1", 0)
 }
+
+// TestCommandsOfWhoIsRevoked: a request may wait for its turn after it was let in, as
+// long as others of its device take for their bodies. One whose device has lost its
+// right meanwhile is given nothing and settles nothing.
+func TestCommandsOfWhoIsRevoked(t *testing.T) {
+	m := newMailed(t)
+	m.send("1")
+	m.send("2")
+	first, err := m.hub.Authenticate(t.Context(), m.credentials())
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := m.next(first, "1", 0)
+	var waits [2]*hub.Session
+	for i := range waits {
+		if waits[i], err = m.hub.Authenticate(t.Context(), m.credentials()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := m.registry.SetStatus(t.Context(), m.identity.Hub, "d", signet.Disabled, ""); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := waits[0].NextCommand(t.Context()); signet.CodeOf(err) != signet.IdentityDisabled {
+		t.Errorf("a disabled device is given %+v, %v", c, err)
+	}
+	if err := waits[1].SettleCommand(t.Context(), one.LockToken, signet.Complete); signet.CodeOf(err) != signet.IdentityDisabled {
+		t.Errorf("a disabled device settles a command: %v", err)
+	}
+}

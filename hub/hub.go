@@ -199,7 +199,7 @@ func (h *Hub) Connect(ctx context.Context, c Credentials, wake func()) (*Session
 // Authenticate judges the credentials of a single request, by a door whose
 // connections are not sessions. The session that it gives takes over from none
 // and is found by nothing; it is good for what the request does, and asks itself
-// before it sends whether anything has changed since. Refusals as for Connect.
+// before it does that whether anything has changed since. Refusals as for Connect.
 func (h *Hub) Authenticate(ctx context.Context, c Credentials) (*Session, error) {
 	changes, now := h.changes.Load(), h.now()
 	if told := h.hammering.again(c, changes, now); told != nil {

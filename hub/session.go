@@ -79,15 +79,22 @@ func (s *Session) Ended() error {
 // door, the rest is stamped here. done is called as for [Messages.Append]: once,
 // in order, with nil when the message is on disk. It must not block.
 func (s *Session) Send(ctx context.Context, m *signet.Message, done func(error)) {
-	err := s.may()
-	if err == nil && s.single && s.hub.changes.Load() != s.judgedAt {
-		err = s.hub.review(ctx, s)
-	}
-	if err != nil {
+	if err := s.stillMay(ctx); err != nil {
 		done(err)
 		return
 	}
 	s.append(ctx, m, done)
+}
+
+// stillMay is what may says, and of a single request whether what it was let in by
+// still holds: no change finds it, and it may have waited since for its turn or for a
+// body.
+func (s *Session) stillMay(ctx context.Context) error {
+	err := s.may()
+	if err == nil && s.single && s.hub.changes.Load() != s.judgedAt {
+		err = s.hub.review(ctx, s)
+	}
+	return err
 }
 
 // Will takes the will of a device that is lost, as Send does. It is taken also
