@@ -138,7 +138,10 @@ func (c *conn) converse(p *mqtt.Connect) error {
 	if p.KeepAlive > 0 {
 		c.silence = min(time.Duration(p.KeepAlive)*time.Second*3/2, maxSilence) // [MQTT-3.1.2-24]
 	}
-	return v.write(mqtt.AppendConnack(nil, false, mqtt.ConnAccepted))
+	if err = v.write(mqtt.AppendConnack(nil, false, mqtt.ConnAccepted)); err != nil && v.applicant != nil {
+		c.door.conversing(v, false) // there will be no conversation
+	}
+	return err
 }
 
 // hold is the conversation, after its CONNACK.

@@ -8,10 +8,12 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/provisioning"
+	"github.com/signet-iot/signet/wire/mqtt"
 )
 
 // A fakeRegistrar lets everybody in but those whose registration ID says
@@ -152,6 +154,28 @@ func FuzzRegistrationName(f *testing.F) {
 		}
 		if strings.Contains(scope, ".") || strings.Contains(id, "/") || !strings.Contains(text, scope+"/registrations/"+id) || !strings.HasSuffix(text, query) {
 			t.Errorf("%q: %q %q %q", text, scope, id, query)
+		}
+	})
+}
+
+// TestRegistrationLostBeforeAnswer: a device that goes before its CONNACK is counted as
+// under way no longer. Four of them would have shut it out for good.
+func TestRegistrationLostBeforeAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := plainDoor(t, &fakeWaist{})
+		connect := mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "press", HasUsername: true, Username: "0ne00111111/registrations/press/api-version=2019-03-31"})
+		for range maxConversations {
+			device := pipe(m)
+			device.Write(connect)
+			device.Close() // nobody reads the answer
+			synctest.Wait()
+		}
+		device := pipe(m)
+		defer device.Close()
+		device.Write(connect)
+		p, err := mqtt.NewClientReader(device, maxPacket).Next()
+		if connack, ok := p.(*mqtt.Connack); !ok || connack.Code != mqtt.ConnAccepted {
+			t.Errorf("the device is told %+v, %v", p, err)
 		}
 	})
 }
