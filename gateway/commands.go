@@ -85,17 +85,27 @@ func (c *conn) takesCommand() bool {
 
 // sayCommand sends a command: with the higher QoS of the filters that it fits
 // [MQTT-3.3.5-1]. With QoS 1 the PUBACK completes it; with QoS 0 it is complete once
-// said, and completed before: nothing would tell that it came twice.
+// said, and completed before: nothing would tell that it came twice. It goes back to
+// its queue when the device has unsubscribed meanwhile [MQTT-3.10.4-2], and with its
+// session when the connection shall end.
 func (c *conn) sayCommand(command *signet.Command) error {
 	p := &mqtt.Publish{Topic: c.topics.commandTopic(command), Payload: command.Body}
 	c.mu.Lock()
+	ends, wanted := c.ended != nil || c.mute, len(c.outbound.qos) > 0
 	for _, qos := range c.outbound.qos {
 		p.QoS = max(p.QoS, qos)
 	}
 	c.mu.Unlock()
+	if ends {
+		return nil
+	}
+	disposition := signet.Complete
+	if !wanted {
+		disposition = signet.Abandon
+	}
 	var purged bool
 	if p.QoS == 0 {
-		err := c.session.SettleCommand(c.door.ctx, command.LockToken, signet.Complete)
+		err := c.session.SettleCommand(c.door.ctx, command.LockToken, disposition)
 		if purged = signet.CodeOf(err) == signet.MessageLockLost; err != nil && !purged {
 			return err
 		}
@@ -104,7 +114,7 @@ func (c *conn) sayCommand(command *signet.Command) error {
 	defer c.mu.Unlock()
 	o := c.outbound
 	o.due = true // there may be another
-	if c.mute || purged {
+	if c.mute || purged || !wanted {
 		return nil
 	}
 	if p.QoS == 1 {

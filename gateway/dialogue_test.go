@@ -388,6 +388,14 @@ func (d *dialogue) hub(what string) error {
 		if s := w.last(); s != nil {
 			s.wake()
 		}
+	case "fetches": // commands, in that time
+		fetching, err := time.ParseDuration(rest)
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.fetching = fetching
 	case "settles": // what the device has settled
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -34,6 +34,7 @@ type fakeWaist struct {
 	messages []*signet.Message // taken by Send and Will, in order
 	pending  []func(error)
 	commands []*signet.Command // that wait
+	fetching time.Duration // what it takes to give out a command
 	locks    int
 	settled  []string // disposition and message ID
 	renewals []signet.Renewal
@@ -261,6 +262,10 @@ func (s *fakeSession) CommandWaiting() bool { return true }
 func (s *fakeSession) NextCommand(context.Context) (*signet.Command, error) {
 	w := s.waist
 	w.mu.Lock()
+	fetching := w.fetching
+	w.mu.Unlock()
+	time.Sleep(fetching)
+	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.commands {
 		if c.LockToken == "" {
@@ -282,6 +287,11 @@ func (s *fakeSession) SettleCommand(_ context.Context, token string, d signet.Di
 		return signet.Refuse(signet.MessageLockLost, "No message is locked by that token.")
 	}
 	w.settled = append(w.settled, string(d)+" "+w.commands[n].MessageID)
+	if d == signet.Abandon {
+		w.commands[n].LockToken = ""
+		w.commands[n].DeliveryCount++
+		return nil
+	}
 	w.commands = slices.Delete(w.commands, n, n+1)
 	return nil
 }
