@@ -68,7 +68,7 @@ type conn struct {
 	username username
 	topics   identity
 	silence  time.Duration // after which the device counts as lost
-	will     *signet.Message
+	will     *mqtt.Will    // as it came: its properties take many times the room of their text
 	listens  subscriptions
 	counted  struct{ publishes, twins uint64 }
 	talk     *conversation // of a device that asks a provisioning service for its place; otherwise nil
@@ -213,7 +213,11 @@ func (c *conn) firstPacket() (*mqtt.Connect, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, c.lost(err)
+		why := c.lost(err)
+		if bad, ok := errors.AsType[*mqtt.Malformed](err); ok && bad.ReturnCode != mqtt.ConnAccepted {
+			c.lastWord(mqtt.AppendConnack(nil, false, bad.ReturnCode)) // [MQTT-3.1.3-8]
+		}
+		return nil, why
 	}
 	connect, ok := packet.(*mqtt.Connect)
 	if !ok {
@@ -280,9 +284,10 @@ func (c *conn) connect(p *mqtt.Connect) (Session, *signet.Error) {
 	u := &c.username
 	c.topics = identityTopics(u.deviceID, u.moduleID)
 	if p.Will != nil {
-		if c.will, err = c.readWill(p.Will); err != nil {
-			return nil, c.refuse(signet.AsError(err))
+		if err := c.checkWill(p.Will); err != nil {
+			return nil, c.refuse(err)
 		}
+		c.will = p.Will
 	}
 	ctx, cancel := context.WithTimeout(c.door.ctx, handshakeTime)
 	defer cancel()
@@ -294,21 +299,26 @@ func (c *conn) connect(p *mqtt.Connect) (Session, *signet.Error) {
 	return session, signet.AsError(err)
 }
 
-// readWill takes a will on the device's own telemetry topic, and none else
+// checkWill takes a will on the device's own telemetry topic, and none else
 // (Azure: iot-mqtt-connect-to-iot-hub).
-func (c *conn) readWill(w *mqtt.Will) (*signet.Message, error) {
-	bag, ok := c.topics.telemetry(w.Topic)
-	switch {
-	case !ok:
-		return nil, signet.Refuse(signet.RequestMalformed, "The topic of the will, %q, is not the device's own telemetry topic.", signet.Clip(w.Topic)).
+func (c *conn) checkWill(w *mqtt.Will) *signet.Error {
+	if _, ok := c.topics.telemetry(w.Topic); !ok {
+		return signet.Refuse(signet.RequestMalformed, "The topic of the will, %q, is not the device's own telemetry topic.", signet.Clip(w.Topic)).
 			FixBy("Set the will's topic to %s/messages/events/.", c.topics.prefix)
-	case w.QoS > 1:
-		return nil, signet.Refuse(signet.RequestMalformed, "The will has QoS %d.", w.QoS).FixBy("Use QoS 0 or 1.")
 	}
+	if w.QoS > 1 {
+		return signet.Refuse(signet.RequestMalformed, "The will has QoS %d.", w.QoS).FixBy("Use QoS 0 or 1.")
+	}
+	return nil
+}
+
+// willMessage is what a will is published as.
+func (c *conn) willMessage() *signet.Message {
 	m := new(signet.Message)
-	compose(m, bag, w.Payload, w.Retain)
+	bag, _ := c.topics.telemetry(c.will.Topic)
+	compose(m, bag, c.will.Payload, c.will.Retain)
 	m.Properties = append(m.Properties, signet.Property{Name: "iothub-MessageType", Value: "Will"})
-	return m, nil
+	return m
 }
 
 // compose makes m of a bag of properties and a body, which it keeps.
@@ -805,7 +815,7 @@ func (c *conn) part(why error) {
 		c.mu.Lock()
 		c.taken++
 		c.mu.Unlock()
-		c.session.Will(c.door.ctx, c.will, func(err error) {
+		c.session.Will(c.door.ctx, c.willMessage(), func(err error) {
 			if err != nil {
 				c.door.log.Debug("a will is not published", "device", c.topics.prefix, "error", err)
 			}

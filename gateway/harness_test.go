@@ -34,7 +34,7 @@ type fakeWaist struct {
 	messages []*signet.Message // taken by Send and Will, in order
 	pending  []func(error)
 	commands []*signet.Command // that wait
-	fetching time.Duration // what it takes to give out a command
+	fetching time.Duration     // what it takes to give out a command
 	locks    int
 	settled  []string // disposition and message ID
 	renewals []signet.Renewal

@@ -549,6 +549,32 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// A will takes no more memory than it has text, before who it is of is known and for
+// as long as the connection lasts: 15 KiB of "&" were 600 KiB of properties.
+func TestWillTakesItsText(t *testing.T) {
+	m := plainDoor(t, &fakeWaist{})
+	held := func() uint64 {
+		runtime.GC()
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return s.HeapAlloc
+	}
+	const n = 50
+	will := mqtt.Will{Topic: "devices/d/messages/events/a" + strings.Repeat("&", 15<<10), Payload: []byte("lost")}
+	before := held()
+	for range n {
+		device := pipe(m)
+		defer device.Close()
+		device.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d", Will: &will, HasUsername: true, Username: "h.test/d"}))
+		if _, err := mqtt.NewClientReader(device, maxPacket).Next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if each := (held() - before) / n; each > 64<<10 {
+		t.Errorf("%d KiB for each connection", each>>10)
+	}
+}
+
 // failingListener fails to accept, as without descriptors, until it is closed.
 type failingListener struct {
 	calls  atomic.Int64
