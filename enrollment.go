@@ -141,7 +141,13 @@ type Registration struct {
 	Payload json.RawMessage
 	// Issued is the chain that was issued in the latest operation: DER, leaf first.
 	Issued [][]byte
+	// Left are the places that the device has moved from and where its identity may
+	// still be: their hubs have not answered. The next operation removes it there.
+	Left []Place
 }
+
+// A Place is where a device is: an ID at the hub of that host name.
+type Place struct{ Hub, DeviceID string }
 
 // A LinkedHub is one that a provisioning service may give to devices. While a
 // service has none, all hubs of its server are linked, each with weight 1.

@@ -137,16 +137,17 @@ type Tenants interface {
 // Hubs are where identities are written: hubs of this server, and linked ones
 // elsewhere. Each call is bounded by its context.
 type Hubs interface {
-	// Identity reads an identity with its twin. It refuses with
-	// [signet.IdentityUnknown].
+	// Identity reads an identity, of which the status and the ETag count, with its
+	// twin. It refuses with [signet.IdentityUnknown].
 	Identity(ctx context.Context, hub signet.LinkedHub, device string) (signet.Identity, signet.Twin, error)
 	// Put creates the identity, or changes the authentication and capabilities of the
 	// one that is there, which stays disabled if it is, and becomes so with i; with twin, tags and desired properties are then replaced by
 	// these (and, of an identity that moves, reported ones are carried). It is
 	// durable when it returns nil, and may be repeated.
 	Put(ctx context.Context, hub signet.LinkedHub, i signet.Identity, twin *signet.Twin) error
-	// Delete removes an identity; one that is not there is no error.
-	Delete(ctx context.Context, hub signet.LinkedHub, device string) error
+	// Delete removes an identity if its ETag is etag; one that is not there is no
+	// error. It refuses with [signet.ETagStale].
+	Delete(ctx context.Context, hub signet.LinkedHub, device, etag string) error
 	// Distance is how far away a hub is, as the time that a connection takes: 0 for
 	// one of this server. It may be a minute old.
 	Distance(ctx context.Context, hub signet.LinkedHub) (time.Duration, error)

@@ -137,7 +137,11 @@ func (h *hall) Identity(_ context.Context, l signet.LinkedHub, device string) (i
 func (h *hall) Put(_ context.Context, l signet.LinkedHub, i signet.Identity, twin *signet.Twin) error {
 	return h.do("Put", l.HostName, func(devices map[string]placed) error {
 		p := devices[i.DeviceID]
+		if p.Status == signet.Disabled {
+			i.Status = p.Status
+		}
 		p.Identity = i
+		p.ETag = signet.NewETag()
 		if twin != nil {
 			p.twin = *twin
 		}
@@ -146,8 +150,11 @@ func (h *hall) Put(_ context.Context, l signet.LinkedHub, i signet.Identity, twi
 	})
 }
 
-func (h *hall) Delete(_ context.Context, l signet.LinkedHub, device string) error {
+func (h *hall) Delete(_ context.Context, l signet.LinkedHub, device, etag string) error {
 	return h.do("Delete", l.HostName, func(devices map[string]placed) error {
+		if p, ok := devices[device]; ok && p.ETag != etag {
+			return signet.Refuse(signet.ETagStale, "changed")
+		}
 		delete(devices, device)
 		return nil
 	})

@@ -10,7 +10,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -70,10 +72,14 @@ func (p *Provisioning) ask(ctx context.Context, a *admission, r *signet.Registra
 	if err != nil {
 		return Placement{}, err
 	}
-	if !p.outside.enter(e.Webhook.URL) {
+	place := e.Webhook.URL
+	if u, err := url.Parse(place); err == nil {
+		place = strings.ToLower(u.Host) // which may serve the webhooks of many enrollments
+	}
+	if !p.outside.enter(place) {
 		return Placement{}, errBusy
 	}
-	defer p.outside.leave(e.Webhook.URL)
+	defer p.outside.leave(place)
 	answer, err := p.post(ctx, r.Service, r.OperationID, e.Webhook.URL, body)
 	if err != nil {
 		return Placement{}, err

@@ -22,7 +22,7 @@ type placement struct {
 
 	mu        sync.Mutex
 	clients   map[string]*client.Client // by connection string
-	distances map[string]distance       // by host name
+	distances map[string]distance       // by host name and port
 }
 
 // A distance is one that was measured.
@@ -98,7 +98,7 @@ func (p *placement) Identity(ctx context.Context, l signet.LinkedHub, device str
 		return signet.Identity{}, signet.Twin{}, err
 	}
 	t, err := c.Twin(ctx, device, "")
-	return signet.Identity{DeviceID: d.DeviceID, Status: d.Status, StatusReason: d.StatusReason},
+	return signet.Identity{DeviceID: d.DeviceID, ETag: d.ETag, Status: d.Status, StatusReason: d.StatusReason},
 		signet.Twin{DeviceID: device, Tags: t.Tags, Desired: signet.Properties{Values: t.Properties.Desired},
 			Reported: signet.Properties{Values: t.Properties.Reported}}, err
 }
@@ -195,20 +195,20 @@ func (p *placement) putElsewhere(ctx context.Context, l signet.LinkedHub, i sign
 	}
 }
 
-// Delete removes an identity, whatever it is; one that is not there is no error.
-func (p *placement) Delete(ctx context.Context, l signet.LinkedHub, device string) error {
+// Delete removes an identity if its ETag is etag; one that is not there is no error.
+func (p *placement) Delete(ctx context.Context, l signet.LinkedHub, device, etag string) error {
 	h, here, err := p.here(l)
 	if err != nil {
 		return err
 	}
 	if here {
-		err = p.registry.Delete(ctx, h.Name, device, "", "*")
+		err = p.registry.Delete(ctx, h.Name, device, "", etag)
 	} else if c, e := p.elsewhere(l); e != nil {
 		err = e
 	} else {
 		ctx, cancel := context.WithTimeout(ctx, elsewhereTime)
 		defer cancel()
-		err = c.DeleteDevice(ctx, device, "*")
+		err = c.DeleteDevice(ctx, device, etag)
 	}
 	if signet.CodeOf(err) == signet.IdentityUnknown {
 		return nil
@@ -221,12 +221,6 @@ func (p *placement) Distance(ctx context.Context, l signet.LinkedHub) (time.Dura
 	if _, here, err := p.here(l); here {
 		return 0, err
 	}
-	p.mu.Lock()
-	d, known := p.distances[l.HostName]
-	p.mu.Unlock()
-	if known && time.Since(d.at) < distanceAge {
-		return d.took, d.err
-	}
 	c, err := signet.ParseConnectionString(l.ConnectionString)
 	if err != nil {
 		return 0, err
@@ -234,6 +228,12 @@ func (p *placement) Distance(ctx context.Context, l signet.LinkedHub) (time.Dura
 	address := c.HostName
 	if !strings.Contains(address, ":") {
 		address += ":443"
+	}
+	p.mu.Lock()
+	d, known := p.distances[address]
+	p.mu.Unlock()
+	if known && time.Since(d.at) < distanceAge {
+		return d.took, d.err
 	}
 	begun := time.Now()
 	var dialer net.Dialer
@@ -247,6 +247,6 @@ func (p *placement) Distance(ctx context.Context, l signet.LinkedHub) (time.Dura
 	if len(p.distances) >= maxClients {
 		clear(p.distances)
 	}
-	p.distances[l.HostName] = d
+	p.distances[address] = d
 	return d.took, d.err
 }
