@@ -86,6 +86,7 @@ func devicePurgeCommand() *cobra.Command {
 // monitorFeedback prints feedback, and completes what it has printed.
 func monitorFeedback(cmd *cobra.Command, c *client.Client, follow bool) error {
 	w := cmd.OutOrStdout()
+	said := false // since it last answered
 	for patience := time.Now(); ; {
 		records, token, err := c.Feedback(cmd.Context())
 		if len(records) > 0 {
@@ -104,9 +105,12 @@ func monitorFeedback(cmd *cobra.Command, c *client.Client, follow bool) error {
 		case err == nil && !follow:
 			return nil
 		case err == nil:
-			patience = time.Now()
+			patience, said = time.Now(), false
 		case !follow || signet.CodeOf(err) != signet.Unavailable || time.Since(patience) > monitorPatience:
 			return err
+		case !said:
+			said = true
+			sayTrying(cmd, err)
 		}
 		if pause(cmd.Context(), time.Second) != nil {
 			return nil

@@ -66,7 +66,7 @@ func hintEvents(cmd *cobra.Command, c *client.Client) {
 // the last message that was printed: a server may be restarted meanwhile.
 func monitor(cmd *cobra.Command, c *client.Client, q client.MessageQuery) error {
 	w := cmd.OutOrStdout()
-	served := false // since the stream last broke
+	served, said := false, false // since the stream last broke
 	for patience := time.Now(); ; {
 		var printing error
 		err := c.Messages(cmd.Context(), q, func(m *client.Message, line []byte) bool {
@@ -88,9 +88,13 @@ func monitor(cmd *cobra.Command, c *client.Client, q client.MessageQuery) error 
 		case err != nil && signet.CodeOf(err) != signet.Unavailable:
 			return err
 		case err == nil || served:
-			patience, served = time.Now(), false
+			patience, served, said = time.Now(), false, false
 		case time.Since(patience) > monitorPatience:
 			return err
+		}
+		if err != nil && !said {
+			said = true
+			sayTrying(cmd, err)
 		}
 		if err := pause(cmd.Context(), time.Second); err != nil {
 			return nil
@@ -100,6 +104,12 @@ func monitor(cmd *cobra.Command, c *client.Client, q client.MessageQuery) error 
 
 // monitorPatience is how long monitor waits for a hub that has gone.
 const monitorPatience = time.Minute
+
+// sayTrying says why nothing comes: who gave a wrong address would else wait for
+// nothing.
+func sayTrying(cmd *cobra.Command, err error) {
+	fmt.Fprintf(cmd.ErrOrStderr(), "signet: %s Trying again for %v.\n", signet.AsError(err).Message, monitorPatience)
+}
 
 func pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
