@@ -1,6 +1,7 @@
 package amqp
 
 import (
+	"bytes"
 	"errors"
 	"runtime"
 	"strings"
@@ -51,6 +52,46 @@ func TestNothingToDrain(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
+	h.conn.mu.Lock()
+	draining := h.conn.draining
+	h.conn.mu.Unlock()
+	if draining != 0 {
+		t.Errorf("%d drain", draining)
+	}
+	p.nc.Close()
+	<-p.over
+}
+
+// TestDrainedAndDetached: of a link that we have detached nothing more is said, also
+// when it was being drained: clients know its handle no more, and would end the
+// session.
+func TestDrainedAndDetached(t *testing.T) {
+	h := &handler{}
+	sent := false
+	h.fetch = func() {
+		if !sent && h.sender.Ready() {
+			sent = h.sender.Send(Outgoing{Payload: bytes.Repeat([]byte("x"), 2000), Settled: true})
+		}
+	}
+	p := meet(t, h)
+	p.say(appendProtocol(nil, headerAMQP))
+	p.r.protocol()
+	p.frame(0, composite(codeOpen, "peer", nil, uint32(512)))
+	p.expect(codeOpen)
+	p.frame(0, composite(codeBegin, nil, uint32(0), uint32(0), uint32(100)))
+	p.expect(codeBegin)
+	p.frame(0, sayAttach("link", 0, true))
+	p.expect(codeAttach)
+	// Room for one frame of several, and then the rest of the credit shall be used up.
+	p.frame(0, composite(codeFlow, uint32(0), uint32(1), uint32(0), uint32(1), uint32(0), uint32(0), uint32(5)))
+	p.expect(codeTransfer)
+	p.frame(0, composite(codeFlow, uint32(1), uint32(0), uint32(0), uint32(1), uint32(0), uint32(0), uint32(5), nil, true, true))
+	p.expect(codeFlow) // how it stands: it was asked for
+	h.sender.Detach(&Error{Condition: LinkStolen})
+	p.expect(codeDetach)
+	p.frame(0, composite(codeDetach, uint32(0), true))
+	p.frame(0, composite(codeEnd))
+	p.expect(codeEnd)
 	h.conn.mu.Lock()
 	draining := h.conn.draining
 	h.conn.mu.Unlock()

@@ -753,6 +753,9 @@ func (c *Conn) drain() {
 			if o, ok := l.(*Sender); ok && o.draining {
 				o.draining = false
 				c.draining--
+				if o.state != attached {
+					continue // the peer does not know its handle any more
+				}
 				o.count += o.credit
 				o.credit = 0
 				s.sayDrained(o)
