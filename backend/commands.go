@@ -293,6 +293,9 @@ func (c *Conn) sendFeedback(ctx context.Context, s *amqp.Sender) (given bool, er
 	if !s.Send(amqp.Outgoing{Payload: m.Append(nil), Done: func(state amqp.State) amqp.State { return c.settleFeedback(tenant.Name, token, state) }}) {
 		return false, c.Commands.AbandonFeedback(tenant.Name, token)
 	}
+	if s.SenderMode() == amqp.SenderSettled { // nobody will say that it was read
+		c.settleFeedback(tenant.Name, token, amqp.Accepted{})
+	}
 	return true, nil
 }
 

@@ -767,6 +767,37 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestFeedbackSettled: on a link that settles nothing feedback is given out once.
+func TestFeedbackSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		s := h.letIn()
+		i, err := h.registry.Create(t.Context(), signet.Identity{Hub: "plant", DeviceID: "press-17"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		queue := signet.CommandQueue{Hub: "plant", DeviceID: i.DeviceID, GenerationID: i.GenerationID}
+		if _, err := h.commands.Send(t.Context(), signet.Command{CommandQueue: queue, Ack: signet.AckFull}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.commands.Purge(t.Context(), queue); err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.NewReceiver(t.Context(), "/messages/serviceBound/feedback", &goamqp.ReceiverOptions{Credit: 10, RequestedSenderSettleMode: goamqp.SenderSettleModeSettled.Ptr()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Receive(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		h.pass(2 * commands.LockTime)
+		if records, _, err := h.commands.Feedback(t.Context(), "plant"); err != nil || len(records) > 0 {
+			t.Errorf("given out again: %v %v", records, err)
+		}
+	})
+}
+
 // TestForget: who is connected to a hub that is deleted, is so no more; one made anew
 // is another.
 func TestForget(t *testing.T) {

@@ -57,9 +57,9 @@ func appendEvent(dst []byte, at signet.Position, m *signet.Message, now amqp.Map
 			annotate(amqp.Symbol(p.Name), p.Value)
 		}
 	}
+	repeated := repeats(m.Properties)
 	for i, p := range m.Properties {
-		// No two keys of a map are one (AMQP §1.6.23): the last counts, as in JSON.
-		if slices.ContainsFunc(m.Properties[i+1:], func(later signet.Property) bool { return later.Name == p.Name }) {
+		if repeated(i) {
 			continue
 		}
 		e := amqp.Entry{Key: p.Name, Value: p.Value}
@@ -69,6 +69,25 @@ func appendEvent(dst []byte, at signet.Position, m *signet.Message, now amqp.Map
 		event.Application = append(event.Application, e)
 	}
 	return event.Append(dst)
+}
+
+// fewProperties are compared with each other. Of more, as a device may send by the ten
+// thousand, that would take seconds for each reader.
+const fewProperties = 16
+
+// repeats says of a property whether there is a later one of its name: no two keys of a
+// map are one (AMQP §1.6.23), and the last counts, as in JSON.
+func repeats(properties []signet.Property) func(i int) bool {
+	if len(properties) <= fewProperties {
+		return func(i int) bool {
+			return slices.ContainsFunc(properties[i+1:], func(later signet.Property) bool { return later.Name == properties[i].Name })
+		}
+	}
+	last := make(map[string]int, len(properties))
+	for i := range properties {
+		last[properties[i].Name] = i
+	}
+	return func(i int) bool { return last[properties[i].Name] != i }
 }
 
 // latestEvery is how old what a reader is told of the end of the log may be.

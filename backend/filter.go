@@ -22,21 +22,26 @@ const (
 const maxSelector = 256
 
 // selectorOf gives the selector among the filters of a source: "" when there is none.
-func selectorOf(filters amqp.Map) (string, error) {
-	text := ""
+// A filter is what its descriptor says (AMQP §3.5.8); its name is the client's: Azure's
+// SDKs write the descriptor there too, Qpid Proton "selector", rhea "jms-selector".
+// Text that is not described counts by its name.
+func selectorOf(filters amqp.Map) (text string, err error) {
+	found := false
 	for _, f := range filters {
-		if name, _ := f.Key.(amqp.Symbol); name != selectorFilter {
+		if f.Value == nil {
+			continue
+		}
+		value, kind := f.Value, f.Key
+		if d, ok := value.(amqp.Described); ok {
+			value, kind = d.Value, d.Descriptor
+		}
+		if kind != selectorFilter && kind != selectorCode {
 			return "", signet.Refuse(signet.ReaderFilter, "A reader has a filter of another kind than %s.", selectorFilter)
 		}
-		value := f.Value
-		if d, ok := value.(amqp.Described); ok {
-			if d.Descriptor != selectorFilter && d.Descriptor != selectorCode {
-				return "", signet.Refuse(signet.ReaderFilter, "The filter of the reader is not described as %s.", selectorFilter)
-			}
-			value = d.Value
+		if found {
+			return "", signet.Refuse(signet.ReaderFilter, "A reader has more than one filter.")
 		}
-		var ok bool
-		if text, ok = value.(string); !ok {
+		if text, found = value.(string); !found {
 			return "", signet.Refuse(signet.ReaderFilter, "The filter of the reader is no text.")
 		}
 	}

@@ -1,8 +1,10 @@
 package backend
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -77,8 +79,12 @@ func TestSelectorForms(t *testing.T) {
 		{entry(selectorFilter, "x"), "x"},
 		{entry(selectorFilter, amqp.Described{Descriptor: uint64(7), Value: "x"}), "reader.filter"},
 		{entry(selectorFilter, int32(7)), "reader.filter"},
-		{entry(selectorFilter, nil), "reader.filter"},
+		{entry(amqp.Symbol("selector"), amqp.Described{Descriptor: selectorFilter, Value: "x"}), "x"},   // Qpid Proton
+		{entry(amqp.Symbol("jms-selector"), amqp.Described{Descriptor: selectorCode, Value: "x"}), "x"}, // rhea
+		{entry("selector", amqp.Described{Descriptor: selectorCode, Value: "x"}), "x"},                  // as a string
+		{entry(selectorFilter, nil), ""},                                                                // AMQP §3.5.8: none of that name
 		{entry(amqp.Symbol("other"), "x"), "reader.filter"},
+		{append(entry(selectorFilter, "x"), entry(amqp.Symbol("other"), amqp.Described{Descriptor: selectorCode, Value: "y"})...), "reader.filter"},
 		{entry(amqp.List{}, "x"), "reader.filter"},
 	} {
 		got, err := selectorOf(c.filters)
@@ -231,6 +237,26 @@ func TestEvent(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the reader gets\n%+v, want\n%+v", got, want)
+	}
+}
+
+// TestManyProperties: as many properties as a message can have hold no reader up, and
+// of those of one name the last counts here too.
+func TestManyProperties(t *testing.T) {
+	m := &signet.Message{Properties: []signet.Property{{Name: "0", Value: "first"}}}
+	for i := range 60_000 {
+		m.Properties = append(m.Properties, signet.Property{Name: strconv.FormatInt(int64(i), 36)})
+	}
+	if m.Size() > signet.MaxMessageSize {
+		t.Fatal(m.Size())
+	}
+	began := time.Now()
+	event := appendEvent(nil, signet.Position{}, m, nil)
+	if took := time.Since(began); took > 2*time.Second { // comparing them all takes five seconds
+		t.Errorf("it takes %v to write the event", took)
+	}
+	if bytes.Contains(event, []byte("first")) {
+		t.Error("a property that was written again is there")
 	}
 }
 
