@@ -450,6 +450,16 @@ func (h *Hub) Read(ctx context.Context, hub string, from Start, follow bool, eac
 	})
 }
 
+// enqueued is the time of a message that is taken now: not before its hub was made, or
+// Read would pass over it. A clock may be set back, and another server's be ahead.
+func (h *Hub) enqueued(hub string) time.Time {
+	now := h.now().UTC().Truncate(time.Millisecond)
+	if tenant, err := h.registry.HubByName(hub); err == nil && now.Before(tenant.Created) {
+		return tenant.Created
+	}
+	return now
+}
+
 // Ends gives the first and the last message of a hub; see [Messages.Ends].
 func (h *Hub) Ends(ctx context.Context, hub string) (first, last signet.Position, enqueued time.Time, err error) {
 	tenant, err := h.registry.HubByName(hub)

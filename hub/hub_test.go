@@ -46,11 +46,22 @@ func (m *messages) Append(_ context.Context, msg *signet.Message, done func(erro
 	done(m.err)
 }
 
-func (m *messages) Read(context.Context, string, hub.Start, bool, func(signet.Position, *signet.Message) bool) error {
-	return nil
+func (m *messages) Read(_ context.Context, name string, _ hub.Start, _ bool, each func(signet.Position, *signet.Message) bool) error {
+	for n, msg := range m.kept {
+		if msg.Hub == name && !each(signet.Position{Sequence: uint64(n + 1)}, msg) {
+			break
+		}
+	}
+	return m.err
 }
-func (m *messages) Ends(context.Context, string) (first, last signet.Position, enqueued time.Time, err error) {
-	return first, last, enqueued, m.err
+func (m *messages) Ends(_ context.Context, name string) (first, last signet.Position, enqueued time.Time, err error) {
+	err = m.Read(context.Background(), name, hub.Start{}, false, func(at signet.Position, msg *signet.Message) bool {
+		if last, enqueued = at, msg.EnqueuedTime; first == (signet.Position{}) {
+			first = at
+		}
+		return true
+	})
+	return first, last, enqueued, err
 }
 func (m *messages) Forget(context.Context, string) error { return nil }
 
@@ -490,6 +501,46 @@ func TestSend(t *testing.T) {
 	h.messages.err = errors.New("disk full")
 	if err := send(&signet.Message{}); err == nil {
 		t.Error("acknowledged, and not kept")
+	}
+}
+
+// TestClockSetBack: what a device sends is read, also when the clock says that its hub is
+// still to be made; what is left of an earlier hub of that name is not.
+func TestClockSetBack(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	h.trust("first", root)
+	h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	tenant, err := h.registry.HubByName("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.messages.Append(t.Context(), &signet.Message{Hub: "first", EnqueuedTime: tenant.Created.Add(-time.Millisecond), Body: []byte("of another")}, func(error) {})
+	s, err := h.connect(hub.Credentials{DeviceID: "d", Chain: presented(t, root.Device(t, "d"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.now = h.now.Add(-time.Minute)
+	s.Send(t.Context(), &signet.Message{Body: []byte("acknowledged")}, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	h.hub.Event(t.Context(), "first", hub.Event{Body: "told"}, func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	read := ""
+	err = h.hub.Read(t.Context(), "first", hub.Start{}, false, func(_ signet.Position, m *signet.Message) bool {
+		read += string(m.Body) + " "
+		return true
+	})
+	if err != nil || read != `acknowledged "told" ` {
+		t.Errorf("read: %s %v", read, err)
+	}
+	if _, last, _, err := h.hub.Ends(t.Context(), "first"); err != nil || last.Sequence != 3 {
+		t.Errorf("the last is at %v: %v", last, err)
 	}
 }
 

@@ -126,7 +126,7 @@ func (s *Session) append(ctx context.Context, m *signet.Message, done func(error
 	if s.model != "" {
 		m.System = append(m.System, signet.Property{Name: "dt-dataschema", Value: s.model})
 	}
-	m.EnqueuedTime = s.hub.now().UTC().Truncate(time.Millisecond)
+	m.EnqueuedTime = s.hub.enqueued(p.Hub)
 	s.seen(m.EnqueuedTime)
 	s.hub.messages.Append(ctx, m, done)
 }
