@@ -120,7 +120,9 @@ func (b beginning) start(last signet.Position) (hub.Start, error) {
 		return hub.Start{After: last}, nil
 	case !b.time.IsZero():
 		return hub.Start{Time: b.time}, nil
-	case last != (signet.Position{}) && b.number > last.Number():
+	case last == (signet.Position{}): // all that comes is new, and its numbers are small if the log is
+		return hub.Start{}, nil
+	case b.number > last.Number():
 		// One that remembers more than there is would miss what comes until then.
 		return hub.Start{}, signet.Refuse(signet.ReaderPosition, "The reader would begin after %d, and the last message has the number %d.", b.number, last.Number()).
 			At("sequence number", "at most "+strconv.FormatInt(last.Number(), 10), strconv.FormatInt(b.number, 10))

@@ -66,6 +66,20 @@ func TestSelectors(t *testing.T) {
 	}
 }
 
+// TestNothingThere: whatever number a reader remembers, when the log holds nothing all that
+// comes is ahead of it, also in a log that was begun anew.
+func TestNothingThere(t *testing.T) {
+	for _, text := range []string{"", "amqp.annotation.x-opt-offset > '@latest'", "amqp.annotation.x-opt-offset > '1025'", "amqp.annotation.x-opt-sequence-number >= '1025'"} {
+		b, err := parseSelector(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if from, err := b.start(signet.Position{}); err != nil || from != (hub.Start{}) {
+			t.Errorf("%q begins at %v: %v", text, from, err)
+		}
+	}
+}
+
 // TestSelectorForms: a filter by name or by code, described or bare, and others.
 func TestSelectorForms(t *testing.T) {
 	entry := func(key, value any) amqp.Map { return amqp.Map{{Key: key, Value: value}} }
