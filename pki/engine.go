@@ -132,6 +132,7 @@ func forEngine(path []*link) []*x509.Certificate {
 		}
 		return certs[i]
 	}
+	constrained := slices.ContainsFunc(path[1:], func(c *link) bool { return extension(c.Certificate, extNameConstraints) != nil })
 	selfIssuedBelow := 0
 	for i, c := range path {
 		// §7.1: names are compared without regard to case, blanks and string type;
@@ -161,11 +162,11 @@ func forEngine(path []*link) []*x509.Certificate {
 			}
 		}
 		// §4.2.1.10: "example.com" constrains e-mail addresses and URIs to that very
-		// host; the engine takes it for the hosts below as well.
-		if len(c.PermittedEmailAddresses)+len(c.ExcludedEmailAddresses)+len(c.PermittedURIDomains)+len(c.ExcludedURIDomains) > 0 {
-			lax := change(i)
-			lax.PermittedEmailAddresses, lax.ExcludedEmailAddresses = nil, nil
-			lax.PermittedURIDomains, lax.ExcludedURIDomains = nil, nil
+		// host; the engine takes it for the hosts below as well. And it refuses a URI
+		// without a host also where nothing constrains URIs.
+		if constrained && len(c.EmailAddresses)+len(c.URIs) > 0 {
+			bare := change(i)
+			bare.EmailAddresses, bare.URIs = nil, nil
 		}
 	}
 	return certs

@@ -159,6 +159,12 @@ func TestAccepted(t *testing.T) {
 				c.DNSNames, c.EmailAddresses = []string{"D1.Plant.Example"}, []string{"d1@PLANT.example"}
 				c.URIs = []*url.URL{{Scheme: "https", Host: "d1.plant.example"}}
 			}}},
+		{name: "a URI without a host, where hosts alone are constrained", length: 4, changes: changes{
+			factory: func(c *x509.Certificate) {
+				c.PermittedDNSDomains = []string{"plant.example"}
+				c.ExcludedEmailAddresses = []string{"other.example"}
+			},
+			device: func(c *x509.Certificate) { c.URIs = uris(t, "urn:signet:hub:plant.example", "https://192.0.2.1/") }}},
 		{name: "policies with an explicit policy required", length: 4, changes: changes{
 			factory: func(c *x509.Certificate) {
 				c.Policies = oids(t, 1, 2, 3)
@@ -309,6 +315,25 @@ func TestRefused(t *testing.T) {
 		{name: "a URI below the permitted host", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
 			factory: func(c *x509.Certificate) { c.PermittedURIDomains = []string{"plant.example"} },
 			device:  func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "https", Host: "d1.plant.example:8443"}} }}},
+		{name: "a URI without a host, which no exclusion can be compared with", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.ExcludedURIDomains = []string{"plant.example"} },
+			device:  func(c *x509.Certificate) { c.URIs = uris(t, "urn:signet:hub:plant.example") }}},
+		{name: "a URI with an address, likewise", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.ExcludedURIDomains = []string{"plant.example"} },
+			device:  func(c *x509.Certificate) { c.URIs = uris(t, "https://192.0.2.1/") }}},
+		{name: "a URI with an address of IPv6, likewise", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.ExcludedURIDomains = []string{"plant.example"} },
+			device:  func(c *x509.Certificate) { c.URIs = uris(t, "https://[2001:db8::1]:8443/") }}},
+		{name: "an excluded host with a full stop", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.ExcludedEmailAddresses = []string{"plant.example"} },
+			device: func(c *x509.Certificate) {
+				c.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: attributeEmailAddress, Value: "d1@plant.example."}}
+			}}},
+		{name: "what is no address", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
+			factory: func(c *x509.Certificate) { c.ExcludedEmailAddresses = []string{"plant.example"} },
+			device: func(c *x509.Certificate) {
+				c.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: attributeEmailAddress, Value: "<d1@plant.example>"}}
+			}}},
 		{name: "an excluded address in the subject", code: signet.CertNameConstraints, field: "nameConstraints", changes: changes{
 			factory: func(c *x509.Certificate) { c.ExcludedEmailAddresses = []string{".plant.example"} },
 			device: func(c *x509.Certificate) {
@@ -847,6 +872,19 @@ func names(n int) []string {
 
 func manyNames(n int) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.DNSNames = names(n) }
+}
+
+func uris(t testing.TB, texts ...string) []*url.URL {
+	t.Helper()
+	var all []*url.URL
+	for _, text := range texts {
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, u)
+	}
+	return all
 }
 
 func oids(t testing.TB, arcs ...uint64) []x509.OID {

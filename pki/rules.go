@@ -3,6 +3,7 @@ package pki
 import (
 	"crypto/x509"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -205,14 +206,14 @@ func hostFault(path []*link) *signet.Error {
 			}
 			outside := ""
 			for _, address := range addresses {
-				// A quoted mailbox has many spellings: it is refused, not compared.
-				if mail > 0 && strings.ContainsAny(address, `"\`) ||
+				if mail > 0 && !comparableAddress(address) ||
 					!permitted(ca.PermittedEmailAddresses, ca.ExcludedEmailAddresses, func(constraint string) bool { return emailMatches(address, constraint) }) {
 					outside = address
 				}
 			}
 			for _, uri := range c.URIs {
-				if !permitted(ca.PermittedURIDomains, ca.ExcludedURIDomains, func(constraint string) bool { return hostMatches(uri.Hostname(), constraint) }) {
+				if web > 0 && !comparableHost(uri.Hostname()) ||
+					!permitted(ca.PermittedURIDomains, ca.ExcludedURIDomains, func(constraint string) bool { return hostMatches(uri.Hostname(), constraint) }) {
 					outside = uri.String()
 				}
 			}
@@ -243,6 +244,30 @@ func emailAddresses(c *x509.Certificate) []string {
 		}
 	}
 	return addresses
+}
+
+// comparableAddress says whether an address can be held against constraints: one that is
+// quoted, or has a comment or blanks, has many spellings.
+func comparableAddress(address string) bool {
+	at := strings.LastIndexByte(address, '@')
+	return at > 0 && comparableHost(address[at+1:]) &&
+		!strings.ContainsFunc(address[:at], func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"\()<>[]:;,@`, r) })
+}
+
+// comparableHost says the same of a host: it has to be a name, written as constraints
+// are (§4.2.1.10 has a URI refused otherwise).
+func comparableHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || strings.ContainsFunc(label, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // emailMatches compares an address with a constraint: a mailbox, or a host.
