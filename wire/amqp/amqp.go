@@ -52,7 +52,7 @@ type (
 	// Map keeps the order of its entries. It is no Go map because the keys that a
 	// stranger sends may be lists.
 	Map []Entry
-	// Described is a value with a descriptor, a uint64 or a Symbol.
+	// Described is a value with a descriptor: a uint64 or a Symbol, unless a stranger writes something else.
 	Described struct{ Descriptor, Value any }
 )
 

@@ -54,9 +54,10 @@ func TestValues(t *testing.T) {
 		{"e009010053507000000007", Array{Described{uint64(0x50), uint32(7)}}, "f00000000c000000010053507000000007"},
 		{"00a30178a10161", Described{Symbol("x"), "a"}, ""},
 		{"00800000468c00000004a10161", Described{uint64(0x468C00000004), "a"}, ""},
+		{"00a00161717fffffff", Described{[]byte("a"), int32(1<<31 - 1)}, ""}, {"00a1016140", Described{"a", nil}, ""},
 		// What is malformed.
 		{"", nil, "!"}, {"5602", nil, "!"}, {"a1", nil, "!"}, {"a10261", nil, "!"}, {"b1ffffffff61", nil, "!"}, {"b17fffffff61", nil, "!"},
-		{"a101ff", nil, "!"}, {"00a1016140", nil, "!"}, {"0040", nil, "!"}, {"ff", nil, "!"}, {"c0010241", nil, "!"}, {"c003014141", nil, "!"},
+		{"a101ff", nil, "!"}, {"00a10161", nil, "!"}, {"0040", nil, "!"}, {"ff", nil, "!"}, {"c0010241", nil, "!"}, {"c003014141", nil, "!"},
 		{"c1020140", nil, "!"}, {"d0ffffffff00000000", nil, "!"}, {"d000000004ffffffff", nil, "!"}, {"f000000005ffffffff40", nil, "!"},
 		{"e006010000535040", nil, "!"},
 	} {
@@ -601,6 +602,46 @@ func TestDisposedOf(t *testing.T) {
 	<-p.over
 	if want := "1 amqp.Released 2 amqp.Released 0 amqp.Modified 3 amqp.Modified 4 <nil> "; said != want {
 		t.Error(said)
+	}
+}
+
+// TestWhole: what is said has each field that the standard knows, null at the end too. azure-eventhub for Python takes
+// them by their places, as Azure leaves none out.
+func TestWhole(t *testing.T) {
+	e := &Error{Condition: NotFound}
+	for name, c := range map[string]struct {
+		said   []byte
+		fields int
+	}{
+		"open":                     {appendOpen(nil, "hub"), 10},
+		"begin":                    {new(beginning).append(nil), 8},
+		"attach":                   {(&attaching{name: "link", source: &Terminus{}, target: &Terminus{}}).append(nil), 14},
+		"attach that is refused":   {(&attaching{name: "link", receiver: true}).append(nil), 14},
+		"flow of a session":        {new(flowing).append(nil), 11},
+		"flow of a link":           {(&flowing{hasHandle: true}).append(nil), 11},
+		"transfer":                 {(&transfer{hasID: true, tag: []byte("t")}).append(nil), 11},
+		"transfer that goes on":    {new(transfer).append(nil), 11},
+		"disposition":              {new(disposition).append(nil), 6},
+		"disposition with a state": {(&disposition{state: Accepted{}}).append(nil), 6},
+		"detach":                   {appendDetach(nil, 0, nil), 3},
+		"detach with an error":     {appendDetach(nil, 0, e), 3},
+		"end":                      {appendEnding(nil, codeEnd, nil), 1},
+		"close":                    {appendEnding(nil, codeClose, e), 1},
+	} {
+		d := decoder{b: c.said}
+		v, _ := d.value().(Described)
+		fields, _ := v.Value.(List)
+		if len(fields) != c.fields || len(d.b) > 0 || d.err != nil {
+			t.Errorf("%s: %d fields, want %d: %v %v", name, len(fields), c.fields, fields, d.err)
+		}
+		if v.Descriptor == uint64(codeAttach) && fields[13] == nil {
+			t.Errorf("%s: no properties, not even none", name)
+		}
+		for _, field := range fields {
+			if v, ok := field.(Described); ok && v.Descriptor == uint64(codeError) && len(v.Value.(List)) != 3 {
+				t.Errorf("%s: an error of %v", name, v.Value)
+			}
+		}
 	}
 }
 

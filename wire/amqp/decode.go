@@ -108,14 +108,9 @@ func (d *decoder) described() any {
 		return nil
 	}
 	defer d.higher()
-	var v Described
-	switch descriptor := d.value().(type) {
-	case uint64, Symbol:
-		v.Descriptor = descriptor
-	default:
-		d.fail("§1.3", "a descriptor is neither an ulong nor a symbol")
-		return nil
-	}
+	// Any value may be the descriptor, though §1.2 gives only two types a meaning: azure-eventhub for Python 5.11 asks
+	// $management with a token, as binary, that describes the time of its end.
+	v := Described{Descriptor: d.value()}
 	v.Value = d.value()
 	return v
 }

@@ -164,7 +164,7 @@ func appendOpen(dst []byte, container string) []byte {
 	w.uint(maxFrame)
 	w.ushort(maxChannel)
 	w.uint(uint32((silence / 2).Milliseconds()))
-	return w.end()
+	return w.all(10)
 }
 
 func (d *decoder) begin() (b beginning) {
@@ -189,7 +189,7 @@ func (b *beginning) append(dst []byte) []byte {
 	w.uint(b.incomingWindow)
 	w.uint(b.outgoingWindow)
 	w.uint(b.handleMax)
-	return w.end()
+	return w.all(8)
 }
 
 func (d *decoder) attach() (a attaching) {
@@ -230,7 +230,9 @@ func (a *attaching) append(dst []byte) []byte {
 		w.ulong(a.maxSize)
 	}
 	w.maybeSymbols(a.offered)
-	return w.end()
+	w.null()       // desired-capabilities
+	w.value(Map{}) // Azure gives some, and azure-eventhub for Python 5.11 adds them to its own: null ends it
+	return w.all(14)
 }
 
 // terminus reads a source, a target or a coordinator.
@@ -315,7 +317,7 @@ func (v *flowing) append(dst []byte) []byte {
 		w.null() // available
 		w.bool(v.drain)
 	}
-	return w.end()
+	return w.all(11)
 }
 
 func (d *decoder) transfer() (t transfer) {
@@ -346,7 +348,7 @@ func (t *transfer) append(dst []byte) []byte {
 	if t.more {
 		w.bool(true)
 	}
-	return w.end()
+	return w.all(11)
 }
 
 func (d *decoder) disposition() (v disposition) {
@@ -369,7 +371,7 @@ func (v *disposition) append(dst []byte) []byte {
 	}
 	w.bool(v.settled)
 	w.state(v.state)
-	return w.end()
+	return w.all(6)
 }
 
 func (f *fields) state() State {
@@ -445,7 +447,7 @@ func (w *fieldsWriter) error(e *Error) {
 	i.symbol(e.Condition)
 	i.maybeText(e.Description)
 	i.maybeMap(e.Info)
-	w.dst = i.end()
+	w.dst = i.all(3)
 }
 
 // detach reads a detach.
@@ -463,7 +465,7 @@ func appendDetach(dst []byte, handle uint32, e *Error) []byte {
 	w.uint(handle)
 	w.bool(true)
 	w.error(e)
-	return w.end()
+	return w.all(3)
 }
 
 // ending reads an end or a close.
@@ -477,7 +479,7 @@ func (d *decoder) ending() *Error {
 func appendEnding(dst []byte, code byte, e *Error) []byte {
 	w := begin(dst, code)
 	w.error(e)
-	return w.end()
+	return w.all(1)
 }
 
 func (d *decoder) saslInit() (v saslInit) {
