@@ -85,3 +85,51 @@ func TestRoomForInquiries(t *testing.T) {
 		t.Errorf("%d responders, %d certificates are left", len(r.responders), len(r.inquiries))
 	}
 }
+
+// TestRoomForInquiriesOfOthers: a hub whose certificates take all the room, each of them
+// revoked by a responder of its own, keeps those of no other from being asked after.
+func TestRoomForInquiriesOfOthers(t *testing.T) {
+	now := time.Now()
+	a := New(nil, Options{Now: func() time.Time { return now }})
+	r := a.revocation
+	policies := map[string]*signet.RevocationPolicy{}
+	all := map[string]*trust{}
+	for _, hub := range []string{"greedy", "other"} {
+		policies[hub] = &signet.RevocationPolicy{Hub: hub, CA: "acme", Mode: signet.RevocationSoft, OCSP: "http://responder.test"}
+		all[hub] = &trust{policies: map[[32]byte]*signet.RevocationPolicy{{}: policies[hub]}}
+	}
+	a.trust.Store(&all)
+	key := func(hub string, n int) inquiryKey { return inquiryKey{hub, [32]byte{}, fmt.Sprintf("%08x", n)} }
+	revoked := &ocspAnswer{OCSPAnswer: pki.OCSPAnswer{Status: signet.OCSPRevoked}}
+	inquire := func(hub string, n int) bool {
+		r.inquire(key(hub, n), policies[hub], policies[hub].OCSP, false, &x509.Certificate{}, now.Add(time.Hour))
+		return r.inquiries[key(hub, n)] != nil
+	}
+	const few = 100
+	for n := range few {
+		inquire("other", n)
+		r.inquiries[key("other", n)].answer.Store(revoked)
+	}
+	for n := range maxInquiries {
+		if now = now.Add(time.Microsecond); inquire("greedy", n) {
+			r.inquiries[key("greedy", n)].answer.Store(revoked)
+		}
+	}
+	asked := 0
+	for n := range few {
+		if inquire("other", few+n) {
+			asked++
+		}
+	}
+	if asked != few {
+		t.Errorf("of %d of another hub %d are asked after", few, asked)
+	}
+	for n := range few {
+		if r.answer(key("other", n)) == nil {
+			t.Fatal("a certificate that is revoked at another hub is forgotten")
+		}
+	}
+	if len(r.inquiries) != maxInquiries {
+		t.Errorf("%d are asked after", len(r.inquiries))
+	}
+}

@@ -14,8 +14,8 @@ import (
 
 const (
 	// maxInquiries bounds the certificates that responders are asked after, of all
-	// hubs together: some 400 bytes each. When there are more, those that were
-	// longest not met go first.
+	// hubs together: some 400 bytes each. When there are more, those of the hub that has
+	// most go first, and of them those that were longest not met.
 	maxInquiries = 100_000
 	// maxAsking bounds the questions on their way; maxAskingFor those of one hub and
 	// maxAskingOne those to one responder, so that slow ones do not take the place of
@@ -125,7 +125,7 @@ func (r *revocation) inquire(key inquiryKey, policy *signet.RevocationPolicy, ad
 		return
 	}
 	d := r.responder(sourceKey{key.hub, policy.CA, address}, policy, followed)
-	if d == nil || r.inquiries[key] != nil || !r.makeRoom() {
+	if d == nil || r.inquiries[key] != nil || !r.makeRoom(key.hub) {
 		return
 	}
 	q = &inquiry{key: key, issuer: issuer, responder: d, notAfter: notAfter}
@@ -155,24 +155,45 @@ func (r *revocation) responder(key sourceKey, policy *signet.RevocationPolicy, f
 	return d
 }
 
-// makeRoom drops, of a few certificates at random, the one that was longest not
-// met. One that is revoked stays.
-func (r *revocation) makeRoom() bool {
+// makeRoom drops, of a few certificates at random, one of the hub that most of them are
+// of: the one that was longest not met. One that is revoked stays, unless all that are
+// looked at are, and it is for another hub: who owns a hub must not be able to fill the
+// room of all with what his own responder says.
+func (r *revocation) makeRoom(hub string) bool {
 	if len(r.inquiries) < maxInquiries {
 		return true
 	}
 	const look = 16
-	var oldest *inquiry
-	n := 0
+	var few []*inquiry
+	of := map[string]int{}
 	for _, q := range r.inquiries {
-		if a := q.answer.Load(); q.place >= 0 && (a == nil || a.Status != signet.OCSPRevoked) && (oldest == nil || q.met.Load() < oldest.met.Load()) {
-			oldest = q
-		}
-		if n++; n == look {
+		if few = append(few, q); len(few) == look {
 			break
 		}
 	}
+	most := ""
+	for _, q := range few {
+		if of[q.key.hub]++; of[q.key.hub] > of[most] {
+			most = q.key.hub
+		}
+	}
+	var oldest, revoked *inquiry
+	for _, q := range few {
+		if q.key.hub != most || q.place < 0 {
+			continue
+		}
+		place := &oldest
+		if a := q.answer.Load(); a != nil && a.Status == signet.OCSPRevoked {
+			place = &revoked
+		}
+		if *place == nil || q.met.Load() < (*place).met.Load() {
+			*place = q
+		}
+	}
 	r.dropped++
+	if oldest == nil && hub != most {
+		oldest = revoked
+	}
 	if oldest == nil {
 		return false
 	}
