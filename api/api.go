@@ -153,7 +153,7 @@ const (
 )
 
 // A route is one operation. Literal segments of the path are compared without
-// case, as Azure does; {name} takes any one segment, decoded.
+// case, as Azure does; {name} takes any one segment but an empty one, decoded.
 type route struct {
 	method, path string
 	allow        func(*call) error // says who may, and sets the call's hub
@@ -245,10 +245,10 @@ var operations = []route{
 	{"POST", serviceCertificate + "/verify", serviceOwner, (*call).verifyCertificate},
 
 	// Signet's own.
-	{"GET", "/signet/messages", operator(signet.ServiceConnect), (*call).readMessages},
-	{"POST", "/signet/commands", operator(signet.ServiceConnect), (*call).sendCommand},
-	{"GET", "/signet/devices/export", operator(signet.RegistryRead | signet.ServiceConnect), (*call).exportDevices},
-	{"POST", "/signet/devices/import", operator(signet.RegistryWrite | signet.ServiceConnect), (*call).importDevices},
+	{"GET", "/signet/messages", ofDevices(signet.ServiceConnect), (*call).readMessages},
+	{"POST", "/signet/commands", ofDevices(signet.ServiceConnect), (*call).sendCommand},
+	{"GET", "/signet/devices/export", ofDevices(signet.RegistryRead | signet.ServiceConnect), (*call).exportDevices},
+	{"POST", "/signet/devices/import", ofDevices(signet.RegistryWrite | signet.ServiceConnect), (*call).importDevices},
 	{"GET", "/signet/verdicts", operator(signet.ServiceConnect), (*call).listVerdicts},
 	{"POST", "/signet/explain", operator(signet.ServiceConnect), (*call).explain},
 	{"GET", "/signet/distrust", operator(signet.RegistryRead), (*call).listDistrusts},
@@ -286,11 +286,11 @@ var operations = []route{
 	{"GET", "/signet/audit/log/tile/{level}/{n}/{n}/{n}", admin, (*call).getAuditTile}, // to 16 million entries in parts, 256 million whole
 	{"GET", "/signet/issuance/policies", issuer, (*call).listIssuancePolicies},
 	{"GET", "/signet/issued", issuedTo, (*call).listIssued},
-	{"GET", "/signet/routes", operator(ownerRights), (*call).listRoutes},
-	{"GET", "/signet/routes/{route}", operator(ownerRights), (*call).getRoute},
-	{"PUT", "/signet/routes/{route}", operator(ownerRights), (*call).putRoute},
-	{"DELETE", "/signet/routes/{route}", operator(ownerRights), (*call).deleteRoute},
-	{"POST", "/signet/routes/{route}/replay", operator(ownerRights), (*call).replayRoute},
+	{"GET", "/signet/routes", ofDevices(ownerRights), (*call).listRoutes},
+	{"GET", "/signet/routes/{route}", ofDevices(ownerRights), (*call).getRoute},
+	{"PUT", "/signet/routes/{route}", ofDevices(ownerRights), (*call).putRoute},
+	{"DELETE", "/signet/routes/{route}", ofDevices(ownerRights), (*call).deleteRoute},
+	{"POST", "/signet/routes/{route}/replay", ofDevices(ownerRights), (*call).replayRoute},
 	{"GET", "/signet/hubs", admin, (*call).listHubs},
 	{"GET", "/signet/hubs/{hub}", admin, (*call).getHub},
 	{"PUT", "/signet/hubs/{hub}", admin, (*call).putHub},
@@ -431,7 +431,7 @@ func match(pattern string, path []string) (args map[string]string, ok bool) {
 		return nil, false
 	}
 	for i, part := range parts {
-		if name, ok := strings.CutPrefix(part, "{"); ok {
+		if name, ok := strings.CutPrefix(part, "{"); ok && path[i] != "" {
 			if args == nil {
 				args = map[string]string{}
 			}

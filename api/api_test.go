@@ -254,13 +254,9 @@ Authorization: {{admin}}
 
 {"body":"not yours","…":0}`,
 		`GET /signet/messages?hub=other
-<-- 200
-Content-Type: application/x-ndjson
+<-- 401
 
-{"position":"1.0","…":0}
-{"position":"3.0","…":0}
-{"position":"4.0","…":0}
-{"position":"5.0","…":0}`,
+{"signet":{"code":"token.audience","field":"hub","…":0}}`,
 		`GET /signet/messages?from=yesterday
 <-- 400
 

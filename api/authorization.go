@@ -107,7 +107,15 @@ func operator(right signet.Rights) func(*call) error {
 				c.hub = h
 				return c.checkSAS(serviceRight(right))
 			}
-			return policy(right)(c)
+			if err := policy(right)(c); err != nil {
+				return err
+			}
+			// What is meant for one hub is not done at another.
+			if name := c.r.URL.Query().Get("hub"); name != "" && !strings.EqualFold(name, c.hub.Name) {
+				return signet.Refuse(signet.TokenAudience, "The SAS token is for the hub %q, and ?hub= names %q.", c.hub.Name, signet.Clip(name)).
+					At("hub", c.hub.Name, name)
+			}
+			return nil
 		}
 		if err := c.checkBearer(", or a SAS token with the right " + right.String()); err != nil {
 			return err
@@ -118,6 +126,16 @@ func operator(right signet.Rights) func(*call) error {
 			c.hub, err = c.Registry.HubByHost(c.r.Host)
 		}
 		return err
+	}
+}
+
+// ofDevices is operator at a hub: a provisioning service has no devices.
+func ofDevices(right signet.Rights) func(*call) error {
+	return func(c *call) error {
+		if err := operator(right)(c); err != nil {
+			return err
+		}
+		return c.seesDevices()
 	}
 }
 

@@ -106,13 +106,13 @@ func (c *call) readSupposed(v any) error {
 	return c.read(maxSupposed, v)
 }
 
-// seesDevices refuses what looks at the devices that have connected, at a
-// provisioning service: none do there.
+// seesDevices refuses, at a provisioning service, what is about devices: none connect
+// there.
 func (c *call) seesDevices() error {
 	if !c.hub.Provisions() {
 		return nil
 	}
-	return signet.Refuse(signet.RequestNotFound, "%q is a provisioning service; which devices a change concerns is known at hubs.", c.hub.Name)
+	return signet.Refuse(signet.RequestNotFound, "%q is a provisioning service, and devices are known at hubs.", c.hub.Name)
 }
 
 // hypothesisBody is changes of what the hub trusts that are not made. What is
