@@ -233,7 +233,7 @@ var Codes = []CodeInfo{
 	{LimitModules, StepLimit, "The device already has as many modules as it may.", "Delete a module that is no longer needed."},
 	{LimitQueue, StepLimit, "As many cloud-to-device messages wait for the device as may.", "Send again when the device has fetched some; let messages expire sooner, or purge the queue."},
 	{LimitRoutes, StepLimit, "A hub can have no more routes.", "Delete one that is not needed, or have a sink take more sources."},
-	{LimitReaders, StepLimit, "As many readers as there may be have the log, or the consumer group, open by AMQP.", "Close one; give readers that share their work an owner level; use a route for what many want."},
+	{LimitReaders, StepLimit, "As many readers as there may be have the log, or the consumer group, open.", "Close one; give readers that share their work an owner level; use a route for what many want."},
 	{LimitRate, StepLimit, "The device, or the hub, does this more often than its operator lets it.", "Try again with back-off; the operator finds the limits by: signet hub limits"},
 	{LimitEnrollments, StepLimit, "The provisioning service already holds as many enrollments of the kind as it may.", "Delete enrollments that are no longer needed, or enrol devices by a group."},
 	{LimitLinks, StepLimit, "As many hubs are linked to the provisioning service as may be.", "Unlink a hub that is no longer given to devices."},

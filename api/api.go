@@ -108,6 +108,7 @@ type api struct {
 	imports   chan struct{} // taken by who imports identities
 	importing sync.Map      // the names of the hubs that do
 	pages     sync.Map      // by hub: a chan, taken by who has a page of twins in memory
+	readers   sync.Map      // likewise, by who reads the message log
 	requests  *prometheus.CounterVec
 	seconds   *prometheus.HistogramVec
 }

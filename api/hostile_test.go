@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/signet-iot/signet"
@@ -154,4 +155,50 @@ func TestWhatAPageCosts(t *testing.T) {
 	if w, _ := ask("/devices/query", query(63), ""); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), string(signet.LimitQuery)) {
 		t.Errorf("%d %.300s", w.Code, w.Body)
 	}
+}
+
+// TestReadersAreBounded: each reader of the log has some of it in memory, also one
+// that does not read; those of one hub take no place of another's.
+func TestReadersAreBounded(t *testing.T) {
+	s := newServer(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wait sync.WaitGroup
+	begun := make(chan struct{}, 100)
+	read := func(host, token string) int {
+		r := httptest.NewRequestWithContext(ctx, "GET", "https://"+host+"/signet/messages?follow=true", nil)
+		r.Header.Set("Authorization", s.names[token])
+		w := &beginning{httptest.NewRecorder(), begun}
+		s.handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	for range 40 {
+		wait.Go(func() {
+			if code := read("hub.example.test", "service"); code != http.StatusOK {
+				t.Error(code)
+			}
+		})
+		<-begun
+	}
+	if code := read("hub.example.test", "owner"); code != http.StatusTooManyRequests {
+		t.Errorf("one more: %d", code)
+	}
+	<-begun
+	wait.Go(func() { read("other.example.test", "other service") })
+	<-begun
+	cancel()
+	wait.Wait()
+	if code := read("hub.example.test", "service"); code != http.StatusOK { // and is over, as ctx is
+		t.Errorf("when all have left: %d", code)
+	}
+}
+
+// beginning tells when an answer begins.
+type beginning struct {
+	*httptest.ResponseRecorder
+	begun chan struct{}
+}
+
+func (b *beginning) WriteHeader(status int) {
+	b.ResponseRecorder.WriteHeader(status)
+	b.begun <- struct{}{}
 }

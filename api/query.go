@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"sync"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/query"
@@ -45,14 +46,24 @@ func fingerprint(query string) string {
 
 // page takes one of the hub's places for a page in memory; leave must be called.
 func (c *call) page() (leave func(), err error) {
-	of, _ := c.pages.LoadOrStore(c.hub.Name, make(chan struct{}, maxPages))
+	leave, ok := c.place(&c.pages, maxPages)
+	if !ok {
+		return nil, signet.Refuse(signet.Unavailable, "%d queries and exports of the hub are under way.", maxPages).
+			FixBy("Read their answers, then try again.")
+	}
+	return leave, nil
+}
+
+// place takes one of so many places that each hub has, if one is free; leave must then
+// be called.
+func (c *call) place(hubs *sync.Map, most int) (leave func(), ok bool) {
+	of, _ := hubs.LoadOrStore(c.hub.Name, make(chan struct{}, most))
 	places := of.(chan struct{})
 	select {
 	case places <- struct{}{}:
-		return func() { <-places }, nil
+		return func() { <-places }, true
 	default:
-		return nil, signet.Refuse(signet.Unavailable, "%d queries and exports of the hub are under way.", maxPages).
-			FixBy("Read their answers, then try again.")
+		return nil, false
 	}
 }
 

@@ -312,6 +312,7 @@ type waist struct {
 	messages  []*signet.Message
 	live      chan *signet.Message // what comes while someone follows
 	left      chan struct{}        // closed when who followed has left
+	leave     sync.Once            // closes it
 	err       error                // of Read, after the messages
 	fault     bool                 // panics when asked
 }
@@ -335,7 +336,7 @@ func (w *waist) Read(ctx context.Context, hub string, from hub.Start, follow boo
 	for n := len(w.messages) + 1; follow; n++ {
 		select {
 		case <-ctx.Done():
-			close(w.left)
+			w.leave.Do(func() { close(w.left) })
 			return ctx.Err()
 		case m := <-w.live:
 			if !each(signet.Position{Sequence: uint64(n)}, m) {

@@ -14,6 +14,10 @@ import (
 	"github.com/signet-iot/signet/hub"
 )
 
+// maxReaders is how many may read the log of a hub at a time by REST, as many as by
+// AMQP: each has up to 4 MiB of it ahead, whether it reads on or not.
+const maxReaders = 40
+
 // GET /signet/messages?device=ID&source=telemetry,twin&from=POSITION|TIME|now&follow=true
 // streams telemetry and events, one [signet.Message.JSON] a line, oldest first: all that is
 // kept, or what comes after a position, or at a time (RFC 3339) and later; of the
@@ -32,6 +36,11 @@ func (c *call) readMessages() error {
 	}
 	follow := q.Get("follow") == "true"
 
+	leave, ok := c.place(&c.readers, maxReaders)
+	if !ok {
+		return signet.Refuse(signet.LimitReaders, "%d others read the log of the hub by REST.", maxReaders)
+	}
+	defer leave()
 	ctx, cancel := c.streaming()
 	defer cancel()
 	out := c.lines()
