@@ -125,7 +125,7 @@ func full() *Message {
 	}
 }
 
-// TestMessages: a message is read as it is written; its sections have one order.
+// TestMessages: a message is read as it is written, or as Azure's SDK for C writes it.
 func TestMessages(t *testing.T) {
 	for _, m := range []*Message{{}, full(), {Body: ValueBody, Value: Map{{"name", "x"}, {"partition_ids", List{"0"}}}}, {Body: ValueBody},
 		{Properties: Properties{CorrelationID: "x"}}, {Body: DataBody, Data: [][]byte{{}}}} {
@@ -141,6 +141,10 @@ func TestMessages(t *testing.T) {
 		"properties after data":  join(section(codeData, []byte{1}), section(codeProperties, List{})),
 		"two kinds of body":      join(section(codeData, []byte{1}), section(codeValue, "x")),
 		"two values":             join(section(codeValue, "x"), section(codeValue, "x")),
+		"annotations after data": join(section(codeData, []byte{1}), section(codeAnnotations, Map{})),
+		"data in two places":     join(section(codeData, []byte{1}), section(codeFooter, Map{}), section(codeData, []byte{1})),
+		"two footers":            join(section(codeData, []byte{1}), section(codeFooter, Map{}), section(codeFooter, Map{})),
+		"annotations twice":      join(section(codeAnnotations, Map{}), section(codeProperties, List{}), section(codeAnnotations, Map{})),
 		"an unknown section":     section(0x79, "x"),
 		"data that is text":      section(codeData, "x"),
 		"annotations, no map":    section(codeAnnotations, List{}),
@@ -156,6 +160,10 @@ func TestMessages(t *testing.T) {
 	symbolic := append(appendValue([]byte{0}, Symbol("amqp:data:binary")), appendValue(nil, []byte("x"))...)
 	if m, err := ParseMessage(symbolic); err != nil || string(m.Data[0]) != "x" {
 		t.Errorf("a symbol for a descriptor: %+v, %v", m, err)
+	}
+	late := join(section(codeProperties, List{"m-1"}), section(codeApplication, Map{{"a", "b"}}), section(codeAnnotations, Map{{Symbol("dt-subject"), "t"}}), section(codeData, []byte("x")))
+	if m, err := ParseMessage(late); err != nil || m.Properties.MessageID != "m-1" || len(m.Application) != 1 || len(m.Annotations) != 1 || string(m.Data[0]) != "x" {
+		t.Errorf("annotations behind the properties: %+v, %v", m, err)
 	}
 	footer := join(section(codeSequence, List{1.5}), section(codeSequence, List{}), section(codeFooter, Map{}))
 	if m, err := ParseMessage(footer); err != nil || m.Body != SequenceBody {
@@ -322,7 +330,9 @@ func (p *peer) settle(receiver bool) {
 	p.frame(0, sayBegin)
 	p.expect(codeBegin)
 	p.frame(0, sayAttach("link", 0, receiver))
-	p.expect(codeAttach)
+	if a := p.expect(codeAttach).attach(); a.maxSize == 0 {
+		p.t.Error("an attach says no max-message-size")
+	}
 	if !receiver {
 		p.expect(codeFlow)
 	}

@@ -52,6 +52,10 @@ const (
 	// a sender is not ready any more.
 	maxOut = 64 << 10
 
+	// saidSize is told as max-message-size of a link on which we send: as Azure does, more
+	// than any message of ours. Azure's SDK for C takes an attach without one for a fault.
+	saidSize = 1 << 20
+
 	// maxTag is the standard's (AMQP §2.8.7).
 	maxTag = 32
 

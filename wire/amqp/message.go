@@ -17,10 +17,14 @@ const (
 
 // ParseMessage reads a message of format 0. What it gives of bytes lies in payload.
 // An error is a *[Malformed].
+//
+// The sections before the body may come in any order: Azure's SDK for C writes the
+// annotations of a message in a batch behind its properties.
 func ParseMessage(payload []byte) (*Message, error) {
 	d := decoder{b: payload}
 	m := new(Message)
-	for last := uint64(0); len(d.b) > 0; {
+	seen := [codeFooter + 1]bool{}
+	for len(d.b) > 0 {
 		if !d.count() {
 			break
 		}
@@ -28,13 +32,15 @@ func ParseMessage(payload []byte) (*Message, error) {
 		if d.err != nil {
 			break
 		}
-		// Each at most once and in this order, but for sections of one kind of body.
-		if code < codeHeader || code > codeFooter || code < last || code == last && code != codeData && code != codeSequence ||
-			m.Body != NoBody && code > last && code != codeFooter {
+		// Each at most once, but for sections of one kind of body; behind the body a footer,
+		// and behind that nothing.
+		if code < codeHeader || code > codeFooter || seen[codeFooter] ||
+			seen[code] && code != codeData && code != codeSequence ||
+			m.Body != NoBody && !seen[code] && code != codeFooter {
 			d.fail("§3.2", "the sections of a message are in no order that a message can have")
 			break
 		}
-		last = code
+		seen[code] = true
 		switch code {
 		case codeHeader:
 			m.Header = d.header()

@@ -196,7 +196,7 @@ func (s *session) attachSender(a *attaching, l Link) error {
 		e = s.c.h.AttachSender(o)
 	}
 	answer := attaching{name: a.name, handle: a.handle, sndMode: o.sndMode, rcvMode: o.rcvMode,
-		source: a.source, target: a.target, offered: o.Offered}
+		source: a.source, target: a.target, maxSize: saidSize, offered: o.Offered}
 	if e != nil {
 		answer.source, answer.offered = nil, nil
 	}
