@@ -336,6 +336,9 @@ func (w *response) WriteHeader(status int) {
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // ServeHTTP answers one request; whatever goes wrong in it stays in it.
+//
+// Headers of Azure's are written as Azure spells them, not as [http.Header.Set] would:
+// its SDKs for C compare their names byte for byte.
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	ctx, receipts := signet.WithReceipts(r.Context())
@@ -348,7 +351,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.trace.Event("request", slog.String("host", r.Host), slog.String("remote", r.RemoteAddr), slog.String("agent", r.UserAgent()))
 
 	h := w.Header()
-	h.Set("X-Ms-Request-Id", requestID(r))
+	h["x-ms-request-id"] = []string{requestID(r)}
 	h.Set("Cache-Control", "no-store") // answers hold keys
 	h.Set("X-Content-Type-Options", "nosniff")
 

@@ -140,7 +140,7 @@ func (c *call) bulkDevices() error {
 	status := http.StatusOK
 	if result.IsSuccessful = len(result.Errors) == 0; !result.IsSuccessful {
 		status = http.StatusBadRequest
-		c.w.Header().Set("Iothub-Errorcode", azureErrorOf(signet.BulkFailed).name)
+		c.w.Header()["iothub-errorcode"] = []string{azureErrorOf(signet.BulkFailed).name}
 	}
 	return c.answer(status, result)
 }

@@ -100,7 +100,7 @@ func (c *call) receiveFeedback() error {
 	if err != nil {
 		return err
 	}
-	c.w.Header().Set("ETag", `"`+token+`"`)
+	c.w.Header()["ETag"] = []string{`"` + token + `"`}
 	return c.answer(http.StatusOK, list)
 }
 

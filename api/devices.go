@@ -196,7 +196,7 @@ func (c *call) answerIdentity(i signet.Identity) error {
 	if err != nil {
 		return err
 	}
-	c.w.Header().Set("ETag", `"`+i.ETag+`"`)
+	c.w.Header()["ETag"] = []string{`"` + i.ETag + `"`}
 	if i.ModuleID != "" {
 		return c.answer(http.StatusOK, c.moduleJSON(&i, r.Activity))
 	}

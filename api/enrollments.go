@@ -38,7 +38,7 @@ func (c *call) answerEnrollment(e *signet.Enrollment, state *provisioning.Regist
 	if state != nil {
 		d.RegistrationState = state
 	}
-	c.w.Header().Set("ETag", d.ETag)
+	c.w.Header()["ETag"] = []string{d.ETag}
 	return c.answer(http.StatusOK, d)
 }
 
@@ -151,10 +151,10 @@ func (c *call) readQuery() (after string, limit int, err error) {
 // behind, "" at the end.
 func (c *call) answerPage(items any, kind string, limit int, next string) error {
 	h := c.w.Header()
-	h.Set("X-Ms-Item-Type", kind)
-	h.Set("X-Ms-Max-Item-Count", strconv.Itoa(limit))
+	h["x-ms-item-type"] = []string{kind}
+	h["x-ms-max-item-count"] = []string{strconv.Itoa(limit)}
 	if next != "" {
-		h.Set("X-Ms-Continuation", base64.RawURLEncoding.EncodeToString([]byte(signet.FoldRegistrationID(next))))
+		h["x-ms-continuation"] = []string{base64.RawURLEncoding.EncodeToString([]byte(signet.FoldRegistrationID(next)))}
 	}
 	return c.answer(http.StatusOK, items)
 }

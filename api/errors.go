@@ -219,7 +219,7 @@ func (c *call) refuse(err error) {
 	var body any
 	switch c.dialect {
 	case management:
-		c.w.Header().Set("X-Ms-Error-Code", fmt.Sprint(azure.number))
+		c.w.Header()["x-ms-error-code"] = []string{fmt.Sprint(azure.number)}
 		body = managementError{
 			Code:           azure.number,
 			HTTPStatusCode: strings.ReplaceAll(http.StatusText(azure.status), " ", ""),
@@ -232,10 +232,10 @@ func (c *call) refuse(err error) {
 		body = ownError{&e}
 	case enrolling:
 		azure = enrollingErrorOf(e.Code)
-		c.w.Header().Set("X-Ms-Error-Code", fmt.Sprint(azure.number))
+		c.w.Header()["x-ms-error-code"] = []string{fmt.Sprint(azure.number)}
 		body = enrollingError{azure.number, e.TrackingID, e.Message, azureTime(now), &e}
 	default:
-		c.w.Header().Set("Iothub-Errorcode", azure.name)
+		c.w.Header()["iothub-errorcode"] = []string{azure.name}
 		if e.Code.Info().Step == signet.StepMethod {
 			body = methodError(azure, &e, now)
 			break

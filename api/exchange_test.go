@@ -31,7 +31,7 @@ import (
 //
 //	{"the":"body"}
 //	<-- 200
-//	Etag: "{{etag}}"
+//	ETag: "{{etag}}"
 //
 //	{"deviceId":"a","etag":"{{etag}}","…":0}
 //
@@ -39,6 +39,7 @@ import (
 // the server's (see newServer), or what an earlier answer held in that place. In
 // an expected text, a name that stands for nothing yet takes what is there, and
 // {{_}} takes anything. Members must be those expected, unless "…" is among them.
+// Headers are looked for as they are spelled.
 //
 // CONNECT and a device ID has the device connect with the certificates leaf and
 // line, at the hub: 200, or 401 when it is refused.
@@ -144,7 +145,7 @@ func (s *server) compare(answer *httptest.ResponseRecorder, expected string) str
 		if name == "" {
 			continue
 		}
-		if problem := s.text(value, answer.Header().Get(name)); problem != "" {
+		if problem := s.text(value, strings.Join(answer.Header()[name], ", ")); problem != "" {
 			return name + ": " + problem
 		}
 	}

@@ -168,7 +168,7 @@ func (c *call) certificateJSON(ca signet.CACertificate) certificateJSON {
 }
 
 func (c *call) answerCertificate(status int, ca signet.CACertificate) error {
-	c.w.Header().Set("ETag", `"`+ca.ETag+`"`)
+	c.w.Header()["ETag"] = []string{`"` + ca.ETag + `"`}
 	return c.answer(status, c.certificateJSON(ca))
 }
 

@@ -130,13 +130,13 @@ func (c *call) queryDevices() error {
 		if err != nil {
 			return err
 		}
-		c.w.Header().Set("X-Ms-Continuation", base64.RawURLEncoding.EncodeToString(text))
+		c.w.Header()["x-ms-continuation"] = []string{base64.RawURLEncoding.EncodeToString(text)}
 	}
 	kind := "Twin"
 	if len(q.Columns) > 0 {
 		kind = "Raw"
 	}
-	c.w.Header().Set("X-Ms-Item-Type", kind)
+	c.w.Header()["x-ms-item-type"] = []string{kind}
 	return c.answer(http.StatusOK, items)
 }
 
@@ -231,7 +231,7 @@ func (c *call) answerGroups(q *query.Query) error {
 			}
 		}
 	}
-	c.w.Header().Set("X-Ms-Item-Type", "Raw")
+	c.w.Header()["x-ms-item-type"] = []string{"Raw"}
 	return c.answer(http.StatusOK, items)
 }
 

@@ -12,7 +12,7 @@ func (c *call) getRegistration() error {
 	if err != nil {
 		return err
 	}
-	c.w.Header().Set("ETag", `"`+r.ETag+`"`)
+	c.w.Header()["ETag"] = []string{`"` + r.ETag + `"`}
 	return c.answer(http.StatusOK, provisioning.NewRegistrationDocument(&r))
 }
 

@@ -50,7 +50,7 @@ func (c *call) answerTwin(t *signet.Twin) error {
 		return err
 	}
 	r.Twin = *t
-	c.w.Header().Set("ETag", `"`+t.ETag+`"`)
+	c.w.Header()["ETag"] = []string{`"` + t.ETag + `"`}
 	return c.answer(http.StatusOK, newTwinJSON(&r, c.connectionState(&r.Identity)))
 }
 

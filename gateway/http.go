@@ -152,13 +152,16 @@ type request struct {
 }
 
 // ServeHTTP answers one request; whatever goes wrong in it stays in it.
+//
+// Headers of Azure's are written as Azure spells them, not as [http.Header.Set] would:
+// its SDK for C compares their names byte for byte.
 func (h *HTTPS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	begun := time.Now()
 	q := &request{door: h, w: w, r: r}
 	q.remote, _ = netip.ParseAddrPort(r.RemoteAddr)
 	q.trace = h.mqtt.traces.Start("https", r.Method+" "+r.URL.Path) // no query: it may hold anything
 	q.trace.Event("request", slog.String("remote", r.RemoteAddr), slog.String("host", r.Host), slog.String("agent", r.UserAgent()))
-	w.Header().Set("X-Ms-Request-Id", signet.NewTrackingID())
+	w.Header()["x-ms-request-id"] = []string{signet.NewTrackingID()}
 	w.Header().Set("Cache-Control", "no-store")
 	err := q.serve()
 	switch {
@@ -555,14 +558,14 @@ func (q *request) receive() error {
 		"iothub-enqueuedtime":   signet.AzureTime(command.EnqueuedTime),
 		"iothub-deliverycount":  strconv.Itoa(command.DeliveryCount),
 	} {
-		h.Set(name, value)
+		h[name] = []string{value}
 	}
 	if command.Ack != signet.AckNone {
-		h.Set("iothub-ack", string(command.Ack))
+		h["iothub-ack"] = []string{string(command.Ack)}
 	}
 	for _, p := range command.System {
-		if name, ok := commandHeaders[p.Name]; ok {
-			h.Set(name, p.Value)
+		for _, name := range commandHeaders[p.Name] {
+			h[name] = []string{p.Value}
 		}
 	}
 	for _, p := range command.Properties {
@@ -576,13 +579,14 @@ func (q *request) receive() error {
 	return nil
 }
 
-// commandHeaders maps the names of system properties to those of headers.
-var commandHeaders = map[string]string{
-	"correlation-id":       "iothub-correlationid",
-	"user-id":              "iothub-userid",
-	"content-type":         "iothub-contenttype",
-	"content-encoding":     "iothub-contentencoding",
-	"absolute-expiry-time": "iothub-expiry",
+// commandHeaders maps the names of system properties to those of headers. ContentType and
+// ContentEncoding are what Azure's SDK for C reads of a message that it receives.
+var commandHeaders = map[string][]string{
+	"correlation-id":       {"iothub-correlationid"},
+	"user-id":              {"iothub-userid"},
+	"content-type":         {"iothub-contenttype", "ContentType"},
+	"content-encoding":     {"iothub-contentencoding", "ContentEncoding"},
+	"absolute-expiry-time": {"iothub-expiry"},
 }
 
 // settle completes a message, or with the query ?reject rejects it; posted, it
@@ -677,8 +681,8 @@ func (q *request) refuse(e *signet.Error) {
 	})
 	h := q.w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
-	h.Set("Iothub-Errorcode", a.name)
-	h.Set("X-Ms-Request-Id", id)
+	h["iothub-errorcode"] = []string{a.name}
+	h["x-ms-request-id"] = []string{id}
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatFloat(math.Ceil(e.RetryAfter.Seconds()), 'f', 0, 64))
 	}

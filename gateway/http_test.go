@@ -32,6 +32,11 @@ func ask(h *HTTPS, r *http.Request) *http.Response {
 	return w.Result()
 }
 
+// header gives a header as it is spelled.
+func header(response *http.Response, name string) string {
+	return strings.Join(response.Header[name], ", ")
+}
+
 func post(path, body string, headers ...string) *http.Request {
 	r := httptest.NewRequest("POST", path, strings.NewReader(body))
 	for i := 0; i < len(headers); i += 2 {
@@ -96,7 +101,7 @@ func TestSend(t *testing.T) {
 		post("/devices/d1/modules/m1/messages/events?api-version=2021-04-12", "", "iothub-app-a", "1", "iothub-app-a", ""): `| a="1" a="" |`,
 	} {
 		response := ask(h, request)
-		if response.StatusCode != 204 || response.ContentLength > 0 || response.Header.Get("X-Ms-Request-Id") == "" {
+		if response.StatusCode != 204 || response.ContentLength > 0 || header(response, "x-ms-request-id") == "" {
 			t.Errorf("%s: %s %v", request.URL, response.Status, response.Header)
 			continue
 		}
@@ -185,7 +190,7 @@ func TestSendSizes(t *testing.T) {
 			t.Errorf("%d and %q: %s, %d messages", c.body, c.property, response.Status, len(w.messages))
 		}
 		if c.status == 413 {
-			if name := response.Header.Get("Iothub-Errorcode"); name != "MessageTooLarge" {
+			if name := header(response, "iothub-errorcode"); name != "MessageTooLarge" {
 				t.Error(name)
 			}
 			if codes := w.refusals(); !slices.Equal(codes, []signet.Code{signet.LimitMessageSize}) {
@@ -202,7 +207,7 @@ func TestSendTooOften(t *testing.T) {
 	w.pace = 1500 * time.Millisecond
 	for _, r := range []*http.Request{post(events, "x"), post(events, `[{"body":"YQ=="},{"body":"Yg=="}]`, "Content-Type", batchType)} {
 		response := ask(h, r)
-		if response.StatusCode != 429 || response.Header.Get("Retry-After") != "2" || response.Header.Get("Iothub-Errorcode") != "ThrottlingException" || len(w.messages) > 0 {
+		if response.StatusCode != 429 || response.Header.Get("Retry-After") != "2" || header(response, "iothub-errorcode") != "ThrottlingException" || len(w.messages) > 0 {
 			t.Errorf("%s %v, %d messages", response.Status, response.Header, len(w.messages))
 		}
 		if codes := w.refusals(); !slices.Equal(codes, []signet.Code{signet.LimitRate}) {
@@ -250,7 +255,7 @@ func TestAnswers(t *testing.T) {
 			t.Fatalf("%s: %q", what, text)
 		}
 		id := form.FindStringSubmatch(body.ExceptionMessage)
-		if response.StatusCode != status || response.Header.Get("Iothub-Errorcode") != name || id == nil || response.Header.Get("X-Ms-Request-Id") != id[1] ||
+		if response.StatusCode != status || header(response, "iothub-errorcode") != name || id == nil || header(response, "x-ms-request-id") != id[1] ||
 			!strings.HasPrefix(body.Message, "ErrorCode:"+name+";"+message) || strings.Count(body.Message, ";") != 1 {
 			t.Errorf("%s: %d %v %s", what, response.StatusCode, response.Header, text)
 		}
@@ -260,7 +265,7 @@ func TestAnswers(t *testing.T) {
 		e.TrackingID = "ABC123"
 		w.refusal = e
 		response := ask(h, post(events, "x"))
-		if response.Header.Get("X-Ms-Request-Id") != "ABC123" {
+		if header(response, "x-ms-request-id") != "ABC123" {
 			t.Errorf("%s: the tracking ID is lost", c.Code)
 		}
 		switch a, known := answers[c.Code]; {

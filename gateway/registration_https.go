@@ -163,9 +163,9 @@ func (a *application) refuse(e *signet.Error) {
 		a.door.mqtt.log.Error("request failed", "door", signet.DoorHTTPS, "remote", a.remote, "trackingId", e.TrackingID, "code", e.Code, "cause", e.Cause)
 	}
 	a.trace.Event("refused", slog.String("code", string(e.Code)), slog.String("message", e.Message), slog.String("trackingId", e.TrackingID))
-	a.w.Header().Set("X-Ms-Request-Id", e.TrackingID)
+	a.w.Header()["x-ms-request-id"] = []string{e.TrackingID}
 	if status >= 400 {
-		a.w.Header().Set("X-Ms-Error-Code", string(e.Code))
+		a.w.Header()["x-ms-error-code"] = []string{string(e.Code)}
 	}
 	a.say(status, wait, body)
 }

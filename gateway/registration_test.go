@@ -86,7 +86,7 @@ func TestRegistrationHTTPS(t *testing.T) {
 		{"POST", "press?api-version=2019-03-31", `{"registrationId":"press"}`, 200, `"deviceId":"press"`, nil, ""},
 		{"POST", "new?api-version=2019-03-31", ``, 404, `"errorCode":404202`, nil, ""},
 		{"POST", "press?api-version=2025-07-01-preview", `{"csr":"AAAA"}`, 400, `lookup`, nil, signet.RequestMalformed},
-		{"PUT", "stranger/register?api-version=2019-03-31", `{`, 401, `{"errorCode":401002,"trackingId":"T","message":"Unauthorized",`, map[string]string{"X-Ms-Request-Id": "T"}, ""},
+		{"PUT", "stranger/register?api-version=2019-03-31", `{`, 401, `{"errorCode":401002,"trackingId":"T","message":"Unauthorized",`, map[string]string{"x-ms-request-id": "T"}, ""},
 		{"PUT", "off/register?api-version=2019-03-31", ``, 200, `{"operationId":"","status":"disabled","registrationState":{"registrationId":"off","status":"disabled"`, nil, ""},
 		{"PUT", "away/register?api-version=2019-03-31", ``, 503, `"errorCode":503000`, map[string]string{"Retry-After": "2"}, ""},
 		{"PUT", "often/register?api-version=2019-03-31", ``, 429, `"errorCode":429001`, map[string]string{"Retry-After": "2"}, ""},
@@ -108,11 +108,11 @@ func TestRegistrationHTTPS(t *testing.T) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, response.StatusCode, body)
 		}
 		for name, want := range c.headers {
-			if got := response.Header.Get(name); got != want {
+			if got := header(response, name); got != want {
 				t.Errorf("%s %s: %s is %q", c.method, c.path, name, got)
 			}
 		}
-		if response.Header.Get("X-Ms-Request-Id") == "" || response.StatusCode >= 400 && response.Header.Get("X-Ms-Error-Code") == "" {
+		if header(response, "x-ms-request-id") == "" || response.StatusCode >= 400 && header(response, "x-ms-error-code") == "" {
 			t.Errorf("%s %s: %v", c.method, c.path, response.Header)
 		}
 		codes := w.refusals()
