@@ -29,6 +29,8 @@ const (
 	// transaction: more than this and callers wait to be queued. An HTTP request
 	// holds at most one change, so it is rarely met.
 	maxWaiting = 1024
+	// busyTimeout is for others that look at the file, such as a backup, in ms.
+	busyTimeout = 5000
 	// maxReaders bounds the readers at a time, each with a connection and its page
 	// cache. Reads are short and need a core.
 	maxReaders = 8
@@ -38,6 +40,15 @@ const (
 	// scanCache does the same for a million twins. Rows stand on inner pages too, so
 	// that there are 11,400 of these, 45 MiB; a hub of 10,000 fills 9 MiB in all.
 	scanCache = "&_pragma=cache_size(-65536)"
+	// maxWAL is how large the -wal file grows before the writer waits for who reads in it,
+	// for walPatience, to empty it. SQLite begins it anew only when nobody does, and among
+	// many somebody always does. A query's slice takes 50 ms; who takes longer, such as a
+	// backup, is waited for again when it is twice as large.
+	maxWAL      = 64 << 20
+	walPatience = 500 // ms
+	// maxBehind is how many transactions in a row are not synced, and so keep what they
+	// have written out of the database: some 6 MiB.
+	maxBehind = 16
 )
 
 var sqliteWords = strings.NewReplacer("{text}", "TEXT", "{bytes}", "BLOB", "{integer}", "INTEGER", "{table}", "STRICT, WITHOUT ROWID")
@@ -61,7 +72,11 @@ type sqliteEngine struct {
 	writers *sql.DB   // at most one connection
 	conn    *sql.Conn // nil: open one for the next transaction
 	stmts   *statements
-	lax     bool // conn does not sync
+	lax     bool   // conn does not sync
+	behind  int    // transactions that were not synced since one was
+	wal     string // the -wal file
+	full    int64  // how large it is emptied at
+	doubt   bool   // a sync has failed: what of it is on disk is not known
 }
 
 // waiting is a change in the queue.
@@ -98,14 +113,14 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 
 	file := (&url.URL{Scheme: "file", Path: path}).String()
 	e := &sqliteEngine{
-		log: o.Logger, committed: o.Committed,
+		log: o.Logger, committed: o.Committed, wal: path + "-wal", full: maxWAL,
 		queue: make(chan *waiting, maxWaiting), closing: make(chan struct{}), drained: make(chan struct{}),
 	}
-	// busy_timeout is for others that look at the file, such as a backup. The cache
-	// of 32 MiB holds the pages that one transaction of a busy hub changes: those that
+	// The cache of 32 MiB holds the pages that one transaction of a busy hub changes: those that
 	// do not fit are written twice.
-	if e.writers, err = sql.Open("sqlite", file+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)"+
-		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(67108864)&_pragma=cache_size(-32768)"); err != nil {
+	if e.writers, err = sql.Open("sqlite", fmt.Sprintf("%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(WAL)"+
+		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(%d)&_pragma=cache_size(-32768)",
+		file, busyTimeout, maxWAL)); err != nil {
 		return nil, err
 	}
 	e.writers.SetMaxOpenConns(1)
@@ -275,6 +290,7 @@ func (e *sqliteEngine) run() {
 func (e *sqliteEngine) commit(batch []*waiting) {
 	outcomes, err := e.transact(batch)
 	if err != nil {
+		e.doubt = e.doubt || unsynced(err)
 		e.disconnect()
 		e.log.Error("changes could not be written", "changes", len(outcomes), "error", err)
 		err = fmt.Errorf("store: write: %w", err)
@@ -286,6 +302,9 @@ func (e *sqliteEngine) commit(batch []*waiting) {
 			o.err = err
 		}
 		o.done <- o.err
+	}
+	if err == nil {
+		e.trim()
 	}
 }
 
@@ -312,7 +331,13 @@ func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
 	if err := e.connect(ctx); err != nil {
 		return outcomes, err
 	}
-	if err := e.sync(ctx, slices.ContainsFunc(outcomes, func(o outcome) bool { return !o.behind })); err != nil {
+	if e.doubt {
+		if err := e.empty(ctx); err != nil {
+			return outcomes, fmt.Errorf("after a sync that failed: %w", err)
+		}
+		e.doubt = false
+	}
+	if err := e.sync(ctx, e.behind == maxBehind || slices.ContainsFunc(outcomes, func(o outcome) bool { return !o.behind })); err != nil {
 		return outcomes, err
 	}
 	if err := e.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
@@ -348,21 +373,69 @@ func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
 }
 
 // sync says whether the next transaction ends with an fdatasync. The log of one that does
-// is on disk with all that is before it.
+// is on disk with all that is before it. After one that does not, nothing is moved into the
+// database either: SQLite would sync the log for that, and not tell when it cannot.
 func (e *sqliteEngine) sync(ctx context.Context, durable bool) error {
+	if e.behind++; durable {
+		e.behind = 0
+	}
 	if e.lax == !durable {
 		return nil
 	}
-	pragma := "PRAGMA synchronous = FULL"
+	pragmas := "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1000"
 	if !durable {
-		pragma = "PRAGMA synchronous = NORMAL"
+		pragmas = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0"
 	}
-	// Not by a statement that stays prepared: it takes effect when it is prepared.
-	_, err := e.conn.ExecContext(ctx, pragma)
+	// Not by statements that stay prepared: they take effect when they are prepared.
+	_, err := e.conn.ExecContext(ctx, pragmas)
 	if err == nil {
 		e.lax = !durable
 	}
 	return err
+}
+
+// unsynced says whether a sync has failed. The system then takes for written what it could
+// not write, and no later sync writes it: in the log, what comes behind such a hole is lost
+// with the power, although it was synced itself.
+func unsynced(err error) bool {
+	failed, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (failed.Code() == sqlite3.SQLITE_IOERR_FSYNC || failed.Code() == sqlite3.SQLITE_IOERR_DIR_FSYNC)
+}
+
+var errRead = errors.New("the -wal file is being read")
+
+// empty moves all that is in the -wal file into the database, syncs that, and cuts the file
+// to nothing. It fails with errRead when somebody reads in it for too long.
+func (e *sqliteEngine) empty(ctx context.Context) error {
+	if _, err := e.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", walPatience)); err != nil {
+		return err
+	}
+	var busy, pages, moved int
+	err := e.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved)
+	if err == nil && busy != 0 {
+		err = errRead
+	}
+	_, failed := e.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout))
+	return errors.Join(err, failed)
+}
+
+// trim empties the -wal file when it has become large.
+func (e *sqliteEngine) trim() {
+	file, err := os.Stat(e.wal)
+	if err == nil && file.Size() <= maxWAL {
+		e.full = maxWAL
+	}
+	if err != nil || file.Size() <= e.full {
+		return
+	}
+	if err := e.empty(context.Background()); err != nil {
+		e.full = 2 * file.Size()
+		e.log.Warn("the database's -wal file could not be emptied", "bytes", file.Size(), "error", err)
+		if !errors.Is(err, errRead) {
+			e.doubt = unsynced(err)
+			e.disconnect()
+		}
+	}
 }
 
 // undo takes back a change that has failed, without those of others. After some

@@ -49,7 +49,10 @@
 // fails, or SQLite has given up the whole transaction on the way, all of them
 // hear of the failure. The writer then drops its connection and opens a new one
 // for the next transaction, so that a full disk that has room again needs no
-// restart.
+// restart. When it was a sync that failed, all that is in the -wal file is moved into
+// the database first: some of it may never reach the disk, and what is written behind
+// such a hole would be lost with it. The file is emptied too when it has grown because
+// somebody always reads.
 //
 // What is written behind, of who came and was seen, acknowledges nothing. Changes that
 // are all of that kind end with a COMMIT that is not synced: the end of the process

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -220,6 +221,76 @@ func TestReadersOnlyRead(t *testing.T) {
 	if _, err := e.readers.Exec("DELETE FROM hub"); err == nil {
 		t.Error("a reader has written")
 	}
+}
+
+// The -wal file stays within its bound although somebody always reads in it; and grows,
+// rather than stop the writer, while one reads for long.
+func TestLogIsBounded(t *testing.T) {
+	s, e, release := openWriter(t)
+	release()
+	defer s.Close()
+	if err := e.write(t.Context(), func(ctx context.Context, q queryer) error {
+		_, err := q.ExecContext(ctx, "CREATE TABLE filler (x BLOB)")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	fill := func(to int64) (most int64) {
+		t.Helper()
+		for written := int64(0); written < to; written += 1 << 20 {
+			if err := e.write(t.Context(), func(ctx context.Context, q queryer) error {
+				_, err := q.ExecContext(ctx, "REPLACE INTO filler (rowid, x) VALUES (1, randomblob(1048576))")
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			file, err := os.Stat(e.wal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			most = max(most, file.Size())
+		}
+		return most
+	}
+	read := func(over <-chan struct{}) {
+		if err := e.view(context.Background(), func(q queryer) error {
+			err := each(context.Background(), q, func(*sql.Rows) error { return nil }, "SELECT name FROM hub")
+			<-over
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	chain := make(chan struct{}) // each reads until the next does
+	readers.Go(func() {
+		for last := chain; ; {
+			next := make(chan struct{})
+			readers.Go(func() { read(next) })
+			time.Sleep(5 * time.Millisecond)
+			close(last)
+			if last = next; ctx.Err() != nil {
+				close(last)
+				return
+			}
+		}
+	})
+	if most := fill(2 * maxWAL); most > maxWAL+maxWAL/2 {
+		t.Errorf("a -wal file of %d MiB", most>>20)
+	}
+	stop()
+	readers.Wait()
+
+	over := make(chan struct{})
+	readers.Go(func() { read(over) })
+	begun := time.Now()
+	fill(maxWAL + maxWAL/4)
+	if took := time.Since(begun); took > 20*time.Second {
+		t.Errorf("with a reader in its way the writer took %v", took)
+	}
+	close(over)
+	readers.Wait()
 }
 
 // TestSync: a transaction ends with a sync when anybody waits for one of its changes,
