@@ -76,7 +76,8 @@ func (k *Issuance) inTime(i signet.Issued, p Policy) error {
 // [signet.IssuanceNothingPending] before, and as [Issuance.Issue] does after.
 //
 // The same request ID with the same CSR gives the same certificate for
-// [signet.RenewalTime]. Another request ID while one is under way is refused,
+// [signet.RenewalTime], until that has ended or is the one that the session rests
+// on. Another request ID while one is under way is refused,
 // unless it names that to take its place: it then comes after it.
 func (k *Issuance) Renew(ctx context.Context, r signet.Renewal, accepted func(signet.RenewalReceipt)) (signet.Renewed, error) {
 	i, p, err := k.held(ctx, r.Hub, r.DeviceID, r.Certificate)
@@ -104,7 +105,8 @@ func (k *Issuance) Renew(ctx context.Context, r signet.Renewal, accepted func(si
 	defer d.give()
 	before, err := k.store.IssuedFor(ctx, i.Service, r.DeviceID, renewals+r.RequestID)
 	switch {
-	case err == nil && before.CSR == mine.csr && before.Hub == r.Hub && now.Before(before.Time.Add(signet.RenewalTime)):
+	case err == nil && before.CSR == mine.csr && before.Hub == r.Hub && now.Before(before.Time.Add(signet.RenewalTime)) &&
+		now.Before(before.NotAfter) && before.Thumbprint != hex.EncodeToString(r.Certificate[:]): // else it has that, and means another
 		renewed.Chain, err = k.again(ctx, before)
 		return renewed, err
 	case err != nil && !errors.Is(err, signet.ErrNotFound):
@@ -154,7 +156,7 @@ func (k *Issuance) Renewed(ctx context.Context, hub, device string, certificate 
 	}
 	id, renewal := strings.CutPrefix(i.Operation, renewals)
 	expires := i.Time.Add(signet.RenewalTime)
-	if err != nil || !renewal || i.Thumbprint == hex.EncodeToString(certificate[:]) || !k.now().Before(expires) {
+	if err != nil || !renewal || i.Thumbprint == hex.EncodeToString(certificate[:]) || !k.now().Before(expires) || !k.now().Before(i.NotAfter) {
 		return signet.Renewed{}, false, err
 	}
 	if _, _, err := k.held(ctx, hub, device, certificate); err != nil {

@@ -2,6 +2,8 @@ package issuance_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -84,6 +86,43 @@ func TestRenewAgain(t *testing.T) {
 	h.no(err)
 	if later.Chain[0].Equal(first.Chain[0]) {
 		t.Error("the certificate of yesterday")
+	}
+}
+
+// TestRenewShort: a device whose requests all look alike (a request ID that counts
+// from 1 after each start, and a key for life whose CSR is always the same) gets
+// another certificate each time that it has used the one before, however short its
+// certificates are, and none that has ended.
+func TestRenewShort(t *testing.T) {
+	h := newHouse(t)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	h.no(err)
+	request := csr(t, key, "press-17")
+	o := order("press-17", "1", request)
+	o.Policy = "grace" // an hour, and an hour after its end
+	first := h.issue(o)[0]
+	held := first
+	for range 5 {
+		h.now = h.now.Add(50 * time.Minute)
+		renewed, err := h.renew(renewal(held, "1", request))
+		h.no(err)
+		if next := renewed.Chain[0]; next.Equal(held) || !next.NotAfter.Equal(h.now.Add(time.Hour)) {
+			t.Errorf("at %s it gets what ends at %s", h.now, next.NotAfter)
+		}
+		held = renewed.Chain[0]
+	}
+	// The answer was lost, and comes again only as long as it is of use.
+	h.now = h.now.Add(50 * time.Minute)
+	lost, err := h.renew(renewal(held, "1", request))
+	h.no(err)
+	h.now = lost.Chain[0].NotAfter.Add(time.Minute)
+	if missed, some, err := h.issuance.Renewed(t.Context(), "first", "press-17", sha256.Sum256(held.Raw)); err != nil || some {
+		t.Errorf("it is told of what ended at %s, %v", missed.Chain[0].NotAfter, err)
+	}
+	renewed, err := h.renew(renewal(held, "1", request))
+	h.no(err)
+	if renewed.Chain[0].Equal(lost.Chain[0]) {
+		t.Error("it gets what has ended")
 	}
 }
 
