@@ -43,6 +43,11 @@ const (
 	// look back.
 	KeepEnded = 90 * 24 * time.Hour
 
+	// signTime is how long a signature may take. One by a key in a file takes
+	// milliseconds, by one in a token less than a second; a token that hangs does not
+	// say so.
+	signTime = 10 * time.Second
+
 	// trimEvery and trimBatch are how often, and how many at a time, records that
 	// are past that are removed: a batch holds up other writes for a moment.
 	trimEvery = time.Hour
@@ -97,6 +102,7 @@ type Issuance struct {
 
 	mu      sync.Mutex // held for moments only, and with no other lock
 	devices map[[2]string]*device
+	hung    map[string]int // signatures that have taken too long, by the CA's thumbprint
 }
 
 // Options of Issuance; all but Now and Logger are required.
@@ -111,7 +117,7 @@ type Options struct {
 // New makes an Issuance.
 func New(store Store, o Options) *Issuance {
 	k := &Issuance{store: store, policies: o.Policies, authority: o.Authority, hubs: o.Hubs, now: o.Now, log: o.Logger,
-		devices: map[[2]string]*device{}}
+		devices: map[[2]string]*device{}, hung: map[string]int{}}
 	if k.now == nil {
 		k.now = time.Now
 	}
@@ -292,7 +298,9 @@ func (k *Issuance) sign(ctx context.Context, p Policy, i signet.Issued, csr []by
 	if err := k.store.CheckIssued(ctx, i.Service, i.DeviceID, i.Key, MaxHourly, lately); err != nil {
 		return nil, unrecorded(err, &i)
 	}
-	issued, err := p.CA.Operational(i.DeviceID, i.HostName, request.PublicKey, now, p.Validity)
+	issued, err := k.signed(ctx, p, func() ([]*x509.Certificate, error) {
+		return p.CA.Operational(i.DeviceID, i.HostName, request.PublicKey, now, p.Validity)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -312,6 +320,55 @@ func (k *Issuance) sign(ctx context.Context, p Policy, i signet.Issued, csr []by
 	}
 	k.log.Info("certificate issued", "service", i.Service, "policy", i.Policy, "hub", i.HostName, "device", i.DeviceID, "serial", i.Serial, "notAfter", i.NotAfter)
 	return chain, nil
+}
+
+// signed waits for what the CA of a policy signs, and not for ever: a token cannot
+// be told to stop. As long as one of its signatures has taken too long, no other is
+// begun.
+func (k *Issuance) signed(ctx context.Context, p Policy, f func() ([]*x509.Certificate, error)) ([]*x509.Certificate, error) {
+	hangs := func(n int) bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.hung[p.Thumbprint] += n; k.hung[p.Thumbprint] == 0 {
+			delete(k.hung, p.Thumbprint)
+		}
+		return k.hung[p.Thumbprint] > 0
+	}
+	refused := signet.Refuse(signet.Unavailable, "The CA of the issuance policy %s does not sign at the moment.", p.Name)
+	if hangs(0) {
+		return nil, refused
+	}
+	type outcome struct {
+		chain []*x509.Certificate
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if fault := recover(); fault != nil {
+				o.err = signet.Fail(fmt.Errorf("panic: %v", fault))
+			}
+			done <- o
+		}()
+		o.chain, o.err = f()
+	}()
+	late := time.NewTimer(signTime)
+	defer late.Stop()
+	select {
+	case o := <-done:
+		return o.chain, o.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-late.C:
+	}
+	hangs(1)
+	k.log.Error("the CA of an issuance policy does not sign", "service", p.Service, "policy", p.Name, "after", signTime)
+	go func() {
+		<-done
+		hangs(-1)
+	}()
+	return nil, refused
 }
 
 // unrecorded says why a certificate is not put on record.

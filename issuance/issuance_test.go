@@ -14,10 +14,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -425,6 +428,62 @@ func FuzzCSR(f *testing.F) {
 		}
 		if request.Subject.CommonName != "d" || pki.KindOfKey(request.PublicKey) == "" || request.CheckSignature() != nil {
 			t.Errorf("taken: %v", request.Subject)
+		}
+	})
+}
+
+// aHungKey is one in a token that answers when it is let.
+type aHungKey struct {
+	crypto.Signer
+	let   chan struct{}
+	asked *atomic.Int64
+}
+
+func (k aHungKey) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	k.asked.Add(1)
+	<-k.let
+	return k.Signer.Sign(r, digest, opts)
+}
+
+// TestHungToken: a token that hangs holds nobody up for long, and who comes after
+// that not at all; other policies go on, and so does this one when it answers again.
+func TestHungToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		ca := *h.ca
+		hung := aHungKey{ca.Key, make(chan struct{}), new(atomic.Int64)}
+		ca.Key = hung
+		h.list[1].CA, h.list[1].Thumbprint = &ca, "another"
+		come := func(device, policy string) (time.Duration, error) {
+			o := order(device, "1", csr(t, newKey(t), device))
+			o.Policy = policy
+			begun := time.Now()
+			_, err := h.issuance.Issue(t.Context(), o)
+			return time.Since(begun), err
+		}
+		var all sync.WaitGroup
+		for n := range 20 {
+			all.Go(func() {
+				if took, err := come(fmt.Sprint("press-", n), "grace"); signet.CodeOf(err) != signet.Unavailable || took > 15*time.Second {
+					t.Errorf("%v after %v", err, took)
+				}
+			})
+		}
+		all.Wait()
+		asked := hung.asked.Load()
+		if took, err := come("press-20", "grace"); signet.CodeOf(err) != signet.Unavailable || took > 0 || hung.asked.Load() > asked {
+			t.Errorf("%v after %v", err, took)
+		}
+		if took, err := come("press-21", "operational"); err != nil || took > 0 {
+			t.Errorf("%v after %v", err, took)
+		}
+		close(hung.let)
+		synctest.Wait()
+		if _, err := come("press-20", "grace"); err != nil {
+			t.Error(err)
+		}
+		if h.records() != 2 {
+			t.Errorf("%d are on record", h.records())
 		}
 	})
 }
