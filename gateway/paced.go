@@ -237,7 +237,8 @@ type pacedConn struct {
 	net.Conn
 	turns *pacer // nil when it is over
 	mine  bool
-	heard int // bytes since the peer was last answered
+	heard int   // bytes since the peer was last answered
+	peer  *peer // who speaks on it, once that is known; nil for HTTP
 }
 
 func (p *pacedConn) Read(b []byte) (int, error) {
@@ -258,9 +259,24 @@ func (p *pacedConn) Read(b []byte) (int, error) {
 // Write waits for a peer that reads nothing: a ticket holds the chain that he has
 // presented, more than the socket takes. What is left to compute after a flight is little.
 func (p *pacedConn) Write(b []byte) (int, error) {
+	if p.turns == nil {
+		return p.writeInTime(b)
+	}
 	p.heard = 0
 	p.rest()
 	return p.Conn.Write(b)
+}
+
+// writeInTime writes what crypto/tls writes of its own, too, in answer to a client that
+// has renewed its keys (RFC 8446 §4.6.3): nobody has given that a time, and what is set is
+// that of an earlier write, long over. Without it the client could read nothing more.
+func (p *pacedConn) writeInTime(b []byte) (int, error) {
+	began := time.Now()
+	n, err := p.Conn.Write(b)
+	if n == 0 && p.peer != nil && errors.Is(err, os.ErrDeadlineExceeded) && time.Since(began) < writeSlack && p.peer.mayWrite() {
+		return p.Conn.Write(b)
+	}
+	return n, err
 }
 
 func (p *pacedConn) rest() {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -104,6 +105,43 @@ func TestPacedWrite(t *testing.T) {
 				peer.Close()
 				<-over
 			}()
+		}
+	})
+}
+
+// What crypto/tls answers of its own, when a client has renewed its keys, has a time also
+// when that of the last write is long over; a peer that reads nothing gets no more than
+// before, nor one that shall go.
+func TestWriteInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, ours := net.Pipe()
+		defer client.Close()
+		c := newConn(plainDoor(t, &fakeWaist{}), ours)
+		p := &pacedConn{Conn: ours, peer: &c.peer}
+		write := func() (time.Duration, error) {
+			began := time.Now()
+			_, err := p.Write([]byte("x"))
+			return time.Since(began), err
+		}
+		ours.SetWriteDeadline(time.Now().Add(writeTime))
+		time.Sleep(time.Hour)
+		go client.Read(make([]byte, 1))
+		if _, err := write(); err != nil {
+			t.Errorf("to a peer that reads: %v", err)
+		}
+		time.Sleep(time.Hour)
+		for range 2 {
+			if took, err := write(); took != writeTime || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("to a peer that reads nothing: %v after %v", err, took)
+			}
+		}
+		ours.SetWriteDeadline(time.Now().Add(writeTime))
+		if took, err := write(); took != writeTime || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("in the time of that write: %v after %v", err, took)
+		}
+		c.end(errShutdown())
+		if took, err := write(); took != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("to a peer that shall go: %v after %v", err, took)
 		}
 	})
 }

@@ -126,9 +126,30 @@ func (p *peer) handshake() (refusal *signet.Error, err error) {
 		return signet.AsError(err), err
 	}
 	p.stream = t
+	p.speaksOn(t)
 	state := t.ConnectionState()
 	p.chain, p.version, p.sni = state.PeerCertificates, tls.VersionName(state.Version), state.ServerName
 	return nil, nil
+}
+
+// speaksOn tells a connection, on which the handshake is done, who speaks on it.
+func (p *peer) speaksOn(nc net.Conn) {
+	if t, ok := nc.(*tls.Conn); ok {
+		if paced, ok := t.NetConn().(*pacedConn); ok {
+			paced.peer = p
+		}
+	}
+}
+
+// mayWrite gives what is written now a time of its own, unless the connection shall end.
+func (p *peer) mayWrite() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended != nil {
+		return false
+	}
+	p.socket.SetWriteDeadline(time.Now().Add(writeTime))
+	return true
 }
 
 // tellChain tells the trace what was presented, of who is refused: it takes 15 µs.

@@ -51,6 +51,7 @@ func (m *MQTT) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if r.TLS != nil {
 		p.chain, p.version, p.sni = r.TLS.PeerCertificates, tls.VersionName(r.TLS.Version), r.TLS.ServerName
 	}
+	p.speaksOn(nc)
 	letGo(nc)
 	m.serve(c)
 	return nil

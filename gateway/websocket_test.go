@@ -407,3 +407,28 @@ func TestWebSocketPlace(t *testing.T) {
 	}
 	d.emptied(t)
 }
+
+// TestSpeaksOn: what TLS is spoken on knows the device, by both ways: see TestWriteInTime.
+func TestSpeaksOn(t *testing.T) {
+	d := openWebDoor(t)
+	for name, connect := range map[string]func(string, *tls.Config) (*tls.Conn, byte, error){"TLS": d.tlsDoor.connect, "WebSocket": d.connect} {
+		client, _, err := connect("d", d.client())
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.mu.Lock()
+		for held := range d.conns {
+			c := held.(*conn)
+			below := c.stream
+			if ws, ok := below.(*websocket.Conn); ok {
+				below = ws.Conn
+			}
+			if p, ok := below.(*tls.Conn).NetConn().(*pacedConn); !ok || p.peer != &c.peer {
+				t.Errorf("by %s it does not", name)
+			}
+		}
+		d.mu.Unlock()
+		client.Close()
+		d.emptied(t)
+	}
+}
