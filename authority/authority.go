@@ -77,9 +77,9 @@ type trust struct {
 	distrusts  distrusts
 	scopes     map[[32]byte]*signet.Scope // by key
 	// policies say how to ask after what is below an anchor, by its thumbprint; those
-	// that are off are left out.
-	policies map[[32]byte]*signet.RevocationPolicy
-	cas      []*x509.Certificate // in anchors
+	// that are off are left out. strictest has one of them by the anchor's key.
+	policies, strictest map[[32]byte]*signet.RevocationPolicy
+	cas                 []*x509.Certificate // in anchors
 	// unreadable is set when what is stored could not be read: nothing counts.
 	unreadable bool
 	tried      atomic.Int64 // of an unreadable one: when it was last tried to read, Unix ns
@@ -214,7 +214,7 @@ func (a *Authority) read(ctx context.Context, hub string) (k kept, err error) {
 }
 
 func newTrust(k kept) (_ *trust, err error) {
-	t := &trust{thumbprints: map[[32]byte]bool{}, policies: map[[32]byte]*signet.RevocationPolicy{}}
+	t := &trust{thumbprints: map[[32]byte]bool{}, policies: map[[32]byte]*signet.RevocationPolicy{}, strictest: map[[32]byte]*signet.RevocationPolicy{}}
 	if t.distrusts, err = newDistrusts(k.distrusts); err != nil {
 		return nil, err
 	}
@@ -232,11 +232,14 @@ func newTrust(k kept) (_ *trust, err error) {
 			continue
 		}
 		t.cas = append(t.cas, cert)
-		thumbprint := pki.PathCertificate(cert).Thumbprint
-		t.thumbprints[thumbprint] = true
+		anchor := pki.PathCertificate(cert)
+		t.thumbprints[anchor.Thumbprint] = true
 		for i := range k.policies {
 			if p := &k.policies[i]; sameName(p.CA, c.Name) && p.Mode != signet.RevocationOff {
-				t.policies[thumbprint] = p
+				t.policies[anchor.Thumbprint] = p
+				if t.strictest[anchor.Key] == nil || p.Mode == signet.RevocationHard {
+					t.strictest[anchor.Key] = p
+				}
 			}
 		}
 	}
@@ -247,6 +250,17 @@ func newTrust(k kept) (_ *trust, err error) {
 		t.unverified = pki.NewAnchors(unverified)
 	}
 	return t, nil
+}
+
+// policyOf gives the policy for what is below an anchor; nil when it is off. A CA that
+// has been renewed with its key has two certificates, and what it has revoked must not
+// get in by the one whose policy is the laxer.
+func (t *trust) policyOf(anchor *signet.PathCertificate) *signet.RevocationPolicy {
+	own, strictest := t.policies[anchor.Thumbprint], t.strictest[anchor.Key]
+	if own == nil || own.Mode != signet.RevocationHard && strictest.Mode == signet.RevocationHard {
+		return strictest
+	}
+	return own
 }
 
 var noTrust, _ = newTrust(kept{})
@@ -292,7 +306,7 @@ func (a *Authority) judge(hub string, t *trust, lists crlSet, chain []*x509.Cert
 			if refusal == nil && len(t.scopes) > 0 {
 				i, refusal = t.outOfScope(refs, path[0])
 			}
-			if policy := t.policies[refs[len(refs)-1].Thumbprint]; policy != nil && refusal == nil {
+			if policy := t.policyOf(refs[len(refs)-1]); policy != nil && refusal == nil {
 				i, refusal = a.revocation.check(hub, lists, policy, refs, path)
 				judged = append(judged, judgement{policy, refs, slices.Clone(path), refusal})
 			}
@@ -334,7 +348,7 @@ func (a *Authority) revoked(hub string, t *trust, lists crlSet, path []*signet.P
 	}
 	at, refusal := t.distrusts.refusal(path)
 	if len(path) > 1 && refusal == nil { // one alone has no issuer that could revoke it
-		if policy := t.policies[path[len(path)-1].Thumbprint]; policy != nil {
+		if policy := t.policyOf(path[len(path)-1]); policy != nil {
 			at, refusal = a.revocation.check(hub, lists, policy, path, nil)
 		}
 	}

@@ -294,6 +294,40 @@ func TestCRLOfNamesakes(t *testing.T) {
 	}
 }
 
+// TestCRLOfCARenewed: a CA that is renewed with its key stands beside its earlier
+// certificate, and has no policy of its own yet. What it has revoked does not get in by
+// the second certificate; the stricter policy counts for both, whichever is met first.
+func TestCRLOfCARenewed(t *testing.T) {
+	root := hubtest.NewCA(t, "Root")
+	good, bad := root.Device(t, "good"), root.Device(t, "bad")
+	renewed := *root
+	renewed.Cert = hubtest.Cross(t, root, root)
+	for name, first := range map[string]*hubtest.CA{"the earlier first": root, "the renewed first": &renewed} {
+		t.Run(name, func(t *testing.T) {
+			k := newKeeper(t, first, soft)
+			k.add(t, crlOf(t, root, 1, k.now(), nil, bad), "")
+			k.judge(t, bad, signet.CertRevoked)
+			second := root
+			if first == root {
+				second = &renewed
+			}
+			if _, _, err := k.Register(t.Context(), tenant, "A-second", hubtest.PEM(second.Cert.Raw), true, ""); err != nil {
+				t.Fatal(err)
+			}
+			k.judge(t, bad, signet.CertRevoked)
+			k.judge(t, good, "")
+			for _, anchor := range []*hubtest.CA{first, second} {
+				code(t, k.Revoked(tenant, pki.Path(append(chain(t, bad)[:1:1], anchor.Cert))), signet.CertRevoked)
+			}
+			if _, err := k.SetRevocationPolicy(t.Context(), signet.RevocationPolicy{Hub: tenant, CA: "A-second", Mode: signet.RevocationHard}); err != nil {
+				t.Fatal(err)
+			}
+			k.forward(2 * time.Hour) // the CRL is out of date
+			k.judge(t, good, signet.CertRevocationUnknown)
+		})
+	}
+}
+
 // TestCRLOrder: a newer CRL replaces an older one, never the reverse.
 func TestCRLOrder(t *testing.T) {
 	root, stranger := hubtest.NewCA(t, "Root"), hubtest.NewCA(t, "Stranger")
