@@ -3,6 +3,7 @@ package client_test
 import (
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -161,5 +162,27 @@ func TestOptions(t *testing.T) {
 	}
 	if _, err := c.Device(t.Context(), "a"); signet.CodeOf(err) != signet.TokenNone {
 		t.Errorf("without a key: %v", err)
+	}
+}
+
+// broken is a file that cannot be read or written.
+type broken struct{}
+
+var errBroken = errors.New("the disk is full")
+
+func (broken) Write([]byte) (int, error) { return 0, errBroken }
+func (broken) Read([]byte) (int, error)  { return 0, errBroken }
+
+// TestCallersFile: a file of the caller's that fails is not told as a hub that does.
+func TestCallersFile(t *testing.T) {
+	c := newClient(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		io.WriteString(w, `{"id":"d"}`)
+	})
+	if err := c.ExportDevices(t.Context(), broken{}, false); err != errBroken {
+		t.Errorf("written: %v", err)
+	}
+	if _, err := c.ImportDevices(t.Context(), broken{}); err != errBroken {
+		t.Errorf("read: %v", err)
 	}
 }

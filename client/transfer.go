@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/signet-iot/signet"
 )
@@ -24,10 +25,39 @@ func (c *Client) ExportDevices(ctx context.Context, w io.Writer, keys bool) erro
 		return err
 	}
 	defer response.Body.Close()
-	if _, err := io.Copy(w, response.Body); err != nil {
+	file := &callersOut{Writer: w}
+	if _, err := io.Copy(file, response.Body); file.err != nil {
+		return file.err
+	} else if err != nil {
 		return c.unreachable(err)
 	}
 	return nil
+}
+
+// callersOut is what a caller has written to. It remembers that it failed: the hub did
+// not.
+type callersOut struct {
+	io.Writer
+	err error
+}
+
+func (f *callersOut) Write(b []byte) (n int, err error) {
+	n, f.err = f.Writer.Write(b)
+	return n, f.err
+}
+
+// callersIn is likewise what is read, by a goroutine of net/http that may outlive the
+// request.
+type callersIn struct {
+	io.Reader
+	err atomic.Pointer[error]
+}
+
+func (f *callersIn) Read(b []byte) (n int, err error) {
+	if n, err = f.Reader.Read(b); err != nil && err != io.EOF {
+		f.err.Store(&err)
+	}
+	return n, err
 }
 
 // Imported says what became of an import.
@@ -56,6 +86,10 @@ func (c *Client) ImportDevices(ctx context.Context, r io.Reader) (Imported, erro
 	if err != nil {
 		return result, err
 	}
-	err = c.do(ctx, request{method: http.MethodPost, path: "/signet/devices/import", query: query, stream: r, out: &result, patient: true})
+	file := &callersIn{Reader: r}
+	err = c.do(ctx, request{method: http.MethodPost, path: "/signet/devices/import", query: query, stream: file, out: &result, patient: true})
+	if failed := file.err.Load(); err != nil && failed != nil {
+		err = *failed
+	}
 	return result, err
 }
