@@ -175,15 +175,21 @@ func (r *Registry) CreateHub(ctx context.Context, name, host string) (signet.Hub
 
 func (r *Registry) newHub(name, host string) (signet.Hub, error) {
 	h := signet.Hub{Name: strings.ToLower(name), HostName: signet.HostOnly(host), Created: r.stamp(), AtExpiry: signet.KeepAtExpiry}
-	if !hubName.MatchString(h.Name) {
-		return h, signet.Refuse(signet.HubMalformed, "%q cannot name a hub.", signet.Clip(name)).
+	return h, CheckHub(name, host)
+}
+
+// CheckHub refuses, with [signet.HubMalformed], a name and a host name that no hub can
+// have.
+func CheckHub(name, host string) error {
+	if !hubName.MatchString(strings.ToLower(name)) {
+		return signet.Refuse(signet.HubMalformed, "%q cannot name a hub.", signet.Clip(name)).
 			At("name", "3 to 50 letters, digits and hyphens", name)
 	}
-	if len(h.HostName) > 253 || !hostName.MatchString(h.HostName) {
-		return h, signet.Refuse(signet.HubMalformed, "%q is not a DNS host name.", signet.Clip(host)).
+	if h := signet.HostOnly(host); len(h) > 253 || !hostName.MatchString(h) {
+		return signet.Refuse(signet.HubMalformed, "%q is not a DNS host name.", signet.Clip(host)).
 			At("hostName", "a DNS host name", host)
 	}
-	return h, nil
+	return nil
 }
 
 func (r *Registry) create(ctx context.Context, h signet.Hub) (signet.Hub, error) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/registry"
 )
 
 // Config is the whole configuration of a server; the file is TOML with these
@@ -151,7 +152,11 @@ func (c *Config) check() error {
 		return fmt.Errorf("configuration: the retention must be bounded: retention_age and retention_bytes are above 0")
 	}
 	c.HostName = signet.HostOnly(c.HostName)
-	return nil
+	// Before there is anything in the data folder that bears these names.
+	if err := registry.CheckHub(c.Hub, c.HostName); err != nil || c.Provisioning == "off" {
+		return err
+	}
+	return registry.CheckHub(c.Provisioning, c.Provisioning+"."+c.HostName)
 }
 
 func (c *Config) logger() *slog.Logger {

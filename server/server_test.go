@@ -80,6 +80,19 @@ func TestRefusedStarts(t *testing.T) {
 		}
 		refusedStart(t, name, h.Config, c.change, c.says)
 	}
+	// What no hub can be called spoils no folder: the right name is good for it.
+	folder := t.TempDir()
+	for name, change := range map[string]func(*server.Config){
+		"no DNS name":            func(c *server.Config) { c.HostName = "my hub" },
+		"no name of the audit's": func(c *server.Config) { c.HostName = "my+hub" },
+		"no name of a hub":       func(c *server.Config) { c.Hub = "my hub" },
+		"no name of a service":   func(c *server.Config) { c.Provisioning = "d" },
+	} {
+		refusedStart(t, name, h.Config, func(c *server.Config) { c.Data = folder; change(c) }, "hub.malformed")
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
+		t.Errorf("%v is left, %v", left, err)
+	}
 	refusedStart(t, "another host name", h.Config, func(c *server.Config) { h.Stop(); c.HostName = "other.test" }, "has the host name localhost")
 }
 
