@@ -9,8 +9,8 @@ import (
 	"github.com/signet-iot/signet"
 )
 
-// An eventClock numbers events: each greater than the one before, also after a
-// restart that finds some waiting, unless the clock was set back meanwhile.
+// An eventClock numbers events: each greater than the one before, also than those that
+// waited when the store was opened, and although the clock is set back.
 type eventClock struct{ last atomic.Int64 }
 
 func (c *eventClock) next() int64 {
@@ -25,16 +25,28 @@ func (c *eventClock) next() int64 {
 
 // addEvents puts events into the outbox, in the transaction of what they tell of.
 // It comes after the statement that takes the row of the identity, so that the
-// events of one are numbered in the order in which its changes came to be.
+// events of one are numbered in the order in which its changes came to be. A number
+// that another server has given in the same microsecond is passed over.
 func (s *Store) addEvents(ctx context.Context, q queryer, events []signet.Event) error {
 	for _, e := range events {
-		if _, err := q.ExecContext(ctx, `INSERT INTO event (hub, sequence, device_id, module_id, source, operation, schema, time, body)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`, e.Hub, s.events.next(), e.DeviceID, e.ModuleID, e.Source, e.Operation,
-			e.Schema, micros(e.Time), string(e.Body)); err != nil {
-			return err
+		for n := int64(0); n == 0; {
+			var err error
+			if n, err = affected(ctx, q, `INSERT INTO event (hub, sequence, device_id, module_id, source, operation, schema, time, body)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING`, e.Hub, s.events.next(), e.DeviceID, e.ModuleID,
+				e.Source, e.Operation, e.Schema, micros(e.Time), string(e.Body)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// numberEvents has events numbered after those that wait.
+func (s *Store) numberEvents(ctx context.Context) error {
+	last, err := one(ctx, s.engine.reader(), func(rows *sql.Rows, last *int64) error { return rows.Scan(last) },
+		`SELECT COALESCE(max(sequence), 0) FROM event`)
+	s.events.last.Store(last)
+	return err
 }
 
 func writableEvents(events []signet.Event) error {

@@ -53,3 +53,6 @@ func (k *known) Recall(hub, device string) (*signet.Identity, uint64) { return k
 func (k *known) Learn(i *signet.Identity, changes uint64)             { k.learn(i, changes) }
 func (k *known) Change(hub, device string) func()                     { return k.change(hub, device) }
 func (k *known) Len() int                                             { return len(k.young) + len(k.old) }
+
+// SetEventClock has the next event numbered after last, unless the time is later.
+func SetEventClock(s *Store, last int64) { s.events.last.Store(last) }

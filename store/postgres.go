@@ -67,7 +67,7 @@ func OpenPostgres(ctx context.Context, url string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, e.close())
 	}
-	return newStore(e), nil
+	return newStore(ctx, e)
 }
 
 // forScans has the planner go from one identity to the next by the indexes, which

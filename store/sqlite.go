@@ -139,9 +139,11 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 	e.scans.SetMaxOpenConns(scanPlaces())
 	e.scans.SetMaxIdleConns(scanPlaces())
 	go e.run()
-	s := newStore(e)
-	s.known = &known{}
-	return s, nil
+	s, err := newStore(ctx, e)
+	if err == nil {
+		s.known = &known{}
+	}
+	return s, err
 }
 
 // prepare makes the connection of the writer and brings the schema up to date.

@@ -117,9 +117,13 @@ type Store struct {
 	pagePatience, aggregatePatience time.Duration
 }
 
-func newStore(e engine) *Store {
-	return &Store{engine: e, scans: make(chan struct{}, scanPlaces()),
+func newStore(ctx context.Context, e engine) (*Store, error) {
+	s := &Store{engine: e, scans: make(chan struct{}, scanPlaces()),
 		pageBytes: pageBytes, pagePatience: pagePatience, aggregatePatience: aggregatePatience}
+	if err := s.numberEvents(ctx); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return s, nil
 }
 
 // Options of a Store. The zero value works.

@@ -871,6 +871,45 @@ func TestDeadlock(t *testing.T) {
 	}
 }
 
+// Two servers may number an event alike, and so may one whose clock was set back: a
+// change does not fail by it, and what comes after a restart is told after what waits.
+func TestEventNumbers(t *testing.T) {
+	each(t, func(t *testing.T, db database, dsn string) {
+		s := db.mustOpen(t, dsn)
+		ok(t, s.CreateHub(t.Context(), hub("east")))
+		ahead := time.Now().Add(time.Hour).UnixMicro()
+		var want []string
+		tell := func(s *store.Store, ids ...string) {
+			t.Helper()
+			for _, id := range ids {
+				ok(t, s.CreateIdentity(t.Context(), device("east", id), signet.Event{Hub: "east", DeviceID: id, Body: []byte(`{}`)},
+					signet.Event{Hub: "east", DeviceID: id, ModuleID: "m", Body: []byte(`{}`)}))
+				want = append(want, id, id+"/m")
+			}
+		}
+		store.SetEventClock(s, ahead)
+		tell(s, "a", "b")
+		if db.name == "PostgreSQL" {
+			other := db.mustOpen(t, dsn)
+			store.SetEventClock(other, ahead)
+			tell(other, "c")
+			ok(t, other.Close())
+		}
+		store.SetEventClock(s, ahead)
+		tell(s, "d")
+		ok(t, s.Close())
+		s = db.mustOpen(t, dsn)
+		tell(s, "e")
+		events, err := s.Events(t.Context(), "east", 99)
+		ok(t, err)
+		var got []string
+		for _, e := range events {
+			got = append(got, signet.IdentityName(e.DeviceID, e.ModuleID))
+		}
+		same(t, got, want)
+	})
+}
+
 func TestPasswordStaysSecret(t *testing.T) {
 	for _, url := range []string{
 		"postgres://signet:s3cret@127.0.0.1:1/signet?connect_timeout=1", "postgres://signet:s3cret@127.0.0.1:port/signet",
