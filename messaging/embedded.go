@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -133,6 +138,10 @@ func (e *embedded) mend(ctx context.Context, nc *nats.Conn) {
 		}
 		connections := nc.Stats().Reconnects
 		e.stop()
+		if err := e.rewrite(); err != nil {
+			e.log.Error("the message log cannot be written anew", "error", err)
+			continue
+		}
 		if err := e.start(); err != nil {
 			e.log.Error("the message log cannot be opened", "error", err)
 			continue
@@ -147,18 +156,54 @@ func (e *embedded) mend(ctx context.Context, nc *nats.Conn) {
 	}
 }
 
+// rewrite writes the last block of the log anew. After a sync that has failed the system
+// takes for written what it could not write, and no later sync writes it: in the block, what
+// came behind such a hole would be lost with the power, although it was synced itself.
+func (e *embedded) rewrite() error {
+	dir := os.DirFS(e.options.StoreDir)
+	blocks, err := fs.Glob(dir, "jetstream/*/streams/"+telemetryStream+"/msgs/*.blk")
+	if err != nil || len(blocks) == 0 {
+		return err
+	}
+	number := func(block string) (n int) {
+		n, _ = strconv.Atoi(strings.TrimSuffix(path.Base(block), ".blk"))
+		return n
+	}
+	last := slices.MaxFunc(blocks, func(a, b string) int { return number(a) - number(b) })
+	data, err := fs.ReadFile(dir, last)
+	if err != nil {
+		return err
+	}
+	anew, block := filepath.Join(e.options.StoreDir, "probe"), filepath.Join(e.options.StoreDir, filepath.FromSlash(last))
+	if err := writeSynced(anew, data); err != nil {
+		return errors.Join(err, os.Remove(anew))
+	}
+	if err := os.Rename(anew, block); err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(block))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}
+
 // probe writes and syncs a file beside the log.
-func (e *embedded) probe() (err error) {
+func (e *embedded) probe() error {
 	name := filepath.Join(e.options.StoreDir, "probe")
+	return errors.Join(writeSynced(name, make([]byte, probeSize)), os.Remove(name))
+}
+
+func writeSynced(name string, data []byte) error {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(name)) }()
-	if _, err := f.Write(make([]byte, probeSize)); err != nil {
-		return err
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
 	}
-	return f.Sync()
+	return errors.Join(err, f.Close())
 }
 
 // pause waits, and says whether to go on.
