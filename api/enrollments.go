@@ -31,13 +31,8 @@ func (c *call) enrollment(id string) (*signet.Enrollment, error) {
 	return &e, err
 }
 
-// answerEnrollment answers an enrollment, and how its device stands, if it has
-// registered.
-func (c *call) answerEnrollment(e *signet.Enrollment, state *provisioning.RegistrationDocument) error {
-	d := provisioning.NewDocument(e)
-	if state != nil {
-		d.RegistrationState = state
-	}
+// answerEnrollment answers an enrollment.
+func (c *call) answerEnrollment(d *provisioning.Document) error {
 	c.w.Header()["ETag"] = []string{d.ETag}
 	return c.answer(http.StatusOK, d)
 }
@@ -47,17 +42,19 @@ func (c *call) getEnrollment() error {
 	if err != nil {
 		return err
 	}
+	d := provisioning.NewDocument(&e)
 	if e.Group {
-		return c.answerEnrollment(&e, nil)
+		return c.answerEnrollment(d)
 	}
 	r, err := c.Provisioning.Registration(c.r.Context(), c.hub.Name, e.ID)
 	switch {
 	case signet.CodeOf(err) == signet.RegistrationUnknown || err == nil && r.Group != "": // an earlier one, of a group
-		return c.answerEnrollment(&e, nil)
+		return c.answerEnrollment(d)
 	case err != nil:
 		return err
 	}
-	return c.answerEnrollment(&e, provisioning.NewRegistrationDocument(&r))
+	d.RegistrationState = provisioning.NewRegistrationDocument(&r)
+	return c.answerEnrollment(d)
 }
 
 // PUT creates when there is no If-Match, and only then; with it, it replaces.
@@ -70,7 +67,13 @@ func (c *call) putEnrollment() error {
 	if err != nil {
 		return err
 	}
-	return c.answerEnrollment(&e, nil)
+	answer := provisioning.NewDocument(&e)
+	if e.Attestation.Type == signet.AttestSymmetricKey {
+		// With the keys, as at Azure: clients look here for those that the service has made. Who may write an
+		// enrollment may have them in any case.
+		answer.Attestation = provisioning.NewAttestationDocument(&e, true)
+	}
+	return c.answerEnrollment(answer)
 }
 
 // writeEnrollment keeps a document under an ID. What the document leaves out
@@ -104,7 +107,7 @@ func (c *call) deleteEnrollment() error {
 	return c.done(http.StatusNoContent)
 }
 
-// POST …/attestationmechanism tells what ordinary answers leave out.
+// POST …/attestationmechanism tells what other answers leave out.
 func (c *call) getAttestation() error {
 	e, err := c.Provisioning.Enrollment(c.r.Context(), c.hub.Name, c.ofGroups(), c.args["enrollment"])
 	if err != nil {
