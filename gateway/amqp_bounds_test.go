@@ -12,6 +12,7 @@ import (
 
 	client "github.com/Azure/go-amqp"
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
 	"github.com/signet-iot/signet/wire/mqtt"
 )
 
@@ -85,13 +86,108 @@ func TestAMQPTwinAnswers(t *testing.T) {
 			}
 		}
 		conn.mu.Lock()
-		n := len(conn.device.answers)
+		n, beside := len(conn.device.answers), len(conn.device.answers[0].request.Payload)
 		conn.mu.Unlock()
-		if n != maxAsked {
-			t.Errorf("%d answers wait", n)
+		if n != maxAsked || beside > 0 {
+			t.Errorf("%d answers wait, with %d bytes of what was asked beside the first", n, beside)
 		}
 		over()
 	})
+}
+
+// TestAMQPAbandonFails: a command that could not be given back stays locked for its session:
+// that ends, so that the device is given it again by the next.
+func TestAMQPAbandonFails(t *testing.T) {
+	w := &fakeWaist{commands: []*signet.Command{{MessageID: "m0"}}}
+	inBubble(t, w, func(t *testing.T, conn *amqpConn, s *client.Session) {
+		in, err := s.NewReceiver(t.Context(), "/devices/press-17/messages/devicebound", &client.ReceiverOptions{Credit: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := in.Receive(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		w.unsettle = signet.Refuse(signet.Unavailable, "Injected.")
+		w.mu.Unlock()
+		in.Close(t.Context())
+		time.Sleep(time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.commands[0].LockToken != "" {
+			t.Error("the command is locked for a device that has given it back")
+		}
+	})
+}
+
+// TestAMQPMailNotLost: what was taken from the session is said later when the device has
+// no room for it by then.
+func TestAMQPMailNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var device frames
+		taken := 0
+		w := &fakeWaist{mail: func() (hub.Delivery, bool) {
+			if taken++; taken > 2 {
+				return nil, false
+			}
+			device.flow(0) // says that it has no room, and is heard while this is on its way
+			time.Sleep(time.Millisecond)
+			return hub.DesiredChange{Version: int64(taken), Patch: []byte("{}")}, true
+		}}
+		m := newMQTT(w, Config{Logger: discard})
+		ours, server := net.Pipe()
+		device.Conn = ours
+		conn := newAMQPConn(NewAMQP(m, nil), server)
+		conn.sni = "hub.example.test"
+		m.serve(conn)
+		c, err := dialAMQP(t, &device, byPassword("press-17@sas.hub"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := aSession(t, c)
+		in, err := s.NewReceiver(t.Context(), "/devices/press-17/twin", &client.ReceiverOptions{Credit: 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := aSender(t, s, "/devices/press-17/twin")
+		if err := out.Send(t.Context(), &client.Message{Data: [][]byte{{' '}}, Properties: &client.MessageProperties{CorrelationID: "Put"},
+			Annotations: client.Annotations{"operation": "PUT", "resource": "/notifications/twin/properties/desired"}}, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []any{nil, int64(1), int64(2)} { // the answer, and the changes
+			time.Sleep(time.Second)
+			device.flow(100)
+			ctx, over := context.WithTimeout(t.Context(), time.Minute)
+			got, err := in.Receive(ctx, nil)
+			over()
+			if err != nil {
+				t.Fatalf("waiting for version %v: %v", want, err)
+			}
+			if got.Annotations["version"] != want {
+				t.Errorf("version %v, want %v", got.Annotations["version"], want)
+			}
+		}
+		c.Close()
+		shutDown(t, m)
+	})
+}
+
+// frames is a connection on which a device says more than its library does, between the
+// frames of that.
+type frames struct {
+	net.Conn
+	mu sync.Mutex
+}
+
+func (f *frames) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Conn.Write(b)
+}
+
+// flow says how many frames the device has room for, counted from the first.
+func (f *frames) flow(room byte) {
+	f.Write([]byte{0, 0, 0, 21, 2, 0, 0, 0, 0, 0x53, 0x13, 0xC0, 8, 4, 0x43, 0x52, room, 0x52, 0, 0x52, 0xFF})
 }
 
 // TestAMQPComesAndGoes: links and connections that come and go beside everything else;

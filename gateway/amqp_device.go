@@ -26,6 +26,7 @@ type deviceLinks struct {
 	commands *amqp.Sender
 
 	answers  []twinAnswer // that wait for credit
+	unsaid   hub.Delivery // what was taken from the session and could not be sent yet
 	due      bool         // there may be a command to fetch
 	inFlight int          // commands that are not settled
 }
@@ -77,7 +78,7 @@ func (c *amqpConn) sendTo(n amqpNode, s *amqp.Sender) *signet.Error {
 		c.mu.Lock()
 		mine := *place == s
 		if mine {
-			*place = nil
+			*place, d.unsaid = nil, nil
 			if d.listens &^= kind; place == &d.twins {
 				d.listens &^= hub.DesiredChanges
 			}
@@ -317,10 +318,12 @@ func (c *amqpConn) twinRequest(d *amqp.Delivery) {
 		d.Settle(rejected(c.refuse(err)))
 		return
 	}
+	payload := answer.Append(nil)
+	d.Payload = nil // up to 320 KiB, and the answer may wait for long
 	c.mu.Lock()
 	listening, full := c.device.twins != nil, len(c.device.answers) >= maxAsked
 	if listening && !full {
-		c.device.answers = append(c.device.answers, twinAnswer{answer.Append(nil), d})
+		c.device.answers = append(c.device.answers, twinAnswer{payload, d})
 	}
 	c.mu.Unlock()
 	switch {
@@ -422,6 +425,9 @@ func versionOf(v any) (int64, bool) {
 func (c *amqpConn) listenTwin(to bool) {
 	c.mu.Lock()
 	c.device.listens &^= hub.DesiredChanges
+	if !to {
+		c.device.unsaid = nil
+	}
 	if to && c.device.twins != nil {
 		c.device.listens |= hub.DesiredChanges
 	}
@@ -452,32 +458,45 @@ func (c *amqpConn) fetchAnswers() {
 	}
 }
 
-// fetchMail sends the deliveries that wait. What is taken from the session is sent, so
-// each link that might be meant has to be ready.
+// fetchMail sends the deliveries that wait. What is taken from the session is to be sent,
+// so each link that might be meant has to be ready; if one is so no more by then, it has
+// the delivery once it is again.
 func (c *amqpConn) fetchMail(session Session) {
+	d := &c.device
 	for {
 		c.mu.Lock()
-		twins, methods, listens, behind := c.device.twins, c.device.methods, c.device.listens, len(c.device.answers) > 0
+		twins, methods, listens, behind, delivery := d.twins, d.methods, d.listens, len(d.answers) > 0, d.unsaid
 		c.mu.Unlock()
 		if listens == 0 || behind ||
 			listens&hub.DesiredChanges != 0 && (twins == nil || !twins.Ready()) ||
 			listens&hub.MethodCalls != 0 && (methods == nil || !methods.Ready()) {
 			return
 		}
-		delivery, ok := session.Receive()
-		if !ok {
-			return
+		if delivery == nil {
+			var ok bool
+			if delivery, ok = session.Receive(); !ok {
+				return
+			}
 		}
-		switch d := delivery.(type) {
+		m, link, place := amqp.Message{Body: amqp.DataBody}, twins, &d.twins
+		switch v := delivery.(type) {
 		case hub.DesiredChange:
-			m := amqp.Message{Body: amqp.DataBody, Data: [][]byte{appendVersioned(nil, d.Patch, d.Version)},
-				Annotations: amqp.Map{{Key: amqp.Symbol("resource"), Value: "/properties/desired"}, {Key: amqp.Symbol("version"), Value: d.Version}}}
-			twins.Send(amqp.Outgoing{Payload: m.Append(nil), Settled: true})
+			m.Data = [][]byte{appendVersioned(nil, v.Patch, v.Version)}
+			m.Annotations = amqp.Map{{Key: amqp.Symbol("resource"), Value: "/properties/desired"}, {Key: amqp.Symbol("version"), Value: v.Version}}
 		case hub.MethodCall:
-			m := amqp.Message{Body: amqp.DataBody, Data: [][]byte{d.Payload},
-				Properties:  amqp.Properties{CorrelationID: callUUID(d.RequestID)},
-				Application: amqp.Map{{Key: "IoThub-methodname", Value: d.Method}}}
-			methods.Send(amqp.Outgoing{Payload: m.Append(nil), Settled: true})
+			link, place = methods, &d.methods
+			m.Data, m.Properties.CorrelationID = [][]byte{v.Payload}, callUUID(v.RequestID)
+			m.Application = amqp.Map{{Key: "IoThub-methodname", Value: v.Method}}
+		}
+		// It is nil when it was attached, and listened to, since we looked.
+		sent := link != nil && link.Send(amqp.Outgoing{Payload: m.Append(nil), Settled: true})
+		c.mu.Lock()
+		if d.unsaid = nil; !sent && *place != nil && (link == nil || link == *place) {
+			d.unsaid = delivery
+		}
+		c.mu.Unlock()
+		if !sent && link != nil {
+			return
 		}
 	}
 }
@@ -625,6 +644,9 @@ func (c *amqpConn) commandSettled(session Session, token string, state amqp.Stat
 	c.conn.Wake() // there is room for another
 	if err != nil {
 		c.door.log.Debug("a command is not settled", "device", c.subject.deviceID, "disposition", disposition, "error", err)
+		if disposition == signet.Abandon && signet.CodeOf(err) != signet.MessageLockLost {
+			c.end(err) // it stays locked for this session: the device comes back, and is given it again
+		}
 		return rejected(signet.AsError(err))
 	}
 	return amqp.Accepted{}

@@ -39,6 +39,8 @@ type fakeWaist struct {
 	settled  []string // disposition and message ID
 	renewals []signet.Renewal
 	missed   string // request ID of a renewal that the device has not heard of
+	mail     func() (hub.Delivery, bool)
+	unsettle error // what becomes of who would settle a command
 }
 
 func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (Session, error) {
@@ -188,8 +190,13 @@ func (s *fakeSession) end(err error) {
 	s.wake()
 }
 
-func (s *fakeSession) Listen(hub.Kinds)                 {}
-func (s *fakeSession) Receive() (hub.Delivery, bool)    { return nil, false }
+func (s *fakeSession) Listen(hub.Kinds) {}
+func (s *fakeSession) Receive() (hub.Delivery, bool) {
+	if s.waist.mail == nil {
+		return nil, false
+	}
+	return s.waist.mail()
+}
 func (s *fakeSession) AnswerMethod(string, int, []byte) {}
 
 // Twin and Report know the twin of a new device, and what may be wrong with a
@@ -282,6 +289,9 @@ func (s *fakeSession) SettleCommand(_ context.Context, token string, d signet.Di
 	w := s.waist
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.unsettle != nil {
+		return w.unsettle
+	}
 	n := slices.IndexFunc(w.commands, func(c *signet.Command) bool { return c.LockToken == token })
 	if n < 0 {
 		return signet.Refuse(signet.MessageLockLost, "No message is locked by that token.")
