@@ -185,6 +185,11 @@ func CheckHub(name, host string) error {
 		return signet.Refuse(signet.HubMalformed, "%q cannot name a hub.", signet.Clip(name)).
 			At("name", "3 to 50 letters, digits and hyphens", name)
 	}
+	// As event hubs, these would have the addresses of other nodes: devices/{id}/…, messages/events.
+	if strings.EqualFold(name, "devices") || strings.EqualFold(name, "messages") {
+		return signet.Refuse(signet.HubMalformed, "A hub cannot be called %q: addresses by AMQP begin so.", strings.ToLower(name)).
+			At("name", "another", name)
+	}
 	if h := signet.HostOnly(host); len(h) > 253 || !hostName.MatchString(h) {
 		return signet.Refuse(signet.HubMalformed, "%q is not a DNS host name.", signet.Clip(host)).
 			At("hostName", "a DNS host name", host)

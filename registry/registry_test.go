@@ -55,6 +55,8 @@ func TestHubs(t *testing.T) {
 		{"x", "x.test", signet.HubMalformed},
 		{"-bad-", "x.test", signet.HubMalformed},
 		{"a.b.c", "x.test", signet.HubMalformed},
+		{"Devices", "x.test", signet.HubMalformed}, // its address as an event hub would be one of a device
+		{"messages", "x.test", signet.HubMalformed},
 		{"good", "no blanks", signet.HubMalformed},
 		{"good", "", signet.HubMalformed},
 		{"good", strings.Repeat("a.", 150) + "test", signet.HubMalformed},

@@ -108,6 +108,53 @@ func TestUAMQP(t *testing.T) {
 	}
 }
 
+// TestProtonBackEnd: a back end by Qpid Proton, whose selector has a name of its own:
+// reading from an offset, sending to a device, and being told of the end.
+func TestProtonBackEnd(t *testing.T) {
+	h := hubtest.Start(t)
+	i, err := h.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "press-17"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := signet.SignSAS("localhost/devices/press-17", "", i.Auth.PrimaryKey, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := h.Hub().Connect(t.Context(), hub.Credentials{Door: signet.DoorMQTT, Host: "localhost", DeviceID: "press-17", Token: token}, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range []string{"one", "two", "three"} {
+		done := make(chan error, 1)
+		s.Send(t.Context(), &signet.Message{Body: []byte(body)}, func(err error) { done <- err })
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	queue := signet.CommandQueue{Hub: tenant, DeviceID: "press-17", GenerationID: i.GenerationID}
+	go func() { // the device
+		for t.Context().Err() == nil {
+			if c, err := h.Commands().Receive(t.Context(), queue, 0); err == nil && c != nil {
+				h.Commands().Settle(t.Context(), queue, c.LockToken, signet.Reject)
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	token, err = signet.SignSAS("localhost", h.Owner.SharedAccessKeyName, h.Owner.SharedAccessKey, time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, status := python(t, "proton", "backend_proton.py", port(h.AMQPAddr()), h.Owner.SharedAccessKeyName, token, "512", "2", "press-17", h.CAFile)
+	if status != 0 || !strings.HasPrefix(out, "read two 1024\nread three 1536\nsent\n") ||
+		strings.Count(out, `feedback [{"originalMessageId":"m-1"`) != 2 || !strings.Contains(out, `"statusCode":"Rejected"`) {
+		t.Fatalf("exit %d: %s", status, out)
+	}
+	if records, _, err := h.Commands().Feedback(t.Context(), tenant); err != nil || len(records) > 0 {
+		t.Errorf("left: %v %v", records, err)
+	}
+}
+
 // TestUAMQPBackEnd: a back end by the stack under Azure's command line and its SDK for
 // Python: redirected, reading, and sending to a device.
 func TestUAMQPBackEnd(t *testing.T) {
