@@ -369,8 +369,11 @@ func TestDistrustedKeyInAnotherForm(t *testing.T) {
 		info.Algorithm.FullBytes = followed(t, info.Algorithm.FullBytes, []byte{5, 0})
 		forms["something behind the parameters"] = marshal()
 		for form, der := range forms {
-			_, err := a.Judge(tenant, []*x509.Certificate{withKey(t, root, leaf, der)}, time.Now())
-			if code(t, err, signet.ChainMalformed); t.Failed() {
+			other := withKey(t, root, leaf, der)
+			_, err := a.Judge(tenant, []*x509.Certificate{other}, time.Now())
+			code(t, err, signet.ChainMalformed)
+			// Nor does a new thumbprint help.
+			if code(t, pki.CheckSelfStanding(other, time.Now()), signet.ChainMalformed); t.Failed() {
 				t.Fatal(form)
 			}
 		}

@@ -176,8 +176,7 @@ func checkPresented(r *PathRequest) error {
 	}
 	for i, c := range r.Chain {
 		if loose(c) {
-			return signet.Refuse(signet.ChainMalformed, "The key or the signature of certificate %d of the chain is not a whole number of octets, or is followed by what does not belong to it.", i).
-				At("signatureValue, subjectPublicKeyInfo", "no unused bits, and nothing behind", "some").Of(Reference(c, i))
+			return looseForm(c, i)
 		}
 		if err := checkNames(c, i); err != nil {
 			return err
@@ -217,6 +216,11 @@ func loose(c *x509.Certificate) bool {
 			!info.SkipASN1(cryptobyte_asn1.INTEGER) || !info.SkipASN1(cryptobyte_asn1.INTEGER) || !info.Empty()
 	}
 	return false
+}
+
+func looseForm(c *x509.Certificate, index int) *signet.Error {
+	return signet.Refuse(signet.ChainMalformed, "The key or the signature of certificate %d of the chain is not a whole number of octets, or is followed by what does not belong to it.", index).
+		At("signatureValue, subjectPublicKeyInfo", "no unused bits, and nothing behind", "some").Of(Reference(c, index))
 }
 
 // checkNames bounds the lists of a certificate whose lengths multiply.

@@ -9,8 +9,9 @@ import (
 
 // CheckSelfStanding judges a certificate that is known by its thumbprint, and so
 // needs no certification path: it counts within its validity, both ends
-// included (RFC 5280 §4.1.2.5), and with a key that is taken. It refuses with
-// [signet.CertNotYetValid], [signet.CertExpired] or [signet.CertWeakKey].
+// included (RFC 5280 §4.1.2.5), and with a key that is taken, in its one form. It
+// refuses with [signet.CertNotYetValid], [signet.CertExpired], [signet.CertWeakKey] or
+// [signet.ChainMalformed].
 func CheckSelfStanding(c *x509.Certificate, at time.Time) error {
 	ref := Reference(c, 0)
 	at = at.UTC()
@@ -24,6 +25,9 @@ func CheckSelfStanding(c *x509.Certificate, at time.Time) error {
 	}
 	if err := checkKey(c.PublicKey); err != nil {
 		return signet.AsError(err).Of(ref)
+	}
+	if loose(c) {
+		return looseForm(c, 0)
 	}
 	return nil
 }
