@@ -99,8 +99,20 @@ func show(cmd *cobra.Command, v any, text func(w io.Writer)) error {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(v)
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-	text(w)
+	text(harmless{w})
 	return w.Flush()
+}
+
+// harmless is printable for whole texts of lines: what a hub tells, others have written.
+type harmless struct{ io.Writer }
+
+func (h harmless) Write(text []byte) (int, error) {
+	lines := strings.Split(string(text), "\n")
+	for n := range lines {
+		lines[n] = printable(lines[n])
+	}
+	_, err := io.WriteString(h.Writer, strings.Join(lines, "\n"))
+	return len(text), err
 }
 
 // showDone says that something is gone, or has been dealt with otherwise.

@@ -95,7 +95,7 @@ func certificateListCommand() *cobra.Command {
 		}, func(w io.Writer, list []client.Certificate) {
 			fmt.Fprintln(w, "NAME\tSTATUS\tSUBJECT\tEXPIRES\tTHUMBPRINT (SHA-1)")
 			for _, r := range list {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, standing(r), r.Properties.Subject, day(r.Properties.Expiry), r.Properties.Thumbprint)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, standing(r), printable(r.Properties.Subject), day(r.Properties.Expiry), r.Properties.Thumbprint)
 			}
 		}),
 	}
@@ -125,7 +125,7 @@ func certificateCodeCommand() *cobra.Command {
 			return c.GenerateVerificationCode(ctx, args[0], etag)
 		}, func(w io.Writer, r client.Certificate) {
 			fmt.Fprintf(w, "%s\n\n", r.Properties.VerificationCode)
-			fmt.Fprintf(w, "Where the key of %s is:\n", r.Properties.Subject)
+			fmt.Fprintf(w, "Where the key of %s is:\n", printable(r.Properties.Subject))
 			fmt.Fprintf(w, "  signet ca prove --ca DIR --code %s --out proof.pem\n", r.Properties.VerificationCode)
 			fmt.Fprintf(w, "then:\n  signet certificate verify %s proof.pem\n", r.Name)
 		}),
@@ -209,7 +209,7 @@ func printCertificate(w io.Writer, r client.Certificate) {
 	p := r.Properties
 	fmt.Fprintf(w, "%s\t%s\n", r.Name, standing(r))
 	for _, line := range [][2]string{
-		{"subject", p.Subject}, {"expires", p.Expiry}, {"SHA-1", p.Thumbprint},
+		{"subject", printable(p.Subject)}, {"expires", p.Expiry}, {"SHA-1", p.Thumbprint},
 		{"SHA-256", pki.ThumbprintSHA256(p.Certificate)}, {"updated", p.Updated}, {"etag", r.ETag},
 	} {
 		fmt.Fprintf(w, "  %s\t%s\n", line[0], line[1])

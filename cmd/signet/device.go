@@ -102,7 +102,7 @@ func deviceListCommand() *cobra.Command {
 			return show(cmd, list, func(w io.Writer) {
 				fmt.Fprintln(w, "ID\tSTATUS\tAUTHENTICATION\tCONNECTION\tREASON")
 				for _, d := range list {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.DeviceID, d.Status, d.Authentication.Type, d.ConnectionState, d.StatusReason)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", d.DeviceID, d.Status, d.Authentication.Type, d.ConnectionState, printable(d.StatusReason))
 				}
 			})
 		}),
@@ -177,7 +177,7 @@ func showDevice(cmd *cobra.Command, c *client.Client, d client.Device, receipts 
 	}{d, receipts}, func(w io.Writer) {
 		status := string(d.Status)
 		if d.StatusReason != "" {
-			status += ": " + d.StatusReason
+			status += ": " + printable(d.StatusReason)
 		}
 		fmt.Fprintf(w, "%s\t%s\n", d.DeviceID, status)
 		fmt.Fprintf(w, "  authentication\t%s\n", d.Authentication.Type)

@@ -151,7 +151,7 @@ func report(root *cobra.Command, err error) int {
 			json.NewEncoder(os.Stderr).Encode(e)
 			return 1
 		}
-		fmt.Fprintf(os.Stderr, "signet: %s [%s]\n", e.Message, e.Code)
+		fmt.Fprintf(os.Stderr, "signet: %s [%s]\n", printable(e.Message), e.Code)
 		if e.Fix != "" {
 			fmt.Fprintf(os.Stderr, "hint: %s\n", e.Fix)
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/client"
@@ -154,10 +155,11 @@ func printMessage(w io.Writer, m *client.Message) error {
 	return err
 }
 
-// printable keeps what devices and strangers wrote from steering the terminal.
+// printable keeps what devices and strangers wrote from steering the terminal, and
+// from being read in another order than it is written in.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 {
+		if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Bidi_Control, r) {
 			return '·'
 		}
 		return r

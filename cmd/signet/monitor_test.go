@@ -2,10 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/signet-iot/signet/client"
 )
 
 // written calls a function with what is written.
@@ -35,5 +39,21 @@ func TestMonitorOfNobody(t *testing.T) {
 			t.Errorf("%v: %q", also, said)
 		}
 		cancel()
+	}
+}
+
+// TestHarmless: what a hub tells, others have written, and no terminal obeys it.
+func TestHarmless(t *testing.T) {
+	var out strings.Builder
+	cmd := rootCommand()
+	cmd.SetOut(&out)
+	if err := show(cmd, nil, func(w io.Writer) {
+		printCertificate(w, client.Certificate{Name: "acme", Properties: client.CertificateProperties{Subject: "CN=x\x1b[31m\r\nacme  verified\u202e\u009b", IsVerified: true}})
+		fmt.Fprintf(w, "tags\t%s\n", "{\"a\":\"\u009b\u2067\"}")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); !strings.Contains(got, "CN=x·[31m··acme  verified··\n") || !strings.Contains(got, "{\"a\":\"··\"}\n") || strings.Count(got, "\n") != 8 {
+		t.Errorf("%q", got)
 	}
 }
