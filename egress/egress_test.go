@@ -17,6 +17,7 @@ func TestPrivate(t *testing.T) {
 		"::1": true, "::": true, "fe80::1%eth0": true, "fc00::1": true, "fd12::1": true, "fec0::1": true, "ff02::1": true,
 		"::ffff:10.0.0.1": true, "::ffff:127.0.0.1": true, "::7f00:1": true, "64:ff9b::7f00:1": true, "2002:7f00:1::": true,
 		"2001:0:7f00:1::": true, "2001:db8::1": true,
+		"::ffff:0:7f00:1": true, "3fff::1": true, "4000::1": true, "5f00::1": true,
 		"1.1.1.1": false, "93.184.216.34": false, "172.32.0.1": false, "::ffff:1.1.1.1": false, "2606:4700::1111": false, "2a00:1450::1": false,
 	} {
 		if got := Private(netip.MustParseAddr(address)); got != want {

@@ -365,6 +365,23 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestRefusesAll: a sink that refuses whatever comes has taken nothing, as one that
+// is away has not: the route does not fall behind by more than the retry time.
+func TestRefusesAll(t *testing.T) {
+	w, s := newWorld(t), newSink(t, always(422))
+	w.put(signet.Route{Name: "r", URL: s.URL, AllowPrivate: true, RetrySeconds: 60})
+	for n := range 10_000 {
+		w.says("d", fmt.Sprint(n))
+	}
+	w.until("they are given up", func() bool { return w.cursor("r").Sequence == 10_000 })
+	if late := w.clock().Sub(noon); late > 75*time.Second {
+		t.Errorf("the last of them after %v, and %d attempts", late, s.asked())
+	}
+	s.answers(nil)
+	w.says("d", "good")
+	w.until("the next comes", func() bool { return s.got() == "good" })
+}
+
 // TestAway: a sink that is away for long gets what is young when it is back; what
 // grew old is one dead letter, and can be sent again as far as the log has it.
 func TestAway(t *testing.T) {

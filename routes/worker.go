@@ -248,6 +248,9 @@ func (w *worker) deliver(ctx context.Context, b *batch) {
 		if fault.refused {
 			if refusals++; refusals == maxRefusals {
 				w.bury(ctx, b, fault.text, false)
+				if w.failing.IsZero() {
+					w.failing = now // if it takes nothing else either
+				}
 				return
 			}
 		} else if w.failing.IsZero() {
