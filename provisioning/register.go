@@ -21,6 +21,9 @@ const (
 	// something has changed, and each costs four writes and maybe a call to a
 	// webhook of the operator's.
 	leastPause = time.Second
+	// longestPause is how long a device that is early waits for that, before it is
+	// told that it is: over HTTPS the SDK for Node takes 429 for the end.
+	longestPause = 3 * time.Second
 
 	// mostRetry is the longest that a device is told to wait.
 	mostRetry = 30 * time.Second
@@ -68,7 +71,7 @@ func (a *Applicant) register(ctx context.Context, q Request) (Operation, error) 
 		return Operation{}, signet.Refuse(signet.EnrollmentNoPolicy, "The device %q sent a certificate signing request, and the %s %q names no issuance policy.",
 			a.id, kind(a.enrollment.Group), a.enrollment.ID)
 	}
-	for {
+	for waited := time.Duration(0); ; {
 		was, doing, err := p.deps.Registrations.Registration(ctx, a.service.Name, a.id)
 		known := err == nil
 		if err != nil && !errors.Is(err, signet.ErrNotFound) {
@@ -79,8 +82,11 @@ func (a *Applicant) register(ctx context.Context, q Request) (Operation, error) 
 			return p.operation(was, was.OperationID), nil
 		}
 		now := p.stamp()
-		if known && now.Sub(was.Updated) < leastPause && !now.Before(was.Updated) {
-			return Operation{}, signet.Refuse(signet.LimitRegistrations, "The device %q registered less than %v ago.", a.id, leastPause)
+		if early := leastPause - now.Sub(was.Updated); known && early > 0 && early <= leastPause {
+			if waited += early; waited > longestPause || !pause(ctx, early) {
+				return Operation{}, signet.Refuse(signet.LimitRegistrations, "The device %q registered less than %v ago.", a.id, leastPause)
+			}
+			continue
 		}
 		if p.desk.load() >= maxUnfinished {
 			return Operation{}, signet.Refuse(signet.LimitRegistrations, "%d registrations are being worked on.", maxUnfinished)
@@ -122,6 +128,18 @@ func (a *Applicant) register(ctx context.Context, q Request) (Operation, error) 
 		// same: then too, it is looked after.
 		p.desk.submit(task{r.Service, signet.FoldRegistrationID(r.RegistrationID)})
 		return p.operation(r, r.OperationID), err
+	}
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -167,7 +167,7 @@ func (p *Provisioning) bequeath(ctx context.Context, r, was *signet.Registration
 		case ctx.Err() != nil:
 			return err
 		case !errors.Is(err, errSuperseded):
-			time.Sleep(firstRest) // a fault of the machine; ctx bounds it
+			pause(ctx, firstRest) // a fault of the machine
 		}
 	}
 	return nil
