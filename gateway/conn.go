@@ -84,6 +84,7 @@ type conn struct {
 	lostAt   time.Time // when the device counts as lost, unless a packet comes
 	waitsTo  time.Time // how long the socket waits for one: so long or less
 	unread   bool      // deliveries wait until there is room for them
+	told     int64     // the latest version of its desired properties that the device was told of
 
 	outbound *outbound // commands on their way; nil until the device subscribes
 

@@ -780,3 +780,82 @@ func TestSocketToldAnewWithinRecord(t *testing.T) {
 		}
 	})
 }
+
+// A changingTwin is a session whose desired properties change while they are read: the
+// device is told of the change before it has its answer, as often as there is one left.
+type changingTwin struct {
+	*fakeSession
+	changes, version int64
+	mail             chan hub.Delivery
+}
+
+func (s *changingTwin) Twin(context.Context) (signet.Twin, error) {
+	t := signet.EmptyTwin("hub", "d", "", "1")
+	t.Desired.Version = s.version
+	if s.changes > 0 {
+		s.changes--
+		s.version++
+		s.mail <- hub.DesiredChange{Version: s.version, Patch: []byte(`{"x":1}`)}
+		s.wake()
+		synctest.Wait() // until it is said
+	}
+	return t, nil
+}
+
+func (s *changingTwin) Receive() (hub.Delivery, bool) {
+	select {
+	case d := <-s.mail:
+		return d, true
+	default:
+		return nil, false
+	}
+}
+
+type changingWaist struct {
+	*fakeWaist
+	changes int64
+}
+
+func (w changingWaist) Connect(ctx context.Context, c hub.Credentials, wake func()) (Session, error) {
+	s, err := w.fakeWaist.Connect(ctx, c, wake)
+	return &changingTwin{s.(*fakeSession), w.changes, 5, make(chan hub.Delivery, 10)}, err
+}
+
+// TestTwinIsNoOlderThanWhatWasTold: SDKs put what they read in the place of what they
+// have. If it came after a change and were of before it, the device would not know of
+// that change until the next.
+func TestTwinIsNoOlderThanWhatWasTold(t *testing.T) {
+	for changes, want := range map[int64][]string{
+		0: {`$iothub/twin/res/200/?$rid=1 {"desired":{"$version":5},"reported":{"$version":1}}`},
+		2: {`$iothub/twin/PATCH/properties/desired/?$version=6 {"x":1,"$version":6}`, `$iothub/twin/PATCH/properties/desired/?$version=7 {"x":1,"$version":7}`,
+			`$iothub/twin/res/200/?$rid=1 {"desired":{"$version":7},"reported":{"$version":1}}`},
+		9: {`*version=6 *`, `*version=7 *`, `*version=8 *`, `*version=9 *`, `$iothub/twin/res/503/?$rid=1 {"errorCode":503001,*`},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			device := pipe(plainDoor(t, changingWaist{&fakeWaist{}, changes}))
+			defer device.Close()
+			in := mqtt.NewClientReader(device, maxPacket)
+			next := func() string {
+				p, err := in.Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p, ok := p.(*mqtt.Publish); ok {
+					return p.Topic + " " + string(p.Payload)
+				}
+				return ""
+			}
+			go device.Write(slices.Concat(
+				mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "d", HasUsername: true, Username: "h.test/d"}),
+				mqtt.AppendSubscribe(nil, &mqtt.Subscribe{PacketID: 1, Filters: []mqtt.Subscription{{Filter: "$iothub/twin/res/#"}, {Filter: "$iothub/twin/PATCH/properties/desired/#"}}}),
+				mqtt.AppendPublish(nil, &mqtt.Publish{Topic: "$iothub/twin/GET/?$rid=1"})))
+			next()
+			next()
+			for _, w := range want {
+				if got := next(); !like(got, w) {
+					t.Fatalf("of a twin that changes %d times, the device hears %s", changes, got)
+				}
+			}
+		})
+	}
+}
