@@ -23,6 +23,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/subtle"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -52,7 +53,7 @@ const (
 	// connect tells. Each holds its chain, some 5 KiB.
 	maxPending = 16_384
 	// maxRecent bounds the identities of which it is known that nothing new is to be
-	// written: some 15 MiB.
+	// written: some 17 MiB.
 	maxRecent = 65_536
 	// again is how old a LastSeen may grow while its device comes and goes.
 	again = 10 * time.Minute
@@ -122,11 +123,16 @@ type mark struct {
 	sent                 uint16
 	at                   time.Time
 	leaf, issuer, anchor [32]byte // thumbprints
+	between              [32]byte // those of the CAs between issuer and anchor, by exclusive or
 }
 
 func newMark(p *signet.Principal, at time.Time) mark {
 	last := len(p.Path) - 1
-	return mark{p.GenerationID, p.Sent, at, p.Path[0].Thumbprint, p.Path[min(1, last)].Thumbprint, p.Path[last].Thumbprint}
+	m := mark{p.GenerationID, p.Sent, at, p.Path[0].Thumbprint, p.Path[min(1, last)].Thumbprint, p.Path[last].Thumbprint, [32]byte{}}
+	for _, c := range p.Path[min(2, last):last] {
+		subtle.XORBytes(m.between[:], m.between[:], c.Thumbprint[:])
+	}
+	return m
 }
 
 // An Event tells of what a trust tree should not have to bear.

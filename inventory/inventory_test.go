@@ -181,6 +181,9 @@ func TestComesAndGoes(t *testing.T) {
 		{time.Second, leaf{name: "d", key: 1, serial: 2, cas: []int{2, 1}}, 1}, // another certificate
 		{time.Second, leaf{name: "d", key: 1, serial: 2, cas: []int{3, 1}}, 1}, // by another path
 		{time.Second, leaf{name: "d", key: 1, serial: 2, cas: []int{3, 9}}, 1}, // to another anchor
+		{time.Second, leaf{name: "d", key: 1, serial: 2, cas: []int{3, 5, 6, 9}}, 1},
+		{time.Second, leaf{name: "d", key: 1, serial: 2, cas: []int{3, 7, 6, 9}}, 1}, // by another CA in between
+		{time.Second, leaf{name: "d", key: 1, serial: 2, cas: []int{3, 7, 6, 9}}, 0},
 	} {
 		before := writes
 		y.now = y.now.Add(step.after)
