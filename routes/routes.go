@@ -17,7 +17,8 @@
 // # What is given up
 //
 // A message is tried for the route's retry time. A sink that answers 400, 413, 415
-// or 422 says that it will never take the batch, and is believed at the third time.
+// or 422 says that it will never take the batch, and is believed at the third time:
+// then its messages are tried one by one, and those that are refused are given up.
 // A sink that has been away for the retry time is spared what has grown as old
 // meanwhile: that becomes dead letters untried, so that a route never falls behind
 // the log by more than this.

@@ -365,6 +365,44 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestPoison: a message that the sink refuses takes none with it that happens to be
+// beside it: else one device could shut out all others.
+func TestPoison(t *testing.T) {
+	w, s := newWorld(t), newSink(t, always(503))
+	s.answers(func(n int) int {
+		switch {
+		case n == 1:
+			return 503 // while the rest comes
+		case strings.Contains(s.bodies[n-1], "poison"):
+			return 400
+		}
+		return 200
+	})
+	w.put(signet.Route{Name: "r", URL: s.URL, AllowPrivate: true})
+	var good []string
+	for n := range 500 {
+		if n%50 == 7 {
+			w.says("evil", fmt.Sprint("poison-", n))
+			continue
+		}
+		good = append(good, fmt.Sprint("good-", n))
+		w.says("d", good[len(good)-1])
+	}
+	w.until("all are dealt with", func() bool { return w.cursor("r").Sequence == 500 })
+	if got := s.got(); got != strings.Join(good, " ") {
+		t.Errorf("of %d messages that are good %d have come", len(good), len(strings.Fields(got)))
+	}
+	_, dead := w.show("r")
+	for _, d := range dead {
+		if d.Messages != 1 || d.First.Sequence%50 != 8 {
+			t.Errorf("%+v", d)
+		}
+	}
+	if len(dead) != 10 {
+		t.Errorf("%d dead letters", len(dead))
+	}
+}
+
 // TestRefusesAll: a sink that refuses whatever comes has taken nothing, as one that
 // is away has not: the route does not fall behind by more than the retry time.
 func TestRefusesAll(t *testing.T) {

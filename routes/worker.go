@@ -172,6 +172,16 @@ type batch struct {
 	first, last signet.Position
 	from, to    time.Time       // enqueued, the first and the last
 	end         signet.Position // where the cursor is when it is done
+	parts       []part
+	apart       bool // it is one of a batch that was refused
+}
+
+// A part is a message in a batch: its end in the body, and what the log says of it.
+// The message itself would keep more of the log in memory than it is of.
+type part struct {
+	end      int
+	at       signet.Position
+	enqueued time.Time
 }
 
 func (b *batch) add(w *worker, it item) {
@@ -186,6 +196,7 @@ func (b *batch) add(w *worker, it item) {
 	}
 	b.body = bytes.TrimSuffix(it.message.JSON(b.body, it.at), []byte("\n"))
 	b.last, b.to = it.at, it.message.EnqueuedTime
+	b.parts = append(b.parts, part{len(b.body), b.last, b.to})
 	b.count++
 }
 
@@ -217,7 +228,8 @@ func (w *worker) gather(first item, items <-chan item) *batch {
 	}
 }
 
-// deliver posts a batch until it is taken, or given up, or ctx ends.
+// deliver posts a batch until it is taken, or given up, or ctx ends. One that is
+// refused is given up message by message.
 func (w *worker) deliver(ctx context.Context, b *batch) {
 	if b.count == 0 {
 		w.advance(ctx, b.end)
@@ -246,8 +258,12 @@ func (w *worker) deliver(ctx context.Context, b *batch) {
 		d := min(max(egress.BackOff(attempt, leastPause, mostPause), fault.after), mostPause)
 		w.tell(func() { w.failures++; w.fault, w.next = fault.text, w.r.Now().Add(d) })
 		if fault.refused {
-			if refusals++; refusals == maxRefusals {
-				w.bury(ctx, b, fault.text, false)
+			if refusals++; refusals == maxRefusals && b.count > 1 {
+				w.takeApart(ctx, b)
+				return
+			}
+			if refusals == maxRefusals || b.apart {
+				w.bury(ctx, b, fault.text, b.apart)
 				if w.failing.IsZero() {
 					w.failing = now // if it takes nothing else either
 				}
@@ -258,6 +274,22 @@ func (w *worker) deliver(ctx context.Context, b *batch) {
 			w.r.Logger.Warn("a webhook cannot be reached", "hub", w.route.Hub, "route", w.route.Name, "reason", fault.text)
 		}
 		w.r.pause(ctx, d, w.wake)
+	}
+}
+
+// takeApart delivers the messages of a batch that was refused one by one, so that one
+// that the sink will not take has no other go with it: they may be of any device.
+func (w *worker) takeApart(ctx context.Context, b *batch) {
+	begin := 0
+	for n, p := range b.parts {
+		one := &batch{apart: true, body: b.body[begin:p.end], count: 1, first: p.at, last: p.at, from: p.enqueued, to: p.enqueued, end: p.at}
+		if n == len(b.parts)-1 {
+			one.end = b.end
+		}
+		if w.deliver(ctx, one); ctx.Err() != nil {
+			return
+		}
+		begin = p.end + 1 // behind the comma
 	}
 }
 
