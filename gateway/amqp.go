@@ -392,12 +392,20 @@ func (c *amqpConn) deny(e *signet.Error) *amqp.Error {
 	return c.refused.said
 }
 
+// named gives the host that a client means by what it says. azure-eventhub for Python puts the path of the WebSocket
+// behind it.
+func (c *amqpConn) named(hostname string) string {
+	host, _, _ := strings.Cut(hostname, "/")
+	if host == "" || len(host) > maxHost {
+		return c.sni
+	}
+	return host
+}
+
 // SASL judges an initial response. The mechanisms of Azure's SDKs prove nothing.
 func (c *amqpConn) SASL(mechanism amqp.Symbol, response []byte, hostname string) bool {
 	c.trace.Event("SASL", slog.String("mechanism", string(mechanism)), slog.String("host", signet.Clip(hostname)))
-	if c.host = hostname; hostname == "" || len(hostname) > maxHost {
-		c.host = c.sni
-	}
+	c.host = c.named(hostname)
 	switch mechanism {
 	case "MSSBCBS", "ANONYMOUS":
 		return true
@@ -458,9 +466,7 @@ func (c *amqpConn) plain(response string) *signet.Error {
 func (c *amqpConn) Open(o *amqp.Open) *amqp.Error {
 	c.trace.Event("open", slog.String("container", signet.Clip(o.ContainerID)), slog.String("host", signet.Clip(o.Hostname)))
 	if c.host == "" {
-		if c.host = o.Hostname; c.host == "" || len(c.host) > maxHost {
-			c.host = c.sni
-		}
+		c.host = c.named(o.Hostname)
 	}
 	if len(c.chain) > 0 && c.session == nil && c.backEnd == nil {
 		if c.quiet = c.amqp.quiet.enter(c.remote.Addr()); c.quiet {

@@ -95,6 +95,33 @@ func condition(err error) string {
 	return fmt.Sprint(err)
 }
 
+// TestAMQPHost: the hub is the one that SASL names, else the connection, else SNI. azure-eventhub for Python names it with
+// the path of its WebSocket.
+func TestAMQPHost(t *testing.T) {
+	a := anAMQPDoor(t, &fakeWaist{}, nil)
+	for _, c := range []struct{ sasl, open, want string }{
+		{"hub.example.test", "other.example.test", "hub.example.test"},
+		{"", "hub.example.test:5671", "hub.example.test:5671"},
+		{"", "", "sni.example.test"},
+		{"hub.example.test/$servicebus/websocket", "", "hub.example.test"},
+		{"", "hub.example.test:443/$iothub/websocket", "hub.example.test:443"},
+		{strings.Repeat("x", maxHost+1), "", "sni.example.test"},
+		{"", strings.Repeat("x", maxHost+1), "sni.example.test"},
+		{"/", "/", "sni.example.test"},
+	} {
+		client, server := net.Pipe()
+		defer client.Close()
+		conn := newAMQPConn(a, server)
+		conn.sni = "sni.example.test"
+		if c.sasl != "" {
+			conn.SASL("ANONYMOUS", nil, c.sasl)
+		}
+		if err := conn.Open(&amqp.Open{Hostname: c.open}); err != nil || conn.host != c.want {
+			t.Errorf("%q, then %q: %q, want %q, %v", c.sasl, c.open, conn.host, c.want, err)
+		}
+	}
+}
+
 // TestAMQPTelemetry: a message is accepted when it is on disk, and not before; what
 // could not be stored is told to be so.
 func TestAMQPTelemetry(t *testing.T) {
