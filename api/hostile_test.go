@@ -87,6 +87,22 @@ func TestWhatABodyCosts(t *testing.T) {
 	}
 }
 
+// TestWhatAHypothesisCosts: a look ahead at so many changes that each would be compared
+// with all the others is none.
+func TestWhatAHypothesisCosts(t *testing.T) {
+	s := newServer(t)
+	for n, want := range map[int]int{1000: http.StatusOK, 1001: http.StatusRequestEntityTooLarge} {
+		var scopes []string
+		for i := range n {
+			scopes = append(scopes, fmt.Sprintf(`{"key":"%064x","devices":["a*"]}`, i))
+		}
+		body := `{"scopes":[` + strings.Join(scopes, ",") + `]}`
+		if w := s.at("hub.example.test", "POST", "/signet/radius", s.names["registryRead"], strings.NewReader(body)); w.Code != want {
+			t.Errorf("%d: %d %.300s", n, w.Code, w.Body)
+		}
+	}
+}
+
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

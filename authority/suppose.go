@@ -25,6 +25,15 @@ type Hypothesis struct {
 	Unscoped []string                  // keys, as for RemoveScope
 }
 
+// maxChanges bounds the changes of a hypothesis, each of which may look through what the
+// others have left.
+const maxChanges = 1000
+
+func (h *Hypothesis) changes() int {
+	return len(h.Register) + len(h.Without) + len(h.Verified) + len(h.Distrust) + len(h.Lift) + len(h.Policies) + len(h.CRLs) + len(h.DropCRLs) +
+		len(h.Scopes) + len(h.Unscoped)
+}
+
 // A CARequest is what Register takes.
 type CARequest struct {
 	Name     string
@@ -66,8 +75,12 @@ type cutoff struct {
 // Suppose makes a supposition about a hub; without any change in it, it judges as
 // the Authority does. It refuses as the change itself would be, with
 // [signet.CertificateUnknown], [signet.DistrustUnknown], [signet.ScopeUnknown] and
-// what Distrust, AddCRL and SetScope refuse with.
+// what Distrust, AddCRL and SetScope refuse with; and more than a thousand changes with
+// [signet.LimitRequestSize].
 func (a *Authority) Suppose(ctx context.Context, hub string, h Hypothesis) (*Supposition, error) {
+	if n := h.changes(); n > maxChanges {
+		return nil, signet.Refuse(signet.LimitRequestSize, "%d changes are more than the %d that can be supposed at once.", n, maxChanges)
+	}
 	k, err := a.read(ctx, hub)
 	if err != nil {
 		return nil, err
