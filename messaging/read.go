@@ -113,7 +113,7 @@ func (r *reader) consume(ctx context.Context) (err error) {
 			return errEnough
 		}
 	}
-	consumer, err := r.m.readJS.CreateConsumer(ctx, telemetryStream, r.consumerConfig())
+	consumer, err := r.create(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,6 +147,18 @@ func (r *reader) consume(ctx context.Context) (err error) {
 			return err
 		}
 	}
+}
+
+// create makes a consumer, and waits to hear of it though the reader be cut off
+// meanwhile: what nobody knows of nobody removes, and the server would keep it for a
+// minute.
+func (r *reader) create(ctx context.Context) (jetstream.Consumer, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readStall)
+	defer cancel()
+	return r.m.readJS.CreateConsumer(ctx, telemetryStream, r.consumerConfig())
 }
 
 // last is the sequence of the last batch of the hub, 0 when there is none.

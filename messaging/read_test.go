@@ -1,10 +1,39 @@
 package messaging
 
 import (
+	"context"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/hub"
 )
+
+// TestReadsCutOff: readers that are cut off, at whatever moment, leave nothing behind in
+// the server; by itself it would keep what is left for a minute.
+func TestReadsCutOff(t *testing.T) {
+	m, err := Open(t.Context(), Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	done := make(chan error, 1)
+	m.Append(t.Context(), &signet.Message{Hub: "plant", DeviceID: "press-17", EnqueuedTime: time.Now()}, func(err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for n := range 150 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n)*10*time.Microsecond)
+		m.Read(ctx, "plant", hub.Start{}, true, func(signet.Position, *signet.Message) bool { return true })
+		cancel()
+	}
+	info, err := m.stream.Info(t.Context())
+	if err != nil || info.State.Consumers > 0 {
+		t.Errorf("%d consumers are left: %v", info.State.Consumers, err)
+	}
+}
 
 // Who reads rests after work, and only while others write; what he waited for who takes
 // the records is no work.
