@@ -403,6 +403,52 @@ func TestPoison(t *testing.T) {
 	}
 }
 
+// TestPoisonReplayed: nor does such a message keep those behind it in a dead letter
+// that is sent again. It is left as one of its own.
+func TestPoisonReplayed(t *testing.T) {
+	w, s := newWorld(t), newSink(t, always(500))
+	w.put(signet.Route{Name: "r", URL: s.URL, AllowPrivate: true, RetrySeconds: 60})
+	var good []string
+	for n := range 350 {
+		text := fmt.Sprint("good-", n)
+		if n%100 == 7 || n == 349 {
+			text = fmt.Sprint("poison-", n)
+		} else {
+			good = append(good, text)
+		}
+		w.says("d", text)
+	}
+	w.until("they are one dead letter", func() bool { _, dead := w.show("r"); return len(dead) == 1 && dead[0].Messages == 350 })
+	s.answers(func(n int) int {
+		if strings.Contains(s.bodies[n-1], "poison") {
+			return 422
+		}
+		return 200
+	})
+	for range 2 { // what is poison stays so
+		if _, err := w.routes.Replay(t.Context(), "hub", "r", ""); err != nil {
+			t.Fatal(err)
+		}
+		w.until("it is done", func() bool {
+			_, dead := w.show("r")
+			return !slices.ContainsFunc(dead, func(d signet.DeadLetter) bool { return d.Replay })
+		})
+		if got := s.got(); got != strings.Join(good, " ") {
+			t.Errorf("of %d messages that are good %d have come", len(good), len(strings.Fields(got)))
+		}
+		_, dead := w.show("r")
+		var left []uint64
+		for _, d := range dead {
+			if left = append(left, d.First.Sequence); d.Messages != 1 || d.Last != d.First || d.Reason != "it answers with the status 422" {
+				t.Errorf("%+v", d)
+			}
+		}
+		if !slices.Equal(left, []uint64{8, 108, 208, 308, 350}) {
+			t.Errorf("left are %v", left)
+		}
+	}
+}
+
 // TestRefusesAll: a sink that refuses whatever comes has taken nothing, as one that
 // is away has not: the route does not fall behind by more than the retry time.
 func TestRefusesAll(t *testing.T) {

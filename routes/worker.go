@@ -280,17 +280,23 @@ func (w *worker) deliver(ctx context.Context, b *batch) {
 // takeApart delivers the messages of a batch that was refused one by one, so that one
 // that the sink will not take has no other go with it: they may be of any device.
 func (w *worker) takeApart(ctx context.Context, b *batch) {
-	begin := 0
-	for n, p := range b.parts {
-		one := &batch{apart: true, body: b.body[begin:p.end], count: 1, first: p.at, last: p.at, from: p.enqueued, to: p.enqueued, end: p.at}
-		if n == len(b.parts)-1 {
-			one.end = b.end
-		}
+	for _, one := range b.single() {
 		if w.deliver(ctx, one); ctx.Err() != nil {
 			return
 		}
+	}
+}
+
+// single gives the messages of a batch as batches of one.
+func (b *batch) single() []*batch {
+	var all []*batch
+	begin := 0
+	for _, p := range b.parts {
+		all = append(all, &batch{apart: true, body: b.body[begin:p.end], count: 1, first: p.at, last: p.at, from: p.enqueued, to: p.enqueued, end: p.at})
 		begin = p.end + 1 // behind the comma
 	}
+	all[len(all)-1].end = b.end
+	return all
 }
 
 func (w *worker) tell(f func()) {
@@ -439,22 +445,48 @@ func (w *worker) replay(ctx context.Context) {
 }
 
 // resend sends one again, batch by batch. What is delivered is no part of it any
-// more.
+// more, and a message that is refused becomes one of its own, so that those behind
+// it have their turn.
 func (w *worker) resend(ctx context.Context, d *signet.DeadLetter) error {
 	name := w.route.Name
 	var failed *fault
 	b := &batch{}
-	post := func() bool {
-		if b.count == 0 {
-			return true
-		}
-		if failed = w.post(ctx, b, 1); failed != nil {
+	send := func(b *batch) bool {
+		failed = w.post(ctx, b, 1)
+		switch {
+		case failed == nil:
+		case !failed.refused || b.count > 1:
 			return false
+		case b.last == d.Last:
+			d.First, d.FirstTime, d.Messages = b.first, b.from, 1 // it is all that is left
+			return false
+		default:
+			own := signet.DeadLetter{ID: signet.NewETag(), First: b.first, Last: b.last, FirstTime: b.from, LastTime: b.to, Messages: 1,
+				Failed: w.r.Now().UTC().Truncate(time.Millisecond), Reason: failed.text}
+			if w.r.Store.Bury(ctx, w.route.Hub, name, w.cursor, own, MaxDeadLetters) != nil {
+				return false
+			}
+			failed = nil
 		}
 		d.Messages -= b.count
 		d.First = after(b.last)
-		b = &batch{}
 		return w.r.Store.SaveDeadLetter(ctx, w.route.Hub, name, *d) == nil || ctx.Err() == nil
+	}
+	post := func() bool {
+		all := b
+		b = &batch{}
+		if all.count == 0 || send(all) {
+			return true
+		}
+		if failed == nil || !failed.refused || all.count == 1 {
+			return false
+		}
+		for _, one := range all.single() {
+			if !send(one) {
+				return false
+			}
+		}
+		return true
 	}
 	err := w.r.Log.Read(ctx, w.route.Hub, hub.Start{After: before(d.First)}, false, func(at signet.Position, m *signet.Message) bool {
 		if d.Last.Before(at) {

@@ -85,6 +85,9 @@ func (s *Store) DeadLetters(_ context.Context, hub, name string) (ds []signet.De
 	err = s.do("DeadLetters", func() error {
 		if r := s.routes[rowKey{hub, name}]; r != nil {
 			ds = slices.Clone(r.dead)
+			slices.SortStableFunc(ds, func(a, b signet.DeadLetter) int {
+				return cmp.Or(cmp.Compare(a.First.Sequence, b.First.Sequence), cmp.Compare(a.First.Index, b.First.Index))
+			})
 		}
 		return nil
 	})
