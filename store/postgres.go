@@ -146,8 +146,13 @@ func (e *postgresEngine) transact(ctx context.Context, o *sql.TxOptions, c chang
 		_ = tx.Rollback() // when this fails the connection is lost, and the change with it
 		return err
 	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("store: the outcome of the change is unknown: %w", err)
+	err = tx.Commit()
+	// By an ERROR the server says that it has not; by a FATAL, that it ends.
+	if failed, ok := errors.AsType[*pgconn.PgError](err); ok && failed.SeverityUnlocalized == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback) {
+		return fmt.Errorf("store: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnknown, err)
 	}
 	return nil
 }

@@ -2,9 +2,12 @@ package store_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -17,6 +20,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/signet-iot/signet"
 )
 
 // TestMain stops the PostgreSQL that the tests have started.
@@ -179,4 +184,88 @@ func openSQL(t testing.TB, driver, dsn string) *sql.DB {
 	ok(t, err)
 	t.Cleanup(func() { db.Close() })
 	return db
+}
+
+// deaf stands before a server and, once it is armed, keeps the answer to the next COMMIT
+// to itself.
+type deaf struct {
+	armed atomic.Bool
+	url   string
+}
+
+func newDeaf(t *testing.T, server string) *deaf {
+	t.Helper()
+	u, err := url.Parse(server)
+	ok(t, err)
+	const socket = ".s.PGSQL.5432"
+	there := filepath.Join(u.Query().Get("host"), socket)
+	if _, err := os.Stat(there); err != nil {
+		t.Skip("the server is not reached by a socket of a file")
+	}
+	dir, err := os.MkdirTemp("", "signet-deaf") // shorter than t.TempDir, as a socket's name must be
+	ok(t, err)
+	l, err := net.Listen("unix", filepath.Join(dir, socket))
+	ok(t, err)
+	t.Cleanup(func() { l.Close(); os.RemoveAll(dir) })
+	d := &deaf{}
+	u.RawQuery = "host=" + url.QueryEscape(dir)
+	d.url = u.String()
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("unix", there)
+			if err != nil {
+				client.Close()
+				return
+			}
+			var keeps atomic.Bool
+			go func() {
+				pump(server, client, func(said []byte) bool {
+					if bytes.Contains(said, []byte("commit")) && d.armed.CompareAndSwap(true, false) {
+						keeps.Store(true)
+					}
+					return true
+				})
+				server.Close()
+			}()
+			go func() {
+				pump(client, server, func([]byte) bool { return !keeps.Load() })
+				client.Close()
+			}()
+		}
+	}()
+	return d
+}
+
+// pump copies for as long as pass lets it.
+func pump(to io.Writer, from io.Reader, pass func([]byte) bool) {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buffer)
+		if err != nil || !pass(buffer[:n]) {
+			return
+		}
+		if _, err := to.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// A change whose COMMIT was not answered may have been made, and its caller is told so:
+// not that it was not.
+func TestConnectionLostAtCommit(t *testing.T) {
+	d := newDeaf(t, postgresURL(t))
+	s := kinds[1].mustOpen(t, d.url)
+	ok(t, s.CreateHub(t.Context(), hub("east")))
+	d.armed.Store(true)
+	err := s.CreateIdentity(t.Context(), device("east", "d"))
+	if signet.CodeOf(err) != signet.Unavailable || !strings.Contains(signet.AsError(err).Message, "not known") {
+		t.Errorf("told %v", err)
+	}
+	_, err = s.Identity(t.Context(), "east", "d", "") // as it happens
+	ok(t, err)
+	ok(t, s.CreateIdentity(t.Context(), device("east", "next")))
 }

@@ -154,6 +154,10 @@ func unavailable(err error) error {
 		return err
 	}
 	e := signet.Refuse(signet.Unavailable, "The database cannot keep this change just now.")
+	if errors.Is(err, errUnknown) {
+		e = signet.Refuse(signet.Unavailable, "It is not known whether the database has kept this change.").
+			FixBy("Look at what is stored before you make it again; the operator finds the cause in the log.")
+	}
 	e.Cause = err
 	return e
 }
@@ -199,7 +203,11 @@ type queryer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-var errClosed = errors.New("store: closed")
+var (
+	errClosed = errors.New("store: closed")
+	// errUnknown is of a change that was about to be made when the connection was lost.
+	errUnknown = errors.New("store: the outcome of the change is unknown")
+)
 
 // Ping says whether the database answers and can be written to.
 func (s *Store) Ping(ctx context.Context) error {
