@@ -292,10 +292,14 @@ func (e *sqliteEngine) run() {
 func (e *sqliteEngine) commit(batch []*waiting) {
 	outcomes, err := e.transact(batch)
 	if err != nil {
-		e.doubt = e.doubt || unsynced(err)
+		lost := unsynced(err)
+		e.doubt = e.doubt || lost
 		e.disconnect()
 		e.log.Error("changes could not be written", "changes", len(outcomes), "error", err)
 		err = fmt.Errorf("store: write: %w", err)
+		if lost { // they stand in the log, and the end of the process now would have them made
+			err = fmt.Errorf("%w: %w", errUnknown, err)
+		}
 	} else {
 		e.committed(len(outcomes))
 	}

@@ -205,7 +205,8 @@ type queryer interface {
 
 var (
 	errClosed = errors.New("store: closed")
-	// errUnknown is of a change that was about to be made when the connection was lost.
+	// errUnknown is of a change that was about to be made when the connection was lost, or
+	// that could not be synced.
 	errUnknown = errors.New("store: the outcome of the change is unknown")
 )
 
