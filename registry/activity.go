@@ -65,6 +65,17 @@ func (l *activity) add(a signet.Activity) {
 	}
 }
 
+// putBack has what could not be written wait again, behind what has come since, under
+// l.mu.
+func (l *activity) putBack(a signet.Activity) {
+	of := l.pending[[2]string{a.Hub, a.DeviceID}]
+	if n := slices.IndexFunc(of, func(since signet.Activity) bool { return since.ModuleID == a.ModuleID }); n >= 0 {
+		of[n] = later(a, of[n])
+		return
+	}
+	l.add(a)
+}
+
 // later joins two things that are known of one identity; what is of an earlier
 // identity of the name does not count.
 func later(was, now signet.Activity) signet.Activity {
@@ -134,7 +145,7 @@ func (r *Registry) WriteActivity(ctx context.Context) {
 		}
 		l.mu.Lock()
 		for _, a := range batch {
-			l.add(a)
+			l.putBack(a)
 		}
 		l.mu.Unlock()
 	}

@@ -94,6 +94,29 @@ func TestActivity(t *testing.T) {
 	r.WriteActivity(t.Context())
 	equal(t, known("b"), signet.Activity{})
 
+	// Nor when it could not be written at first, and the later one has come meanwhile.
+	c := principal("c")
+	store.Before = func(operation string) error {
+		if operation != "SaveActivity" {
+			return nil
+		}
+		store.Before = nil
+		if err := r.Delete(t.Context(), "hub", "c", "", "*"); err != nil {
+			t.Error(err)
+		}
+		i, err := later.Create(t.Context(), signet.Identity{Hub: "hub", DeviceID: "c"})
+		if err != nil {
+			t.Error(err)
+		}
+		connected["c"] = true
+		r.ConnectionChanged(&signet.Principal{Hub: "hub", DeviceID: "c", GenerationID: i.GenerationID}, second(9))
+		return memstore.ErrFault
+	}
+	r.Seen(c, second(8))
+	r.WriteActivity(t.Context())
+	r.WriteActivity(t.Context())
+	equal(t, known("c"), signet.Activity{Connected: true, ConnectionUpdated: second(9)})
+
 	// kill -9: who was connected is not, after the start.
 	r.ConnectionChanged(a, second(9))
 	connected["a"] = true
