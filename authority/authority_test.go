@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -345,6 +346,52 @@ func TestVerdictLog(t *testing.T) {
 	}
 	l.Close() // again, and Record after it, are harmless
 	l.Record(refusal("late"))
+}
+
+// TestVerdictsThatCouldNotBeStored: a refusal that the store could not take is there when it can again,
+// if its hub still is.
+func TestVerdictsThatCouldNotBeStored(t *testing.T) {
+	store := memstore.New()
+	l := authority.NewVerdictLog(store, authority.VerdictOptions{Logger: slog.New(slog.DiscardHandler)})
+	defer l.Close()
+	count := func(hub string) int64 {
+		t.Helper()
+		vs, err := l.List(t.Context(), authority.VerdictQuery{Hub: hub, Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int64
+		for _, v := range vs {
+			n += v.Count
+		}
+		return n
+	}
+	refusal := func(hub string) signet.Verdict {
+		return signet.Verdict{Error: *signet.Refuse(signet.CertExpired, "It has expired."), Hub: hub, DeviceID: "a"}
+	}
+	var faulty atomic.Bool
+	faulty.Store(true)
+	store.Before = func(operation string) error {
+		if operation != "SaveVerdicts" || !faulty.Load() {
+			return nil
+		}
+		return memstore.ErrFault
+	}
+	l.Record(refusal(tenant))
+	l.Record(refusal("gone"))
+	if n := count(tenant); n != 0 {
+		t.Fatalf("%d stored by a store that fails", n)
+	}
+	l.Record(refusal(tenant))
+	l.Forget("gone")
+	count(tenant)
+	faulty.Store(false)
+	if n := count(tenant); n != 2 {
+		t.Errorf("%d of 2 refusals are there", n)
+	}
+	if n := count("gone"); n != 0 {
+		t.Errorf("%d refusals of a hub that has gone", n)
+	}
 }
 
 // TestVerdictsOfStrangers: what strangers write fills neither the store nor the

@@ -27,6 +27,7 @@ type VerdictLog struct {
 	mu      sync.Mutex
 	open    map[verdictKey]*openVerdict // verdicts whose window has not passed
 	dropped int64                       // refusals beyond the bounds since the last flush
+	forgets int                         // counts the calls of Forget
 
 	flush chan chan struct{} // asks the writer to store what is open now
 	done  chan struct{}
@@ -162,6 +163,7 @@ func (l *VerdictLog) List(ctx context.Context, q VerdictQuery) ([]signet.Verdict
 // nothing to a hub made anew under the name.
 func (l *VerdictLog) Forget(hub string) {
 	l.mu.Lock()
+	l.forgets++
 	maps.DeleteFunc(l.open, func(_ verdictKey, o *openVerdict) bool { return o.verdict.Hub == hub })
 	l.mu.Unlock()
 	l.settle(context.Background()) // what the writer has in its hands
@@ -198,10 +200,14 @@ func (l *VerdictLog) write() {
 	defer close(l.done)
 	tick := time.NewTicker(verdictFlush)
 	defer tick.Stop()
-	for {
+	for rest := 0; ; {
 		select {
 		case <-tick.C:
-			l.save(repeatFlush)
+			if rest > 0 {
+				rest--
+			} else if !l.save(repeatFlush) {
+				rest = int(repeatFlush / verdictFlush)
+			}
 		case stored := <-l.flush:
 			l.save(0)
 			if stored == nil {
@@ -213,15 +219,17 @@ func (l *VerdictLog) write() {
 }
 
 // save stores what is new, and the counts of repeats that were last stored that
-// long ago.
-func (l *VerdictLog) save(repeats time.Duration) {
+// long ago. It says whether the store took them.
+func (l *VerdictLog) save(repeats time.Duration) bool {
 	now := l.now()
 	var vs []signet.Verdict
+	taken := map[verdictKey]*openVerdict{}
 	l.mu.Lock()
+	forgets := l.forgets
 	for key, o := range l.open {
 		over := now.Sub(o.verdict.Time) >= l.window
 		if o.unsaved && (over || now.Sub(o.saved) >= repeats) {
-			vs = append(vs, o.verdict)
+			vs, taken[key] = append(vs, o.verdict), o
 			o.unsaved, o.saved = false, now
 		}
 		if over {
@@ -236,11 +244,35 @@ func (l *VerdictLog) save(repeats time.Duration) {
 		l.log.Warn("refusals beyond the bound are counted, not stored", "count", dropped)
 	}
 	if len(vs) == 0 {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := l.store.SaveVerdicts(ctx, vs, l.keep); err != nil {
+	err := l.store.SaveVerdicts(ctx, vs, l.keep)
+	if err != nil {
 		l.log.Error("verdicts could not be stored", "count", len(vs), "error", err)
+		l.putBack(taken, forgets)
+	}
+	return err == nil
+}
+
+// putBack has verdicts that could not be stored wait again, as far as there is room: the
+// first of a fault are those that tell of it. Those of a hub that has been forgotten
+// meanwhile must not come back, so that then none does.
+func (l *VerdictLog) putBack(taken map[verdictKey]*openVerdict, forgets int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.forgets != forgets {
+		return
+	}
+	for key, o := range taken {
+		switch there := l.open[key]; {
+		case there == o:
+			o.unsaved = true
+		case there == nil && len(l.open) < maxOpenVerdicts:
+			o.unsaved, l.open[key] = true, o
+		default:
+			l.dropped++
+		}
 	}
 }
