@@ -380,6 +380,19 @@ func TestDistrustedKeyInAnotherForm(t *testing.T) {
 	}
 }
 
+// TestCAKeyInAnotherForm: nor is a CA registered whose key is written in another way: it
+// would stand beside its earlier certificate, and go on when that key is distrusted.
+func TestCAKeyInAnotherForm(t *testing.T) {
+	root := issue(t, nil, "Root", newKey(t), 1, true)
+	line := issue(t, root, "Line", newKey(t), 2, true)
+	a := trusting(t, memstore.New(), authority.Options{}, line)
+	again := withKey(t, root, issue(t, root, "Line", line.key, 3, true), followed(t, line.RawSubjectPublicKeyInfo, []byte{5, 0}))
+	for _, der := range [][]byte{again.Raw, followed(t, line.Raw, []byte{5, 0})} {
+		_, _, err := a.Register(t.Context(), tenant, "again", hubtest.PEM(der), true, "")
+		code(t, err, signet.UploadMalformed)
+	}
+}
+
 // withKey has a CA sign a certificate like another, with its key as it is written.
 func withKey(t testing.TB, ca, like *signed, key []byte) *x509.Certificate {
 	t.Helper()
