@@ -5,7 +5,7 @@ import "math"
 // Limits are what an operator lets a hub and each of its devices do in a second.
 // The zero value limits nothing.
 type Limits struct {
-	Connections Rate `json:"connections"` // sessions that begin
+	Connections Rate `json:"connections"` // sessions that begin, and requests over HTTPS, each of which is judged as one
 	Messages    Rate `json:"messages"`    // telemetry
 	Twins       Rate `json:"twins"`       // reads and changes, of devices and back ends
 	Methods     Rate `json:"methods"`     // direct method calls

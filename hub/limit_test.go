@@ -49,6 +49,11 @@ func TestLimits(t *testing.T) {
 	if code := connect("e", "e"); code != "" {
 		t.Errorf("another device: %s", code)
 	}
+	// A request over HTTPS is judged as a connect is, and counts as one.
+	request := hub.Credentials{Host: "first.test", DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}
+	if _, err := h.hub.Authenticate(t.Context(), request); signet.CodeOf(err) != signet.LimitRate {
+		t.Errorf("a request: %v", err)
+	}
 	h.now = h.now.Add(2 * time.Second)
 	if code := connect("d", "d"); code != "" {
 		t.Errorf("two seconds later: %s", code)

@@ -55,7 +55,7 @@ nothing that was acknowledged is lost. Everything else is refused with 429 and t
 	}
 	for _, m := range signet.Meters {
 		rates[m] = cmd.Flags().String(m.String(), "", map[signet.Meter]string{
-			signet.MeterConnections: "sessions that begin", signet.MeterMessages: "telemetry messages", signet.MeterTwins: "reads and changes of twins",
+			signet.MeterConnections: "sessions that begin, requests of devices over HTTPS", signet.MeterMessages: "telemetry messages", signet.MeterTwins: "reads and changes of twins",
 			signet.MeterMethods: "direct method calls", signet.MeterRegistry: "operations on identities",
 		}[m])
 	}
