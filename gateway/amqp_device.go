@@ -25,6 +25,7 @@ type deviceLinks struct {
 	methods  *amqp.Sender // calls
 	commands *amqp.Sender
 
+	asking   bool         // a request about the twin is served: nothing is told before its answer
 	answers  []twinAnswer // that wait for credit
 	unsaid   hub.Delivery // what was taken from the session and could not be sent yet
 	due      bool         // there may be a command to fetch
@@ -311,16 +312,26 @@ func textOf(v any) (string, bool) {
 }
 
 // twinRequest serves a request about the twin, which is answered on the other link of
-// the twin.
+// the twin. What changes while the twin is read is told after the answer: the device would
+// take an answer of before that for what is so now.
 func (c *amqpConn) twinRequest(d *amqp.Delivery) {
+	asking := func(is bool) {
+		c.mu.Lock()
+		c.device.asking = is
+		c.mu.Unlock()
+	}
+	asking(true)
+	defer c.conn.Wake() // for what has waited
 	answer, err := c.serveTwin(d)
 	if err != nil {
+		asking(false)
 		d.Settle(rejected(c.refuse(err)))
 		return
 	}
 	payload := answer.Append(nil)
 	d.Payload = nil // up to 320 KiB, and the answer may wait for long
 	c.mu.Lock()
+	c.device.asking = false
 	listening, full := c.device.twins != nil, len(c.device.answers) >= maxAsked
 	if listening && !full {
 		c.device.answers = append(c.device.answers, twinAnswer{payload, d})
@@ -332,8 +343,6 @@ func (c *amqpConn) twinRequest(d *amqp.Delivery) {
 	case full:
 		d.Settle(rejected(c.refuse(signet.Refuse(signet.LimitRate, "%d answers about the twin wait already for the device to take them.", maxAsked).
 			FixBy("Give credit on the link on which the answers come."))))
-	default:
-		c.conn.Wake()
 	}
 }
 
@@ -465,7 +474,7 @@ func (c *amqpConn) fetchMail(session Session) {
 	d := &c.device
 	for {
 		c.mu.Lock()
-		twins, methods, listens, behind, delivery := d.twins, d.methods, d.listens, len(d.answers) > 0, d.unsaid
+		twins, methods, listens, behind, delivery := d.twins, d.methods, d.listens, d.asking || len(d.answers) > 0, d.unsaid
 		c.mu.Unlock()
 		if listens == 0 || behind ||
 			listens&hub.DesiredChanges != 0 && (twins == nil || !twins.Ready()) ||
@@ -475,6 +484,14 @@ func (c *amqpConn) fetchMail(session Session) {
 		if delivery == nil {
 			var ok bool
 			if delivery, ok = session.Receive(); !ok {
+				return
+			}
+			c.mu.Lock()
+			if behind = d.asking || len(d.answers) > 0; behind { // since we looked
+				d.unsaid = delivery
+			}
+			c.mu.Unlock()
+			if behind {
 				return
 			}
 		}

@@ -576,6 +576,36 @@ func TestAMQPTwin(t *testing.T) {
 	}
 }
 
+// TestAMQPTwinAnswersFirst: a change that comes while the twin is read is told after the
+// answer, which may be of before it: see TestTwinIsNoOlderThanWhatWasTold.
+func TestAMQPTwinAnswersFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s := aDevice(t, NewAMQP(plainDoor(t, changingWaist{&fakeWaist{}, 1}), nil))
+		in, err := s.NewReceiver(t.Context(), "/devices/press-17/twin", &client.ReceiverOptions{Credit: 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := aSender(t, s, "/devices/press-17/twin")
+		var heard []string
+		for _, annotations := range []client.Annotations{
+			{"operation": "PUT", "resource": "/notifications/twin/properties/desired"}, {"operation": "GET"}, nil} {
+			if annotations != nil {
+				if err := out.Send(t.Context(), &client.Message{Data: [][]byte{{}}, Properties: &client.MessageProperties{CorrelationID: "1"}, Annotations: annotations}, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m, err := in.Receive(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			heard = append(heard, string(m.GetData()))
+		}
+		if want := []string{"", `{"desired":{"$version":5},"reported":{"$version":1}}`, `{"x":1,"$version":6}`}; !slices.Equal(heard, want) {
+			t.Errorf("the device hears %q", heard)
+		}
+	})
+}
+
 // TestAMQPShutdown: what was sent before a shutdown is acknowledged once it is stored.
 func TestAMQPShutdown(t *testing.T) {
 	w := &fakeWaist{hold: true}
