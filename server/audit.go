@@ -91,6 +91,12 @@ func (s *Server) auditKey() (key string, verifier note.Verifier, err error) {
 	file, public := filepath.Join(s.cfg.Data, auditKeyFile), filepath.Join(s.cfg.Data, auditVerifierFile)
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
+		// Another would put itself in the place of what checkpoints are checked by.
+		checkpoint := filepath.Join(s.cfg.Data, auditCheckpointFile)
+		if _, e := os.Stat(checkpoint); !errors.Is(e, fs.ErrNotExist) {
+			return "", nil, signet.Refuse(signet.AuditChanged, "The key of the audit log, %s, is not there; %s was signed by it.", file, checkpoint).
+				FixBy("Put the key back. If it is lost, move %s and %s elsewhere, keep them with the reason, and start again.", checkpoint, public)
+		}
 		var verifierKey string
 		if key, verifierKey, err = note.GenerateKey(rand.Reader, s.cfg.HostName+"/audit"); err != nil {
 			return "", nil, err

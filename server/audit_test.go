@@ -2,6 +2,8 @@ package server_test
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -63,4 +65,34 @@ func TestAuditOutlives(t *testing.T) {
 		t.Fatal(err)
 	}
 	act(hubtest.Start(t, again), "press-19")
+}
+
+// TestAuditKeyAway: without the key of the log that it has signed of the server does not
+// start, and makes no other; with it again, it does. What a crash left half written goes.
+func TestAuditKeyAway(t *testing.T) {
+	h := hubtest.Start(t)
+	h.Stop()
+	cfg := h.Config
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	key, half := filepath.Join(cfg.Data, "audit.key"), filepath.Join(cfg.Data, ".new-1234")
+	away := filepath.Join(t.TempDir(), "audit.key")
+	if err := errors.Join(os.Rename(key, away), os.WriteFile(half, []byte("half a k"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Start(t.Context(), cfg); signet.CodeOf(err) != signet.AuditChanged || !strings.Contains(err.Error(), "audit.key") {
+		t.Errorf("without the key: %v", err)
+	}
+	if err := os.Rename(away, key); err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was half written: %v", err)
+	}
 }

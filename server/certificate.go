@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -188,10 +189,25 @@ func issue(template, issuer *x509.Certificate, issuerKey crypto.Signer, certFile
 	return writeFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
+// half begins the names of files that are being written.
+const half = ".new-"
+
+// removeHalf removes from a folder what the end of a process has left half written: it
+// may be of a key.
+func removeHalf(folder string) error {
+	files, err := os.ReadDir(folder)
+	for _, f := range files {
+		if f.Type().IsRegular() && strings.HasPrefix(f.Name(), half) {
+			err = errors.Join(err, os.Remove(filepath.Join(folder, f.Name())))
+		}
+	}
+	return err
+}
+
 // writeFile writes a file so that it is there whole or not at all, and stays
 // after a power loss.
 func writeFile(name string, data []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(name), half+"*")
 	if err != nil {
 		return err
 	}

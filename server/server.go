@@ -119,7 +119,7 @@ func (s *Server) takeFolder(context.Context) error {
 		return err
 	}
 	s.onClose(func(context.Context) error { unlock(); return nil })
-	return nil
+	return removeHalf(s.cfg.Data)
 }
 
 func (s *Server) openMachines(ctx context.Context) (err error) {
