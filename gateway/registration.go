@@ -1,13 +1,16 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/signet-iot/signet"
@@ -47,6 +50,11 @@ const (
 	// maxConversations bounds those of one device at a time, by MQTT: several that
 	// have one registration ID, by mistake, do not shut each other out.
 	maxConversations = 4
+
+	// lostTime is how long one of these is silent before it may be a link that has died
+	// without a word, and gives its place to who comes: longer than any device is told
+	// to wait (30 s).
+	lostTime = 35 * time.Second
 )
 
 // Topics of registrations.
@@ -89,7 +97,8 @@ type conversation struct {
 	applicant   Applicant     // nil when it is refused
 	refusal     *signet.Error // why
 	ends        time.Time
-	heard       bool // the device listens to answers
+	heard       bool         // the device listens to answers
+	last        atomic.Int64 // when it said something, in nanoseconds since 1970
 }
 
 // converse judges the device that a CONNECT is of, and answers it. Then c.talk is
@@ -164,6 +173,7 @@ func (v *conversation) hold(visitor *visitor) error {
 		if err != nil {
 			return v.lost(err)
 		}
+		v.last.Store(time.Now().UnixNano())
 		switch p := packet.(type) {
 		case *mqtt.Publish:
 			err = v.request(p)
@@ -309,16 +319,25 @@ func (v *conversation) refuse(e *signet.Error) *signet.Error {
 func (m *MQTT) conversing(v *conversation, in bool) bool {
 	key := strings.ToLower(v.credentials.IDScope + "\n" + v.credentials.RegistrationID)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case !in:
-		if m.conversations[key]--; m.conversations[key] == 0 {
-			delete(m.conversations, key)
+	are, lost := m.conversations[key], (*conversation)(nil)
+	v.last.Store(time.Now().UnixNano())
+	if in && len(are) >= maxConversations {
+		lost = slices.MinFunc(are, func(a, b *conversation) int { return cmp.Compare(a.last.Load(), b.last.Load()) })
+		if v.last.Load()-lost.last.Load() < int64(lostTime) {
+			m.mu.Unlock()
+			return false
 		}
-	case m.conversations[key] >= maxConversations:
-		return false
-	default:
-		m.conversations[key]++
+	}
+	are = slices.DeleteFunc(are, func(other *conversation) bool { return other == v || other == lost })
+	if in {
+		are = append(are, v)
+	}
+	if m.conversations[key] = are; len(are) == 0 {
+		delete(m.conversations, key)
+	}
+	m.mu.Unlock()
+	if lost != nil {
+		lost.end(signet.Refuse(signet.SessionClosed, "The device was silent, and registers anew."))
 	}
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -177,5 +178,65 @@ func TestRegistrationLostBeforeAnswer(t *testing.T) {
 		if connack, ok := p.(*mqtt.Connack); !ok || connack.Code != mqtt.ConnAccepted {
 			t.Errorf("the device is told %+v, %v", p, err)
 		}
+	})
+}
+
+// TestRegistrationLostLinks: links of a device that have died without a word keep it
+// out no longer than it would be told to wait. Those that are heard of stay.
+func TestRegistrationLostLinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &fakeWaist{}
+		m := plainDoor(t, w)
+		come := func() (net.Conn, byte) {
+			device := pipe(m)
+			device.Write(mqtt.AppendConnect(nil, &mqtt.Connect{ClientID: "press", HasUsername: true, Username: "0ne00111111/registrations/press/api-version=2019-03-31"}))
+			p, err := mqtt.NewClientReader(device, maxPacket).Next()
+			if connack, ok := p.(*mqtt.Connack); ok {
+				return device, connack.Code
+			}
+			t.Fatalf("the device is told %+v, %v", p, err)
+			return nil, 0
+		}
+		speaks := func(device net.Conn) {
+			t.Helper()
+			device.Write(mqtt.AppendPingreq(nil))
+			if p, err := mqtt.NewClientReader(device, maxPacket).Next(); err != nil {
+				t.Errorf("%+v %v", p, err)
+			}
+		}
+		var links []net.Conn
+		for range maxConversations {
+			link, code := come()
+			if links = append(links, link); code != mqtt.ConnAccepted {
+				t.Fatal(code)
+			}
+			defer link.Close()
+		}
+		time.Sleep(30 * time.Second)
+		speaks(links[0])
+		if _, code := come(); code != mqtt.ConnRefusedUnavailable {
+			t.Errorf("a fifth at once: %d", code)
+		}
+		time.Sleep(10 * time.Second)
+		device, code := come()
+		if code != mqtt.ConnAccepted {
+			t.Fatal(code)
+		}
+		defer device.Close()
+		speaks(links[0])
+		speaks(device)
+		if _, err := mqtt.NewClientReader(links[1], maxPacket).Next(); err == nil {
+			t.Error("the link that was silent longest is not closed")
+		}
+		for _, link := range append(links, device) {
+			link.Close()
+		}
+		synctest.Wait()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(m.conversations) > 0 {
+			t.Errorf("%v are left", m.conversations)
+		}
+		w.refusals()
 	})
 }
