@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"fmt"
 	"math/big"
 	"testing"
@@ -282,6 +283,11 @@ func TestCertificates(t *testing.T) {
 		{name: "half a certificate", chain: cut(func(der []byte) []byte { return der[:len(der)/2] }), closed: true, code: signet.ChainMalformed},
 		{name: "a flipped bit in the structure", chain: cut(func(der []byte) []byte { der[4] ^= 0x40; return der }), closed: true, code: signet.ChainMalformed},
 		{name: "a flipped bit in the signature", chain: cut(func(der []byte) []byte { der[len(der)-1] ^= 1; return der }), code: signet.CertBadSignature},
+		{name: "something behind the signature", code: signet.ChainMalformed, chain: cut(func(der []byte) []byte {
+			const more = 200
+			binary.BigEndian.PutUint16(der[2:], binary.BigEndian.Uint16(der[2:])+more) // the length of the whole
+			return append(der, make([]byte, more)...)
+		})},
 
 		{name: "a negative serial number", closed: true, code: signet.ChainMalformed, chain: func(t *testing.T, id string) tls.Certificate {
 			key := ecKey(t)
