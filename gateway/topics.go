@@ -85,7 +85,13 @@ func (i identity) subscription(filter string) subscriptions {
 	case i.prefix + "/messages/devicebound/#":
 		return toCommands
 	}
-	if strings.Contains(i.prefix, "/modules/") {
+	// Azure's SDK for embedded C says + for the device's own ID. It stands for no other:
+	// a session is given the messages of its own identity alone.
+	module := strings.Contains(i.prefix, "/modules/")
+	if filter == "devices/+/messages/devicebound/#" && !module {
+		return toCommands
+	}
+	if module {
 		switch filter {
 		case i.prefix + "/inputs/#":
 			return toInputs
