@@ -274,7 +274,7 @@ func (a *Authority) trustOf(hub string) *trust {
 		// Whoever asks first tries again: a fault of the database must not outlast
 		// itself.
 		now, tried := a.now().UnixNano(), t.tried.Load()
-		if now-tried >= int64(rereadAfter) && t.tried.CompareAndSwap(tried, now) && a.reload(context.Background(), hub) == nil {
+		if (now < tried || now-tried >= int64(rereadAfter)) && t.tried.CompareAndSwap(tried, now) && a.reload(context.Background(), hub) == nil {
 			return a.trustOf(hub)
 		}
 	}
