@@ -20,6 +20,7 @@ func init() {
 		{"a registration comes back as it went in, with what is to be done for it", func(t *testing.T, s *store.Store) {
 			want := registration("east", "Press-17", "Acme")
 			want.Hub, want.FirstHub, want.DeviceID, want.Substatus = "h.example", "g.example", "press-17", "deviceDataReset"
+			want.Left = []signet.Place{{Hub: "f.example", DeviceID: "press-17"}}
 			want.ErrorCode, want.ErrorMessage, want.TrackingID = signet.AllocationWebhook, "zurück 漢", "T"
 			want.Leaf, want.Signer, want.Issued = []byte{0, 1}, []byte{2}, [][]byte{{3}, {4}}
 			want.Payload = json.RawMessage(`{"a":"\u0000"}`)
