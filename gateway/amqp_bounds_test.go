@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,15 +122,17 @@ func TestAMQPAbandonFails(t *testing.T) {
 }
 
 // TestAMQPMailNotLost: what was taken from the session is said later when the device has
-// no room for it by then.
+// no room for it by then, whatever it detaches meanwhile that has nothing to do with it.
 func TestAMQPMailNotLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var device frames
+		var begun atomic.Bool
 		taken := 0
 		w := &fakeWaist{mail: func() (hub.Delivery, bool) {
-			if taken++; taken > 2 {
+			if !begun.Load() || taken == 2 {
 				return nil, false
 			}
+			taken++
 			device.flow(0) // says that it has no room, and is heard while this is on its way
 			time.Sleep(time.Millisecond)
 			return hub.DesiredChange{Version: int64(taken), Patch: []byte("{}")}, true
@@ -149,13 +152,22 @@ func TestAMQPMailNotLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		calls, err := s.NewReceiver(t.Context(), "/devices/press-17/methods/devicebound", &client.ReceiverOptions{Credit: 20})
+		if err != nil {
+			t.Fatal(err)
+		}
 		out := aSender(t, s, "/devices/press-17/twin")
+		synctest.Wait()
+		begun.Store(true)
 		if err := out.Send(t.Context(), &client.Message{Data: [][]byte{{' '}}, Properties: &client.MessageProperties{CorrelationID: "Put"},
 			Annotations: client.Annotations{"operation": "PUT", "resource": "/notifications/twin/properties/desired"}}, nil); err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range []any{nil, int64(1), int64(2)} { // the answer, and the changes
 			time.Sleep(time.Second)
+			if want == nil { // the first change is taken, and not said
+				calls.Close(t.Context())
+			}
 			device.flow(100)
 			ctx, over := context.WithTimeout(t.Context(), time.Minute)
 			got, err := in.Receive(ctx, nil)

@@ -79,9 +79,9 @@ func (c *amqpConn) sendTo(n amqpNode, s *amqp.Sender) *signet.Error {
 		c.mu.Lock()
 		mine := *place == s
 		if mine {
-			*place, d.unsaid = nil, nil
-			if d.listens &^= kind; place == &d.twins {
-				d.listens &^= hub.DesiredChanges
+			*place = nil
+			if d.ignore(kind); place == &d.twins {
+				d.ignore(hub.DesiredChanges)
 			}
 		}
 		listens := d.listens
@@ -100,6 +100,15 @@ func (c *amqpConn) sendTo(n amqpNode, s *amqp.Sender) *signet.Error {
 		c.session.Listen(listens)
 	}
 	return nil
+}
+
+// ignore has the device listen to a kind no more, and be told nothing of it that waits.
+// It is called with mu held.
+func (d *deviceLinks) ignore(kind hub.Kinds) {
+	d.listens &^= kind
+	if d.unsaid != nil && d.unsaid.Kind()&kind != 0 {
+		d.unsaid = nil
+	}
 }
 
 // fetchDevice sends what the session has, as far as links have credit.
@@ -433,11 +442,10 @@ func versionOf(v any) (int64, bool) {
 // listenTwin begins or ends to tell the device of desired properties.
 func (c *amqpConn) listenTwin(to bool) {
 	c.mu.Lock()
-	c.device.listens &^= hub.DesiredChanges
-	if !to {
-		c.device.unsaid = nil
-	}
-	if to && c.device.twins != nil {
+	switch {
+	case !to:
+		c.device.ignore(hub.DesiredChanges)
+	case c.device.twins != nil:
 		c.device.listens |= hub.DesiredChanges
 	}
 	listens := c.device.listens
@@ -468,8 +476,8 @@ func (c *amqpConn) fetchAnswers() {
 }
 
 // fetchMail sends the deliveries that wait. What is taken from the session is to be sent,
-// so each link that might be meant has to be ready; if one is so no more by then, it has
-// the delivery once it is again.
+// so each link that might be meant has to be ready. If that is so no more by then, or the
+// twin is being read, it is sent once there is room for it, and behind the answer.
 func (c *amqpConn) fetchMail(session Session) {
 	d := &c.device
 	for {
@@ -486,14 +494,6 @@ func (c *amqpConn) fetchMail(session Session) {
 			if delivery, ok = session.Receive(); !ok {
 				return
 			}
-			c.mu.Lock()
-			if behind = d.asking || len(d.answers) > 0; behind { // since we looked
-				d.unsaid = delivery
-			}
-			c.mu.Unlock()
-			if behind {
-				return
-			}
 		}
 		m, link, place := amqp.Message{Body: amqp.DataBody}, twins, &d.twins
 		switch v := delivery.(type) {
@@ -505,10 +505,14 @@ func (c *amqpConn) fetchMail(session Session) {
 			m.Data, m.Properties.CorrelationID = [][]byte{v.Payload}, callUUID(v.RequestID)
 			m.Application = amqp.Map{{Key: "IoThub-methodname", Value: v.Method}}
 		}
-		// It is nil when it was attached, and listened to, since we looked.
-		sent := link != nil && link.Send(amqp.Outgoing{Payload: m.Append(nil), Settled: true})
 		c.mu.Lock()
-		if d.unsaid = nil; !sent && *place != nil && (link == nil || link == *place) {
+		behind = d.asking || len(d.answers) > 0 // since we looked
+		c.mu.Unlock()
+		// The link is nil when it was attached, and listened to, since we looked.
+		sent := !behind && link != nil && link.Send(amqp.Outgoing{Payload: m.Append(nil), Settled: true})
+		c.mu.Lock()
+		d.unsaid = nil
+		if !sent && d.listens&delivery.Kind() != 0 && (link == nil || link == *place) {
 			d.unsaid = delivery
 		}
 		c.mu.Unlock()

@@ -315,7 +315,8 @@ func (v *conversation) refuse(e *signet.Error) *signet.Error {
 	return v.door.registrar.Refuse(v.credentials, e)
 }
 
-// conversing counts a conversation in, if its device may have another, or out.
+// conversing counts a conversation in, if its device may have another, or out. One that
+// may be lost ends to make room.
 func (m *MQTT) conversing(v *conversation, in bool) bool {
 	key := strings.ToLower(v.credentials.IDScope + "\n" + v.credentials.RegistrationID)
 	m.mu.Lock()

@@ -3,7 +3,7 @@ package hub
 // A Delivery is something that the hub has for a device: one of the types that
 // the files of its kind declare. The door fetches it with Receive and says it in
 // its protocol.
-type Delivery interface{ kind() Kinds }
+type Delivery interface{ Kind() Kinds }
 
 // Kinds is a set of kinds of deliveries.
 type Kinds uint32
@@ -57,7 +57,7 @@ func (s *Session) Receive() (Delivery, bool) {
 		d := s.mail[0]
 		s.mail[0] = nil
 		s.mail = s.mail[1:]
-		if s.listensTo(d.kind()) {
+		if s.listensTo(d.Kind()) {
 			return d, true
 		}
 	}

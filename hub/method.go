@@ -42,7 +42,7 @@ type MethodCall struct {
 	Payload           []byte // JSON
 }
 
-func (MethodCall) kind() Kinds { return MethodCalls }
+func (MethodCall) Kind() Kinds { return MethodCalls }
 
 // callee is an identity that calls are under way to.
 type callee struct {

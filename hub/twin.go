@@ -12,7 +12,7 @@ type DesiredChange struct {
 	Patch   []byte // the JSON merge patch, with its nulls, that led to the version
 }
 
-func (DesiredChange) kind() Kinds { return DesiredChanges }
+func (DesiredChange) Kind() Kinds { return DesiredChanges }
 
 // Twin reads the twin of the session's identity.
 func (s *Session) Twin(ctx context.Context) (signet.Twin, error) {
