@@ -31,6 +31,7 @@ func (h *Hub) Event(ctx context.Context, hub string, e Event, done func(error)) 
 		done(err)
 		return
 	}
+	tenant, _ := h.registry.HubByName(hub) // zero when it has gone meanwhile
 	if e.Time.IsZero() {
 		e.Time = h.now().UTC()
 	}
@@ -45,7 +46,7 @@ func (h *Hub) Event(ctx context.Context, hub string, e Event, done func(error)) 
 		properties = append(properties, signet.Property{Name: "moduleId", Value: e.ModuleID})
 	}
 	h.messages.Append(ctx, &signet.Message{
-		Hub: hub, DeviceID: e.DeviceID, ModuleID: e.ModuleID, Source: e.Source, EnqueuedTime: h.enqueued(hub), Body: body,
+		Hub: hub, DeviceID: e.DeviceID, ModuleID: e.ModuleID, Source: e.Source, EnqueuedTime: h.enqueued(tenant.Created), Body: body,
 		System: []signet.Property{{Name: "content-type", Value: "application/json"}, {Name: "content-encoding", Value: "utf-8"},
 			{Name: "user-id", Value: hub}, {Name: "correlation-id", Value: e.ID}},
 		Properties: slices.Concat(properties, []signet.Property{{Name: "opType", Value: e.Operation}}, e.Properties, []signet.Property{

@@ -326,6 +326,7 @@ type judgement struct {
 	principal signet.Principal
 	path      []*x509.Certificate // leaf first; empty for a token
 	witness   string              // see [Hub.reviewIdentity]
+	made      time.Time           // the hub
 }
 
 // judge decides who the credentials belong to. The cheap questions come first:
@@ -345,7 +346,7 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time, trust Trus
 	if err := h.enabled(ctx, &identity); err != nil {
 		return nil, err
 	}
-	j := &judgement{principal: signet.Principal{
+	j := &judgement{made: tenant.Created, principal: signet.Principal{
 		Hub: tenant.Name, DeviceID: identity.DeviceID, ModuleID: identity.ModuleID,
 		GenerationID: identity.GenerationID, Auth: identity.Auth.Type, Scope: "device",
 	}}
@@ -452,10 +453,10 @@ func (h *Hub) Read(ctx context.Context, hub string, from Start, follow bool, eac
 
 // enqueued is the time of a message that is taken now: not before its hub was made, or
 // Read would pass over it. A clock may be set back, and another server's be ahead.
-func (h *Hub) enqueued(hub string) time.Time {
+func (h *Hub) enqueued(made time.Time) time.Time {
 	now := h.now().UTC().Truncate(time.Millisecond)
-	if tenant, err := h.registry.HubByName(hub); err == nil && now.Before(tenant.Created) {
-		return tenant.Created
+	if now.Before(made) {
+		return made
 	}
 	return now
 }

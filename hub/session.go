@@ -19,6 +19,7 @@ type Session struct {
 	remote    netip.Addr
 	method    string                 // the principal's auth method, made once
 	model     string                 // the device's Plug and Play model, as it says itself; or ""
+	made      time.Time              // its hub
 	witness   atomic.Pointer[string] // what else the session rests on: see [Hub.reviewIdentity]
 	wake      func()
 	ended     atomic.Pointer[signet.Error]
@@ -46,7 +47,7 @@ type Session struct {
 
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
 	p := new(j.principal) // a copy: the judgement holds the whole path
-	s := &Session{hub: h, principal: p, remote: c.Remote.Addr(), method: p.AuthMethod(), model: signet.Clip(c.ModelID), wake: wake}
+	s := &Session{hub: h, principal: p, remote: c.Remote.Addr(), method: p.AuthMethod(), model: signet.Clip(c.ModelID), made: j.made, wake: wake}
 	witness := j.witness // a copy, too
 	s.witness.Store(&witness)
 	if !p.Expires.IsZero() {
@@ -126,7 +127,7 @@ func (s *Session) append(ctx context.Context, m *signet.Message, done func(error
 	if s.model != "" {
 		m.System = append(m.System, signet.Property{Name: "dt-dataschema", Value: s.model})
 	}
-	m.EnqueuedTime = s.hub.enqueued(p.Hub)
+	m.EnqueuedTime = s.hub.enqueued(s.made)
 	s.seen(m.EnqueuedTime)
 	s.hub.messages.Append(ctx, m, done)
 }
