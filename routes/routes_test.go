@@ -449,6 +449,48 @@ func TestPoisonReplayed(t *testing.T) {
 	}
 }
 
+// TestRefusedReplayed: a dead letter of which the sink still refuses every message stays
+// one, and is not sent again to its end: there is room for so many only, and what is new
+// waits.
+func TestRefusedReplayed(t *testing.T) {
+	w, s := newWorld(t), newSink(t, always(500))
+	w.put(signet.Route{Name: "r", URL: s.URL, AllowPrivate: true, RetrySeconds: 60})
+	for n := range 2500 {
+		w.says("d", fmt.Sprint(n))
+	}
+	w.until("they are one dead letter", func() bool { _, dead := w.show("r"); return len(dead) == 1 && dead[0].Messages == 2500 })
+	s.answers(always(422))
+	for round, want := range [][]int{{1000, 1500}, {1000, 1000, 500}, {1000, 1000, 500}, nil} {
+		before := s.asked()
+		if want == nil {
+			s.answers(nil)
+		}
+		if _, err := w.routes.Replay(t.Context(), "hub", "r", ""); err != nil {
+			t.Fatal(err)
+		}
+		w.until("it is done", func() bool {
+			_, dead := w.show("r")
+			return !slices.ContainsFunc(dead, func(d signet.DeadLetter) bool { return d.Replay })
+		})
+		_, dead := w.show("r")
+		var left []int
+		for _, d := range dead {
+			if left = append(left, d.Messages); d.Reason != "it answers with the status 422" {
+				t.Errorf("%+v", d)
+			}
+		}
+		if !slices.Equal(left, want) {
+			t.Errorf("round %d: left are %v", round, left)
+		}
+		if asked := s.asked() - before; asked > 1100*max(round+1, 1) {
+			t.Errorf("round %d: %d attempts", round, asked)
+		}
+	}
+	if got := strings.Fields(s.got()); len(got) != 2500 {
+		t.Errorf("%d have come", len(got))
+	}
+}
+
 // TestRefusesAll: a sink that refuses whatever comes has taken nothing, as one that
 // is away has not: the route does not fall behind by more than the retry time.
 func TestRefusesAll(t *testing.T) {

@@ -444,50 +444,69 @@ func (w *worker) replay(ctx context.Context) {
 	}
 }
 
-// resend sends one again, batch by batch. What is delivered is no part of it any
-// more, and a message that is refused becomes one of its own, so that those behind
-// it have their turn.
+// mostRefused is how many messages in a row a sink may refuse, each alone, before no more
+// of a dead letter is sent again: it may refuse everything, and what is new waits.
+const mostRefused = 1000
+
+// resend sends one again: batch by batch, and what is refused so message by message. What
+// is delivered is no part of it any more, and messages that are refused become one of their
+// own once one behind them is not, so that those have their turn.
 func (w *worker) resend(ctx context.Context, d *signet.DeadLetter) error {
 	name := w.route.Name
-	var failed *fault
-	b := &batch{}
-	send := func(b *batch) bool {
-		failed = w.post(ctx, b, 1)
-		switch {
-		case failed == nil:
-		case !failed.refused || b.count > 1:
-			return false
-		case b.last == d.Last:
-			d.First, d.FirstTime, d.Messages = b.first, b.from, 1 // it is all that is left
-			return false
-		default:
-			own := signet.DeadLetter{ID: signet.NewETag(), First: b.first, Last: b.last, FirstTime: b.from, LastTime: b.to, Messages: 1,
-				Failed: w.r.Now().UTC().Truncate(time.Millisecond), Reason: failed.text}
-			if w.r.Store.Bury(ctx, w.route.Hub, name, w.cursor, own, MaxDeadLetters) != nil {
-				return false
-			}
-			failed = nil
-		}
-		d.Messages -= b.count
-		d.First = after(b.last)
-		return w.r.Store.SaveDeadLetter(ctx, w.route.Hub, name, *d) == nil || ctx.Err() == nil
-	}
-	post := func() bool {
-		all := b
-		b = &batch{}
-		if all.count == 0 || send(all) {
+	var reason string // why no more is sent
+	var trouble error
+	var refused signet.DeadLetter // of messages, since one was delivered
+
+	// part makes what was refused a dead letter of its own.
+	part := func() bool {
+		if refused.Messages == 0 {
 			return true
 		}
-		if failed == nil || !failed.refused || all.count == 1 {
+		refused.Failed = w.r.Now().UTC().Truncate(time.Millisecond)
+		if trouble = w.r.Store.Bury(ctx, w.route.Hub, name, w.cursor, refused, MaxDeadLetters); trouble != nil {
+			reason = "what is refused could not be stored"
 			return false
 		}
-		for _, one := range all.single() {
-			if !send(one) {
+		d.Messages -= refused.Messages
+		d.First = after(refused.Last)
+		refused = signet.DeadLetter{}
+		return true
+	}
+	var send func(*batch) bool
+	send = func(b *batch) bool {
+		if refused.Messages >= mostRefused {
+			reason = refused.Reason
+			part()
+			return false
+		}
+		switch failed := w.post(ctx, b, 1); {
+		case failed == nil:
+			if !part() {
 				return false
 			}
+			d.Messages -= b.count
+			d.First = after(b.last)
+			return w.r.Store.SaveDeadLetter(ctx, w.route.Hub, name, *d) == nil || ctx.Err() == nil
+		case !failed.refused:
+			reason = failed.text
+			return false
+		case b.count > 1:
+			for _, one := range b.single() {
+				if !send(one) {
+					return false
+				}
+			}
+		default:
+			if refused.Messages == 0 {
+				refused = signet.DeadLetter{ID: signet.NewETag(), First: b.first, FirstTime: b.from}
+			}
+			refused.Last, refused.LastTime, refused.Reason = b.last, b.to, failed.text
+			refused.Messages++
 		}
 		return true
 	}
+
+	b := &batch{}
 	err := w.r.Log.Read(ctx, w.route.Hub, hub.Start{After: before(d.First)}, false, func(at signet.Position, m *signet.Message) bool {
 		if d.Last.Before(at) {
 			return false
@@ -496,29 +515,34 @@ func (w *worker) resend(ctx context.Context, d *signet.DeadLetter) error {
 		if !w.route.Takes(m) {
 			return true
 		}
-		if !b.room(it) && !post() {
-			return false
+		if !b.room(it) {
+			full := b
+			if b = (&batch{}); !send(full) {
+				return false
+			}
 		}
 		b.add(w, it)
 		return true
 	})
-	if err == nil && failed == nil && ctx.Err() == nil {
-		post()
+	if err == nil && reason == "" && ctx.Err() == nil && b.count > 0 {
+		send(b)
 	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case err != nil || failed != nil:
-		d.Replay, d.Failed = false, w.r.Now().UTC().Truncate(time.Millisecond)
-		if d.Reason = "the message log cannot be read"; failed != nil {
-			d.Reason = failed.text
+	case err != nil:
+		reason = "the message log cannot be read"
+	case reason != "":
+	case refused.Messages > 0: // it is all that is left
+		d.First, d.FirstTime, d.Last, d.LastTime, d.Messages, reason = refused.First, refused.FirstTime, refused.Last, refused.LastTime, refused.Messages, refused.Reason
+	default:
+		if d.Messages > 0 {
+			w.r.Logger.Warn("the message log keeps some of a dead letter no longer", "hub", w.route.Hub, "route", name, "id", d.ID, "messages", d.Messages)
 		}
-		return errors.Join(err, w.r.Store.SaveDeadLetter(ctx, w.route.Hub, name, *d))
+		return w.r.Store.RemoveDeadLetter(ctx, w.route.Hub, name, d.ID)
 	}
-	if d.Messages > 0 {
-		w.r.Logger.Warn("the message log keeps some of a dead letter no longer", "hub", w.route.Hub, "route", name, "id", d.ID, "messages", d.Messages)
-	}
-	return w.r.Store.RemoveDeadLetter(ctx, w.route.Hub, name, d.ID)
+	d.Replay, d.Failed, d.Reason = false, w.r.Now().UTC().Truncate(time.Millisecond), reason
+	return errors.Join(err, trouble, w.r.Store.SaveDeadLetter(ctx, w.route.Hub, name, *d))
 }
 
 // before and after are the places beside one.
