@@ -57,9 +57,11 @@ func appendEvent(dst []byte, at signet.Position, m *signet.Message, now amqp.Map
 			annotate(amqp.Symbol(p.Name), p.Value)
 		}
 	}
-	repeated := repeats(m.Properties)
+	last := lastOfName(m.Properties)
 	for i, p := range m.Properties {
-		if repeated(i) {
+		// No two keys of a map are one (AMQP §1.6.23): the last counts, as in JSON.
+		if last != nil && last[p.Name] != i ||
+			last == nil && slices.ContainsFunc(m.Properties[i+1:], func(later signet.Property) bool { return later.Name == p.Name }) {
 			continue
 		}
 		e := amqp.Entry{Key: p.Name, Value: p.Value}
@@ -75,19 +77,16 @@ func appendEvent(dst []byte, at signet.Position, m *signet.Message, now amqp.Map
 // thousand, that would take seconds for each reader.
 const fewProperties = 16
 
-// repeats says of a property whether there is a later one of its name: no two keys of a
-// map are one (AMQP §1.6.23), and the last counts, as in JSON.
-func repeats(properties []signet.Property) func(i int) bool {
+// lastOfName gives where the last property of each name is; nil when there are few.
+func lastOfName(properties []signet.Property) map[string]int {
 	if len(properties) <= fewProperties {
-		return func(i int) bool {
-			return slices.ContainsFunc(properties[i+1:], func(later signet.Property) bool { return later.Name == properties[i].Name })
-		}
+		return nil
 	}
 	last := make(map[string]int, len(properties))
 	for i := range properties {
 		last[properties[i].Name] = i
 	}
-	return func(i int) bool { return last[properties[i].Name] != i }
+	return last
 }
 
 // latestEvery is how old what a reader is told of the end of the log may be.
