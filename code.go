@@ -373,7 +373,7 @@ var Codes = []CodeInfo{
 	{DistrustUnknown, StepRecord, "Nothing is distrusted under that ID.", "List what the hub distrusts."},
 	{DistrustMalformed, StepRecord, "What is to be distrusted is not said, or is not clear.", "Send the certificate in PEM and what of it to distrust, or a thumbprint, a key hash, or an issuer's key hash and a serial number."},
 	{ScopeUnknown, StepRecord, "No scope is set for that key.", "List the scopes of the hub: signet certificate scope"},
-	{RolloverUnsafe, StepRecord, "Removing the CA would cut devices off, or might.", "Give those devices certificates of the other CA first: signet certificate rollover names them. To remove it all the same: signet certificate delete"},
+	{RolloverUnsafe, StepRecord, "Removing the CA would cut devices off, or might, or revocation would be asked after less.", "Give those devices certificates of the other CA first: signet certificate rollover names them. To remove it all the same: signet certificate delete"},
 	{ScopeMalformed, StepRecord, "What is to be bounded is not said, or is not clear.", "Mend the field named in the message."},
 	{ETagMissing, StepRecord, "This operation needs If-Match.", "Read the record and send its etag in If-Match."},
 	{ETagStale, StepRecord, "The record has changed since it was read.", "Read it again and repeat with the new etag."},

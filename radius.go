@@ -50,7 +50,9 @@ type Radius struct {
 	// Anchors counts devices that are let in now by the CA at the top of their path, by
 	// its SHA-256 thumbprint in hex.
 	Anchors map[string]int64 `json:"anchors,omitempty"`
-	Took    time.Duration    `json:"tookNanos"`
+	// Notes are what else goes with the change.
+	Notes []string      `json:"notes,omitempty"`
+	Took  time.Duration `json:"tookNanos"`
 }
 
 // A FateCount is how many devices have a fate, and how many of them are connected

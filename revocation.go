@@ -1,6 +1,9 @@
 package signet
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // A RevocationPolicy says how a hub asks whether the certificates below one of
 // its CAs have been revoked by their issuers. The whole path counts: the device's
@@ -39,6 +42,13 @@ const (
 	// are established go on.
 	RevocationHard RevocationMode = "hard"
 )
+
+// Laxer says whether a mode lets more in than another.
+func (m RevocationMode) Laxer(than RevocationMode) bool { return m.strictness() < than.strictness() }
+
+func (m RevocationMode) strictness() int {
+	return slices.Index([]RevocationMode{RevocationSoft, RevocationHard}, m) // -1 is off
+}
 
 // A CRL is a certificate revocation list that a hub goes by: the latest complete
 // one of an issuer.

@@ -17,8 +17,12 @@ type Rollover struct {
 	Unknown int64 `json:"unknown"`
 	Unseen  int64 `json:"unseen"`
 
+	// Policy is what the revocation policy of the new CA would have to be, as that of the
+	// old one goes with it; empty when it is no laxer.
+	Policy RevocationMode `json:"policy,omitempty"`
+
 	// Safe says whether the old CA can be removed without harm to any device that
-	// may connect; Because says what is in the way.
+	// may connect, and with no less asked after; Because says what is in the way.
 	Safe    bool     `json:"safe"`
 	Because []string `json:"because,omitempty"`
 	// Notes are what may have been forgotten about the new CA.

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/signet-iot/signet"
 	"github.com/signet-iot/signet/authority"
@@ -28,10 +30,31 @@ func (c *call) radius() error {
 	return c.tellFates(func(ctx context.Context, each eachFate) (err error) {
 		r, err = c.Hub.Radius(ctx, c.hub.Name, c.Inventory, now, then, each)
 		return err
-	}, func(_ context.Context, tell func(fateLine)) error {
+	}, func(ctx context.Context, tell func(fateLine)) (err error) {
+		if r.Notes, err = c.policiesGone(ctx, now, body.Without); err != nil {
+			return err
+		}
 		tell(fateLine{Radius: &r})
 		return nil
 	})
+}
+
+// policiesGone notes the revocation policies that go with CAs that are removed.
+func (c *call) policiesGone(ctx context.Context, now *authority.Supposition, without []string) (notes []string, _ error) {
+	for _, name := range without {
+		ca, err := c.Authority.Get(ctx, c.hub.Name, name)
+		if err != nil {
+			return nil, err
+		}
+		p, err := now.Revocation(ca)
+		if err != nil {
+			return nil, err
+		}
+		if p.Mode != signet.RevocationOff && strings.EqualFold(p.CA, ca.Name) {
+			notes = append(notes, fmt.Sprintf("the revocation policy of %s, %s, goes with it: set that of its successor first", ca.Name, p.Mode))
+		}
+	}
+	return notes, nil
 }
 
 // suppositions gives what judges by what is trusted, and by what would be.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/signet-iot/signet"
 )
@@ -53,6 +54,9 @@ func (c *call) rollover() error {
 		if err := c.noteRollover(ctx, &r); err != nil {
 			return err
 		}
+		if err := c.compareRevocation(ctx, old, next, &r, body.Abort); err != nil {
+			return err
+		}
 		tell(fateLine{Rollover: &r})
 		if !body.Finish && !body.Abort {
 			return nil
@@ -69,8 +73,11 @@ func (c *call) rollover() error {
 // if nothing is in the way but identities that never connected, which are accepted.
 func (c *call) removeRolled(old signet.CACertificate, r *signet.Rollover, acceptUnseen bool) error {
 	if !r.Safe && !(acceptUnseen && r.Unseen > 0 && len(r.Because) == 1) {
-		e := signet.Refuse(signet.RolloverUnsafe, "%q is not removed: %s.", old.Name, r.Because[0])
-		return e.At("safe", "true", "false")
+		e := signet.Refuse(signet.RolloverUnsafe, "%q is not removed: %s.", old.Name, strings.Join(r.Because, "; ")).At("safe", "true", "false")
+		if r.Policy != "" {
+			e.FixBy("Set the policy of the new CA first, with its sources: %s. To do without, first turn that of the old one off", setPolicy(r.New.Name, r.Policy))
+		}
+		return e
 	}
 	return c.Authority.Delete(c.r.Context(), c.hub.Name, old.Name, old.ETag)
 }
@@ -108,14 +115,43 @@ func (c *call) noteRollover(ctx context.Context, r *signet.Rollover) error {
 	if of[r.Old.Key] && !of[r.New.Key] {
 		r.Notes = append(r.Notes, fmt.Sprintf("%s has a scope, and %s has none", r.Old.Name, r.New.Name))
 	}
-	policies := [2]signet.RevocationPolicy{}
-	for n, name := range []string{r.Old.Name, r.New.Name} {
-		if policies[n], err = c.Authority.RevocationPolicy(ctx, c.hub.Name, name); err != nil {
-			return err
-		}
+	return nil
+}
+
+// compareRevocation puts it in the way of the old CA's end that revocation would be
+// asked after less: its policy goes with it. Not so when a rollover is taken back: what
+// was trusted before, under its policy, is what is wanted. It is of what is trusted
+// when the look is over.
+func (c *call) compareRevocation(ctx context.Context, old, next signet.CACertificate, r *signet.Rollover, abort bool) error {
+	// One that is not verified is in the way for that already.
+	now, then, err := c.suppositions(&hypothesisBody{Without: []string{old.Name}, Verified: []string{next.Name}})
+	if err != nil {
+		return err
 	}
-	if policies[0].Mode != policies[1].Mode {
-		r.Notes = append(r.Notes, fmt.Sprintf("the revocation policy of %s is %s, that of %s is %s", r.Old.Name, policies[0].Mode, r.New.Name, policies[1].Mode))
+	before, err := now.Revocation(old)
+	if err != nil {
+		return err
+	}
+	after, err := then.Revocation(next)
+	if err != nil {
+		return err
+	}
+	switch {
+	case after.Mode.Laxer(before.Mode) && !abort:
+		r.Policy, r.Safe = before.Mode, false
+		r.Because = append(r.Because, fmt.Sprintf("the revocation policy is %s below %s, and would be %s below %s: %s",
+			before.Mode, r.Old.Name, after.Mode, r.New.Name, setPolicy(r.New.Name, before.Mode)))
+	case before.Mode != after.Mode:
+		r.Notes = append(r.Notes, fmt.Sprintf("the revocation policy of %s is %s, that of %s is %s", r.Old.Name, before.Mode, r.New.Name, after.Mode))
+	case before.Mode != signet.RevocationOff && before.CA != after.CA && named(&before) && !named(&after):
+		r.Notes = append(r.Notes, fmt.Sprintf("the revocation policy of %s names sources, that of %s none", r.Old.Name, r.New.Name))
 	}
 	return nil
+}
+
+// named says whether a policy names a source, or lets certificates do so.
+func named(p *signet.RevocationPolicy) bool { return len(p.CRLs) > 0 || p.OCSP != "" || p.Follow }
+
+func setPolicy(ca string, mode signet.RevocationMode) string {
+	return fmt.Sprintf("signet revocation set %s --policy %s", ca, mode)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -213,6 +214,19 @@ func (s *Supposition) Judge(_ string, chain []*x509.Certificate, at time.Time) (
 // Trusts is [Authority.Trusts], by the supposition.
 func (s *Supposition) Trusts(_ string, thumbprint [32]byte) bool {
 	return s.trust.thumbprints[thumbprint]
+}
+
+// Revocation gives the policy by which what is below a registered CA is asked after, by
+// the supposition: not only its own counts.
+func (s *Supposition) Revocation(c signet.CACertificate) (signet.RevocationPolicy, error) {
+	cert, err := x509.ParseCertificate(c.DER)
+	if err != nil {
+		return signet.RevocationPolicy{}, fmt.Errorf("stored CA certificate %s of hub %s: %w", c.Name, c.Hub, err)
+	}
+	if p := s.trust.policyOf(pki.PathCertificate(cert)); p != nil {
+		return *p, nil
+	}
+	return signet.RevocationPolicy{Hub: s.hub, CA: c.Name, Mode: signet.RevocationOff}, nil
 }
 
 // Revoked is [Authority.Revoked], by the supposition.

@@ -16,7 +16,8 @@ import (
 //
 // It is safe to remove the old CA when the new one is verified and valid, no device
 // that has been seen would lose access, and there is none of which that is not
-// known: one that has never connected may hold a certificate of the old CA.
+// known: one that has never connected may hold a certificate of the old CA. What
+// becomes of revocation is for who knows the policies to say.
 func (h *Hub) Rollover(ctx context.Context, hub string, before, after signet.CACertificate, seen Sightings, now, then Trust, each func(fate *signet.DeviceFate, devices int64) error) (r signet.Rollover, _ error) {
 	var err error
 	if r.Old, err = rolloverCA(before); err != nil {

@@ -183,9 +183,14 @@ func certificateDeleteCommand() *cobra.Command {
 			if *dry {
 				return dryRun(cmd, c, client.Hypothesis{Without: args})
 			}
+			// A failure to read it says nothing of what is to be deleted.
+			policy, unread := c.RevocationPolicy(cmd.Context(), args[0])
 			ctx, receipts := signet.WithReceipts(cmd.Context())
 			if err := c.DeleteCertificate(ctx, args[0], etag); err != nil {
 				return err
+			}
+			if unread == nil && policy.Mode != signet.RevocationOff {
+				fmt.Fprintf(cmd.ErrOrStderr(), "signet: its revocation policy, %s, has gone with it; what its successor's is: signet revocation show NAME\n", policy.Mode)
 			}
 			return showDeleted(cmd, args[0], receipts)
 		}),

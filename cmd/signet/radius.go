@@ -74,6 +74,9 @@ func printRadius(w io.Writer, r signet.Radius, fates []signet.DeviceFate) {
 	for _, code := range slices.Sorted(maps.Keys(r.Codes)) {
 		fmt.Fprintf(w, "  refused as\t%s: %d\n", code, r.Codes[code])
 	}
+	for _, note := range r.Notes {
+		fmt.Fprintf(w, "note: %s\n", printable(note))
+	}
 }
 
 // fate tells of one device: by what it would be refused, or get in.

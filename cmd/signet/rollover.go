@@ -27,7 +27,8 @@ func certificateRolloverCommand() *cobra.Command {
 		Long: `Move devices from one registered CA to another. Both are trusted meanwhile: register and verify NEW,
 give devices certificates under it, and look here how far they have come. It says which devices would
 lose access without OLD, by judging what each presented last, and that OLD is safe to remove only when
-it is: a device that has never connected may hold a certificate of OLD, so it is in the way too.
+it is: a device that has never connected may hold a certificate of OLD, so it is in the way too. So is a
+revocation policy of OLD that is stricter than that of NEW, because it goes with OLD.
 
   --watch   looks again and again, until OLD is safe to remove (exit status 0), or until it is better
             to stop (1): devices are refused under NEW, or NEW counts no longer
@@ -181,6 +182,9 @@ func watchRollover(cmd *cobra.Command, c *client.Client, request client.Rollover
 		}
 		if first {
 			first, refused = false, r.New.Refused
+			if r.Policy != "" {
+				fmt.Fprintf(w, "in the way: signet revocation set %s --policy %s, as below %s\n", r.New.Name, r.Policy, r.Old.Name)
+			}
 		}
 		fmt.Fprintf(w, "%s  %s: %d, %s: %d, left: %d, never connected: %d, refused under %s: %d\n", time.Now().UTC().Format("2006-01-02 15:04:05Z"),
 			r.Old.Name, r.Old.Devices, r.New.Name, r.New.Devices, r.Left.Devices, r.Unseen, r.New.Name, r.New.Refused-refused)
