@@ -9,8 +9,11 @@ import (
 // its CAs have been revoked by their issuers. The whole path counts: the device's
 // certificate and every intermediate.
 type RevocationPolicy struct {
-	Hub  string         `json:"-"`
-	CA   string         `json:"ca"` // the name of the registered certificate
+	Hub string `json:"-"`
+	CA  string `json:"ca"` // the name of the registered certificate
+	// From is set when it is not its own: the name of a CA above it. It is told, and
+	// never stored.
+	From string         `json:"from,omitempty"`
 	Mode RevocationMode `json:"policy"`
 	// CRLs are URLs that CRLs are fetched from, at most 8; uploaded ones count
 	// besides.

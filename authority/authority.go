@@ -79,7 +79,8 @@ type trust struct {
 	// policies say how to ask after what is below an anchor, by its thumbprint; those
 	// that are off are left out. strictest has one of them by the anchor's key.
 	policies, strictest map[[32]byte]*signet.RevocationPolicy
-	cas                 []*x509.Certificate // in anchors
+	inherited           map[[32]byte]*inheritance // by the key of a CA for which none is set
+	cas                 []*x509.Certificate       // in anchors
 	// unreadable is set when what is stored could not be read: nothing counts.
 	unreadable bool
 	tried      atomic.Int64 // of an unreadable one: when it was last tried to read, Unix ns
@@ -214,7 +215,8 @@ func (a *Authority) read(ctx context.Context, hub string) (k kept, err error) {
 }
 
 func newTrust(k kept) (_ *trust, err error) {
-	t := &trust{thumbprints: map[[32]byte]bool{}, policies: map[[32]byte]*signet.RevocationPolicy{}, strictest: map[[32]byte]*signet.RevocationPolicy{}}
+	t := &trust{thumbprints: map[[32]byte]bool{}, policies: map[[32]byte]*signet.RevocationPolicy{}, strictest: map[[32]byte]*signet.RevocationPolicy{},
+		inherited: map[[32]byte]*inheritance{}}
 	if t.distrusts, err = newDistrusts(k.distrusts); err != nil {
 		return nil, err
 	}
@@ -222,6 +224,7 @@ func newTrust(k kept) (_ *trust, err error) {
 		return nil, err
 	}
 	var unverified []*x509.Certificate
+	decided := map[[32]byte]bool{}
 	for _, c := range k.cas {
 		cert, err := x509.ParseCertificate(c.DER)
 		if err != nil {
@@ -235,7 +238,11 @@ func newTrust(k kept) (_ *trust, err error) {
 		anchor := pki.PathCertificate(cert)
 		t.thumbprints[anchor.Thumbprint] = true
 		for i := range k.policies {
-			if p := &k.policies[i]; sameName(p.CA, c.Name) && p.Mode != signet.RevocationOff {
+			p := &k.policies[i]
+			if !sameName(p.CA, c.Name) {
+				continue
+			}
+			if decided[anchor.Key] = true; p.Mode != signet.RevocationOff {
 				t.policies[anchor.Thumbprint] = p
 				if t.strictest[anchor.Key] == nil || p.Mode == signet.RevocationHard {
 					t.strictest[anchor.Key] = p
@@ -243,6 +250,7 @@ func newTrust(k kept) (_ *trust, err error) {
 			}
 		}
 	}
+	t.inherit(unverified, decided)
 	// What is registered and not trusted completes the path of a device that sends
 	// its certificate alone; it is trusted no more for that.
 	t.anchors = pki.NewAnchors(t.cas, unverified...)
@@ -252,7 +260,8 @@ func newTrust(k kept) (_ *trust, err error) {
 	return t, nil
 }
 
-// policyOf gives the policy for what is below an anchor; nil when it is off. A CA that
+// policyOf gives the policy that is set for what is below an anchor; nil when none is, or
+// off. A CA that
 // has been renewed with its key has two certificates, and what it has revoked must not
 // get in by the one whose policy is the laxer.
 func (t *trust) policyOf(anchor *signet.PathCertificate) *signet.RevocationPolicy {
@@ -306,9 +315,10 @@ func (a *Authority) judge(hub string, t *trust, lists crlSet, chain []*x509.Cert
 			if refusal == nil && len(t.scopes) > 0 {
 				i, refusal = t.outOfScope(refs, path[0])
 			}
-			if policy := t.policyOf(refs[len(refs)-1]); policy != nil && refusal == nil {
-				i, refusal = a.revocation.check(hub, lists, policy, refs, path)
-				judged = append(judged, judgement{policy, refs, slices.Clone(path), refusal})
+			if policy, refs, whole := t.asked(refs, path); policy != nil && refusal == nil {
+				i, refusal = a.revocation.check(hub, lists, policy, refs, whole)
+				judged = append(judged, judgement{policy, refs, slices.Clone(whole), slices.Clone(path), refusal})
+				path = whole
 			}
 			if refusal == nil {
 				return nil
@@ -348,8 +358,9 @@ func (a *Authority) revoked(hub string, t *trust, lists crlSet, path []*signet.P
 	}
 	at, refusal := t.distrusts.refusal(path)
 	if len(path) > 1 && refusal == nil { // one alone has no issuer that could revoke it
-		if policy := t.policyOf(path[len(path)-1]); policy != nil {
-			at, refusal = a.revocation.check(hub, lists, policy, path, nil)
+		if policy, whole, _ := t.asked(path, nil); policy != nil {
+			at, refusal = a.revocation.check(hub, lists, policy, whole, nil)
+			path = whole
 		}
 	}
 	if refusal != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -85,8 +86,9 @@ func (r *revocation) nudge() {
 	}
 }
 
-// RevocationPolicy gives the policy of a CA: [signet.RevocationOff] when none was
-// set. It refuses with [signet.CertificateUnknown].
+// RevocationPolicy gives the policy of a CA. When none was set, it is that of a
+// registered CA above it, if there is one, and else [signet.RevocationOff]. It refuses
+// with [signet.CertificateUnknown].
 func (a *Authority) RevocationPolicy(ctx context.Context, hub, ca string) (signet.RevocationPolicy, error) {
 	c, err := a.Get(ctx, hub, ca)
 	if err != nil {
@@ -101,6 +103,15 @@ func (a *Authority) RevocationPolicy(ctx context.Context, hub, ca string) (signe
 			return p, nil
 		}
 	}
+	cert, err := x509.ParseCertificate(c.DER)
+	if err != nil {
+		return signet.RevocationPolicy{}, fmt.Errorf("stored CA certificate %s of hub %s: %w", c.Name, c.Hub, err)
+	}
+	if above := a.trustOf(hub).inherited[pki.PathCertificate(cert).Key]; above != nil && c.Verified {
+		p := *above.policy
+		p.CA, p.From = c.Name, p.CA
+		return p, nil
+	}
 	return signet.RevocationPolicy{Hub: hub, CA: c.Name, Mode: signet.RevocationOff}, nil
 }
 
@@ -113,7 +124,7 @@ func (a *Authority) SetRevocationPolicy(ctx context.Context, p signet.Revocation
 	if err != nil {
 		return p, err
 	}
-	p.CA, p.Updated = c.Name, a.stamp()
+	p.CA, p.From, p.Updated = c.Name, "", a.stamp()
 	if err := checkPolicy(&p); err != nil {
 		return p, err
 	}
@@ -215,7 +226,8 @@ func revokedBy(c *signet.PathCertificate, whose string, revoked pki.Revocation) 
 type judgement struct {
 	policy  *signet.RevocationPolicy
 	refs    []*signet.PathCertificate
-	path    []*x509.Certificate
+	whole   []*x509.Certificate // up to the CA whose policy it is
+	path    []*x509.Certificate // up to the anchor
 	refusal *signet.Error
 }
 
@@ -227,7 +239,7 @@ func (r *revocation) learn(hub string, judged []judgement, path []*x509.Certific
 	for _, j := range judged {
 		if err == nil && j.refusal == nil && slices.Equal(j.path, path) ||
 			j.refusal != nil && err == error(j.refusal) && j.refusal.Code == signet.CertRevocationUnknown {
-			r.met(hub, j.policy, j.refs, j.path)
+			r.met(hub, j.policy, j.refs, j.whole)
 			return
 		}
 	}

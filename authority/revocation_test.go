@@ -328,6 +328,95 @@ func TestCRLOfCARenewed(t *testing.T) {
 	}
 }
 
+// TestCRLOfCABelow: an intermediate is registered below a CA that has a policy. Paths end
+// at it from then on, and are judged as before all the same, until it has a policy of
+// its own.
+func TestCRLOfCABelow(t *testing.T) {
+	root := hubtest.NewCA(t, "Root")
+	plant := root.Intermediate(t, "Plant")
+	line := plant.Intermediate(t, "Line")
+	good, bad := line.Device(t, "good"), line.Device(t, "bad")
+	k := newKeeper(t, root, hard)
+	for _, of := range []*hubtest.CA{root, plant} {
+		k.add(t, asPEM(crlOf(t, of, 1, k.now(), nil), of), "")
+	}
+	register := func(name string, ca *hubtest.CA, verified bool) {
+		t.Helper()
+		if _, _, err := k.Register(t.Context(), tenant, name, hubtest.PEM(ca.Cert.Raw), verified, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := func(mode signet.RevocationMode) {
+		t.Helper()
+		if _, err := k.SetRevocationPolicy(t.Context(), signet.RevocationPolicy{Hub: tenant, CA: "line", Mode: mode}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	register("plant", plant, false) // a link
+	register("line", line, true)
+	k.judge(t, good, signet.CertRevocationUnknown)
+	k.add(t, asPEM(crlOf(t, line, 1, k.now(), nil, bad), line), "")
+	k.judge(t, bad, signet.CertRevoked)
+	k.judge(t, good, "")
+	path := pki.Path(append(chain(t, good)[:1:1], line.Cert))
+	if err := k.Revoked(tenant, path); err != nil {
+		t.Fatal(err)
+	}
+	p, err := k.RevocationPolicy(t.Context(), tenant, "line")
+	if err != nil || p.From != "Acme" || p.CA != "line" || p.Mode != signet.RevocationHard {
+		t.Errorf("%+v, %v", p, err)
+	}
+	now, err := k.Suppose(t.Context(), tenant, authority.Hypothesis{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = now.Judge(tenant, chain(t, bad), k.now())
+	code(t, err, signet.CertRevoked)
+
+	// What is above it counts too, and is asked after.
+	k.policy(t, signet.RevocationPolicy{Mode: signet.RevocationHard, OCSP: "http://127.0.0.1:1", AllowPrivate: true})
+	k.judge(t, good, "")
+	if n := gauge(t, k.Authority, "signet_ocsp_certificates"); n != 3 {
+		t.Errorf("%v certificates are asked after", n)
+	}
+	k.add(t, crlOf(t, plant, 2, k.now(), nil, tls.Certificate{Leaf: line.Cert}), "")
+	k.judge(t, good, signet.CertRevoked)
+	code(t, k.Revoked(tenant, path), signet.CertRevoked)
+
+	// With a policy of its own it is judged by that, and nothing above it counts.
+	set(signet.RevocationSoft)
+	k.judge(t, good, "")
+	k.judge(t, bad, signet.CertRevoked)
+	set(signet.RevocationOff)
+	k.judge(t, bad, "")
+	if p, err = k.RevocationPolicy(t.Context(), tenant, "line"); err != nil || p.From != "" || p.Mode != signet.RevocationOff {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// TestCRLOfCAsCrossed: two that have signed each other, one of them below a CA with a
+// policy: both have it, in whatever order they are registered.
+func TestCRLOfCAsCrossed(t *testing.T) {
+	root := hubtest.NewCA(t, "Root")
+	one := root.Intermediate(t, "One")
+	other := hubtest.NewCA(t, "Other")
+	ones, others := &hubtest.CA{Cert: hubtest.Cross(t, other, one), Key: one.Key}, &hubtest.CA{Cert: hubtest.Cross(t, one, other), Key: other.Key}
+	bad := other.Device(t, "bad")
+	for _, order := range [][]*hubtest.CA{{ones, others, one, other}, {other, one, others, ones}, {others, other, ones, one}} {
+		k := newKeeper(t, root, soft)
+		k.add(t, asPEM(crlOf(t, other, 1, k.now(), nil, bad), other), "")
+		for i, ca := range order {
+			if _, _, err := k.Register(t.Context(), tenant, fmt.Sprint("ca", i), hubtest.PEM(ca.Cert.Raw), true, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		k.judge(t, bad, signet.CertRevoked)
+		for _, anchor := range []*hubtest.CA{other, others} {
+			code(t, k.Revoked(tenant, pki.Path(append(chain(t, bad)[:1:1], anchor.Cert))), signet.CertRevoked)
+		}
+	}
+}
+
 // TestCRLOrder: a newer CRL replaces an older one, never the reverse.
 func TestCRLOrder(t *testing.T) {
 	root, stranger := hubtest.NewCA(t, "Root"), hubtest.NewCA(t, "Stranger")

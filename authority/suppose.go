@@ -223,7 +223,7 @@ func (s *Supposition) Revocation(c signet.CACertificate) (signet.RevocationPolic
 	if err != nil {
 		return signet.RevocationPolicy{}, fmt.Errorf("stored CA certificate %s of hub %s: %w", c.Name, c.Hub, err)
 	}
-	if p := s.trust.policyOf(pki.PathCertificate(cert)); p != nil {
+	if p, _, _ := s.trust.asked([]*signet.PathCertificate{pki.PathCertificate(cert)}, nil); p != nil {
 		return *p, nil
 	}
 	return signet.RevocationPolicy{Hub: s.hub, CA: c.Name, Mode: signet.RevocationOff}, nil

@@ -189,7 +189,7 @@ func certificateDeleteCommand() *cobra.Command {
 			if err := c.DeleteCertificate(ctx, args[0], etag); err != nil {
 				return err
 			}
-			if unread == nil && policy.Mode != signet.RevocationOff {
+			if unread == nil && policy.From == "" && policy.Mode != signet.RevocationOff {
 				fmt.Fprintf(cmd.ErrOrStderr(), "signet: its revocation policy, %s, has gone with it; what its successor's is: signet revocation show NAME\n", policy.Mode)
 			}
 			return showDeleted(cmd, args[0], receipts)

@@ -27,6 +27,9 @@ issuers. The whole path counts: the device's certificate and every intermediate.
         is let in
   hard  then it is refused too (cert.revocation-unknown); sessions that are established go on
 
+A registered CA for which no policy is set has that of a registered CA above it (from, in what show
+tells); set to off, it has none.
+
 No device waits for a source: CRLs are fetched ahead, and a responder is asked behind. So with a
 responder and hard, the first connect of a certificate is refused, and one that follows is let in.`,
 	})
@@ -81,6 +84,7 @@ func revocationShowCommand() *cobra.Command {
 
 func printPolicy(w io.Writer, p signet.RevocationPolicy) {
 	fmt.Fprintf(w, "%s\t%s\n", p.CA, p.Mode)
+	printLine(w, "from", p.From)
 	for _, address := range p.CRLs {
 		fmt.Fprintf(w, "  CRL\t%s\n", address)
 	}
