@@ -21,6 +21,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/signet-iot/signet"
 )
 
 // certificates serves the server's own certificate: the operator's, read again
@@ -101,18 +103,18 @@ func (c *certificates) fileStamp() string {
 }
 
 // ownCertificate makes sure that the data folder holds a certificate for all the
-// names, by a CA that it also makes, and gives its files. The certificate is
-// made anew when a name is missing or its end is near; the CA is not, so that
-// devices which trust it go on doing so.
+// names, by the CA that is there, and gives its files. The certificate is made anew
+// when a name is missing or its end is near; the CA is not, so that devices which
+// trust it go on doing so.
 func ownCertificate(folder string, names []string, now time.Time) (certFile, keyFile string, err error) {
-	certFile, keyFile = filepath.Join(folder, "server.pem"), filepath.Join(folder, "server.key")
+	certFile, keyFile = filepath.Join(folder, ownCertFile), filepath.Join(folder, ownKeyFile)
 	if cert, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil {
 		missing := slices.ContainsFunc(names, func(n string) bool { return cert.Leaf.VerifyHostname(n) != nil })
 		if !missing && now.Add(renewBefore).Before(cert.Leaf.NotAfter) {
 			return certFile, keyFile, nil
 		}
 	}
-	ca, caKey, err := ownCA(folder, now)
+	ca, caKey, err := ownCA(folder)
 	if err != nil {
 		return "", "", err
 	}
@@ -138,21 +140,39 @@ func ownCertificate(folder string, names []string, now time.Time) (certFile, key
 	return certFile, keyFile, issue(leaf, ca, caKey, certFile, keyFile)
 }
 
-func ownCA(folder string, now time.Time) (*x509.Certificate, crypto.Signer, error) {
-	certFile, keyFile := filepath.Join(folder, "server-ca.pem"), filepath.Join(folder, "server-ca.key")
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		ca := &x509.Certificate{
-			Subject:               pkix.Name{CommonName: "Signet server CA"},
-			NotBefore:             now.Add(-time.Hour),
-			NotAfter:              now.AddDate(10, 0, 0),
-			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-			BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+// The files in the data folder of a server that has a certificate of its own making.
+const (
+	ownCertFile, ownKeyFile     = "server.pem", "server.key"
+	ownCACertFile, ownCAKeyFile = "server-ca.pem", "server-ca.key"
+)
+
+// beginCA makes the CA of a data folder that has had none, and otherwise sees that it
+// is there. One that is made before its certificate is written has signed nothing.
+func beginCA(folder string, now time.Time) error {
+	for _, name := range []string{ownCACertFile, ownCertFile, ownKeyFile} {
+		if _, err := os.Stat(filepath.Join(folder, name)); !errors.Is(err, fs.ErrNotExist) {
+			_, _, err := ownCA(folder)
+			return err
 		}
-		if err := issue(ca, nil, nil, certFile, keyFile); err != nil {
-			return nil, nil, err
-		}
-		pair, err = tls.LoadX509KeyPair(certFile, keyFile)
+	}
+	return issue(&x509.Certificate{
+		Subject:               pkix.Name{CommonName: "Signet server CA"},
+		NotBefore:             now.Add(-time.Hour),
+		NotAfter:              now.AddDate(10, 0, 0),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+	}, nil, nil, filepath.Join(folder, ownCACertFile), filepath.Join(folder, ownCAKeyFile))
+}
+
+// ownCA reads the CA. It refuses to go on without: devices trust this one, and would
+// not find the server behind another.
+func ownCA(folder string) (*x509.Certificate, crypto.Signer, error) {
+	file := func(name string) string { return filepath.Join(folder, name) }
+	pair, err := tls.LoadX509KeyPair(file(ownCACertFile), file(ownCAKeyFile))
+	if missing, ok := errors.AsType[*fs.PathError](err); ok && errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, signet.Refuse(signet.Unavailable, "A file of the CA of the server's certificate, %s, is not there.", missing.Path).
+			FixBy("Put it back. If it is lost, name %s and %s as tls_cert and tls_key to go on until that certificate ends; or move %s and these two elsewhere and start again: then a new CA is made, which devices have to trust.",
+				file(ownCertFile), file(ownKeyFile), file(ownCACertFile))
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("server CA: %w", err)

@@ -150,6 +150,11 @@ func (s *Server) serve() {
 func (s *Server) loadCertificate() (err error) {
 	certFile, keyFile := s.cfg.TLSCert, s.cfg.TLSKey
 	own := certFile == ""
+	if own && s.certs == nil {
+		if err := beginCA(s.cfg.Data, s.cfg.Now()); err != nil {
+			return err
+		}
+	}
 	if own {
 		if certFile, keyFile, err = s.ownCertificate(); err != nil {
 			return err

@@ -1,12 +1,13 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-
 	"encoding/binary"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -170,6 +171,65 @@ func TestRenewal(t *testing.T) {
 	if renewed := served(); renewed.Sub(first) < 300*24*time.Hour {
 		t.Errorf("340 days later the certificate ends at %v, and the first at %v", renewed, first)
 	}
+}
+
+// TestServerCAAway: without a file of the CA that devices trust the server does not start,
+// and makes no other; one that runs keeps the certificate that it has, and says why; with
+// the file again all is as it was. What lost the power before it had a CA begins anew.
+func TestServerCAAway(t *testing.T) {
+	var ahead atomic.Int64
+	var log bytes.Buffer
+	h := hubtest.Start(t, func(c *server.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	elsewhere := t.TempDir()
+	move := func(from, to, name string) {
+		t.Helper()
+		if err := os.Rename(filepath.Join(from, name), filepath.Join(to, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ca, err := os.ReadFile(h.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := func() time.Time {
+		t.Helper()
+		conf := h.ClientTLS()
+		conf.Time = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		d := h.Dial(t, conf)
+		defer d.Close()
+		return d.ConnectionState().PeerCertificates[0].NotAfter
+	}
+	first := served()
+	move(h.Config.Data, elsewhere, "server-ca.key")
+	ahead.Store(int64(340 * 24 * time.Hour))
+	if end := served(); !end.Equal(first) {
+		t.Errorf("without the CA's key, a certificate that ends at %v in place of %v", end, first)
+	}
+	h.Stop()
+	if !strings.Contains(log.String(), "could not be renewed") || !strings.Contains(log.String(), "server-ca.key, is not there") {
+		t.Errorf("the log says %q", log.String())
+	}
+	move(elsewhere, h.Config.Data, "server-ca.key")
+	cfg := h.Config
+	for name, days := range map[string]int64{"server-ca.key": 0, "server-ca.pem": 340} { // before it is needed, and when
+		ahead.Store(days * int64(24*time.Hour))
+		move(cfg.Data, elsewhere, name)
+		refusedStart(t, name+" is away", cfg, func(*server.Config) {}, name+", is not there")
+		move(elsewhere, cfg.Data, name)
+	}
+	again := hubtest.Start(t, func(c *server.Config) { c.Data, c.Now = cfg.Data, cfg.Now })
+	if now, err := os.ReadFile(again.CAFile); err != nil || !bytes.Equal(now, ca) {
+		t.Errorf("the CA is another, %v", err)
+	}
+
+	hubtest.Start(t, func(c *server.Config) {
+		if err := os.WriteFile(filepath.Join(c.Data, "server-ca.key"), []byte("of no certificate"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestHubsApart: two hubs on one server; what one trusts and knows is worth
