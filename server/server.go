@@ -126,7 +126,7 @@ func (s *Server) openMachines(ctx context.Context) (err error) {
 	if s.cfg.Database != "" {
 		s.db, err = store.OpenPostgres(ctx, s.cfg.Database, store.Options{Logger: s.log})
 	} else {
-		s.db, err = store.OpenSQLite(ctx, filepath.Join(s.cfg.Data, "signet.db"), store.Options{Logger: s.log})
+		s.db, err = store.OpenSQLite(ctx, filepath.Join(s.cfg.Data, "signet.db"), store.Options{Logger: s.log, Failed: s.fail})
 	}
 	if err != nil {
 		return fmt.Errorf("database: %w", err)

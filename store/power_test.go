@@ -2,10 +2,13 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -140,13 +143,17 @@ func diskWrite(tls *libc.TLS, file, data uintptr, n int32, at sqlite3.Tsqlite3_i
 	return method[writeMethod](f.below.FxWrite)(tls, file, data, n, at)
 }
 
-// diskCut is on disk at once: what follows on it is then the worst that can.
+// diskCut is on disk at once, and before what was written: what follows on it is then
+// the worst that can.
 func diskCut(tls *libc.TLS, file uintptr, size sqlite3.Tsqlite3_int64) int32 {
 	d := below.disk
 	d.mu.Lock()
 	f := d.open[file]
-	f.write()
 	f.synced = append(f.synced, make([]byte, max(0, size-int64(len(f.synced))))...)[:size]
+	f.dirty = slices.DeleteFunc(f.dirty, func(w written) bool { return w.at >= size })
+	for n, w := range f.dirty {
+		f.dirty[n].data = w.data[:min(int64(len(w.data)), size-w.at)]
+	}
 	d.mu.Unlock()
 	return method[cutMethod](f.below.FxTruncate)(tls, file, size)
 }
@@ -215,6 +222,14 @@ func TestPowerLoss(t *testing.T) {
 				t.Errorf("a change that could not be synced: %v", err)
 			}
 		},
+		"a sync of the database that fails": func(t *testing.T, d *disk, s *Store) {
+			d.fail("signet.db")
+			for range 3 {
+				if err := fill(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -251,4 +266,67 @@ func TestPowerLoss(t *testing.T) {
 			}
 		})
 	}
+}
+
+// fill makes a change that is large enough for the -wal file to be moved into the database.
+func fill(s *Store) error {
+	return s.engine.write(context.Background(), func(ctx context.Context, q queryer) error {
+		if _, err := q.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS filler (x BLOB)"); err != nil {
+			return err
+		}
+		_, err := q.ExecContext(ctx, "REPLACE INTO filler (rowid, x) VALUES (1, randomblob(5000000))")
+		return err
+	})
+}
+
+// What was moved into the database while somebody read is on disk with the next sync of it.
+// When that fails, what is acknowledged stays in the -wal file: nothing more is taken, and
+// the next process moves all of it again.
+func TestPowerLossBehindAReader(t *testing.T) {
+	dir := t.TempDir()
+	d := newDisk(t, dir)
+	failed := make(chan error, 1)
+	s, err := OpenSQLite(t.Context(), filepath.Join(dir, "signet.db"), Options{Logger: slog.New(slog.DiscardHandler), Failed: func(err error) { failed <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	if err := errors.Join(fill(s), fill(s), s.CreateHub(t.Context(), signet.Hub{Name: "east", HostName: "east"}),
+		s.CreateIdentity(t.Context(), signet.Identity{Hub: "east", DeviceID: "d", GenerationID: "1"})); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.engine.view(t.Context(), func(q queryer) error {
+		err := each(t.Context(), q, func(*sql.Rows) error { return nil }, "SELECT name FROM hub")
+		// The device is moved, before the next change is made; what came after the reader is not.
+		return errors.Join(err, fill(s), s.Ping(t.Context()))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	d.fail("signet.db")
+	for range 4 { // the -wal file is begun anew, if it can be
+		err = errors.Join(err, fill(s))
+	}
+	there := func(s *Store) {
+		t.Helper()
+		if _, err := s.Identity(t.Context(), "east", "d", ""); err != nil {
+			t.Errorf("what was acknowledged: %v", err)
+		}
+	}
+	there(d.lost(t))
+	if signet.CodeOf(err) != signet.Unavailable {
+		t.Errorf("a change behind it: %v", err)
+	}
+	if len(failed) == 0 {
+		t.Error("nobody is told")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	again := openIn(t, dir)
+	for range 3 {
+		if err := fill(again); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there(d.lost(t))
 }

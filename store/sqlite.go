@@ -40,6 +40,9 @@ const (
 	// scanCache does the same for a million twins. Rows stand on inner pages too, so
 	// that there are 11,400 of these, 45 MiB; a hub of 10,000 fills 9 MiB in all.
 	scanCache = "&_pragma=cache_size(-65536)"
+	// movePages is how many pages of the -wal file wait to be moved into the database,
+	// each read from there until it is: what SQLite has by default.
+	movePages = 1000
 	// maxWAL is how large the -wal file grows before the writer waits for who reads in it,
 	// for walPatience, to empty it. SQLite begins it anew only when nobody does, and among
 	// many somebody always does. A query's slice takes 50 ms; who takes longer, such as a
@@ -57,6 +60,7 @@ var sqliteWords = strings.NewReplacer("{text}", "TEXT", "{bytes}", "BLOB", "{int
 type sqliteEngine struct {
 	log       *slog.Logger
 	committed func(changes int)
+	failed    func(error)
 
 	readers *sql.DB
 	read    *statements
@@ -77,6 +81,9 @@ type sqliteEngine struct {
 	wal     string // the -wal file
 	full    int64  // how large it is emptied at
 	doubt   bool   // a sync has failed: what of it is on disk is not known
+	unmoved int    // pages in the -wal file that are not in the database
+	partly  bool   // pages were moved into the database, and that was not synced yet
+	lost    error  // they may not be there, and this process cannot move them again
 }
 
 // waiting is a change in the queue.
@@ -113,12 +120,13 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 
 	file := (&url.URL{Scheme: "file", Path: path}).String()
 	e := &sqliteEngine{
-		log: o.Logger, committed: o.Committed, wal: path + "-wal", full: maxWAL,
+		log: o.Logger, committed: o.Committed, failed: o.Failed, wal: path + "-wal", full: maxWAL,
 		queue: make(chan *waiting, maxWaiting), closing: make(chan struct{}), drained: make(chan struct{}),
 	}
 	// The cache of 32 MiB holds the pages that one transaction of a busy hub changes: those that
 	// do not fit are written twice.
-	if e.writers, err = sql.Open("sqlite", fmt.Sprintf("%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(WAL)"+
+	// What is moved into the database is moved by us: SQLite would not tell when it fails.
+	if e.writers, err = sql.Open("sqlite", fmt.Sprintf("%s?_pragma=busy_timeout(%d)&_pragma=journal_mode(WAL)&_pragma=wal_autocheckpoint(0)"+
 		"&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=journal_size_limit(%d)&_pragma=cache_size(-32768)",
 		file, busyTimeout, maxWAL)); err != nil {
 		return nil, err
@@ -294,7 +302,9 @@ func (e *sqliteEngine) commit(batch []*waiting) {
 	if err != nil {
 		lost := unsynced(err)
 		e.doubt = e.doubt || lost
-		e.disconnect()
+		if e.lost == nil { // see close
+			e.disconnect()
+		}
 		e.log.Error("changes could not be written", "changes", len(outcomes), "error", err)
 		err = fmt.Errorf("store: write: %w", err)
 		if lost { // they stand in the log, and the end of the process now would have them made
@@ -309,8 +319,8 @@ func (e *sqliteEngine) commit(batch []*waiting) {
 		}
 		o.done <- o.err
 	}
-	if err == nil {
-		e.trim()
+	if err == nil && len(outcomes) > 0 {
+		e.tidy()
 	}
 }
 
@@ -334,6 +344,9 @@ func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
 	// Not the context of a caller: a change that is interrupted would take the
 	// others with it.
 	ctx := context.Background()
+	if e.lost != nil {
+		return outcomes, e.lost
+	}
 	if err := e.connect(ctx); err != nil {
 		return outcomes, err
 	}
@@ -380,7 +393,7 @@ func (e *sqliteEngine) transact(batch []*waiting) ([]outcome, error) {
 
 // sync says whether the next transaction ends with an fdatasync. The log of one that does
 // is on disk with all that is before it. After one that does not, nothing is moved into the
-// database either: SQLite would sync the log for that, and not tell when it cannot.
+// database either: SQLite would sync the log for that.
 func (e *sqliteEngine) sync(ctx context.Context, durable bool) error {
 	if e.behind++; durable {
 		e.behind = 0
@@ -388,12 +401,12 @@ func (e *sqliteEngine) sync(ctx context.Context, durable bool) error {
 	if e.lax == !durable {
 		return nil
 	}
-	pragmas := "PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 1000"
+	pragma := "PRAGMA synchronous = FULL"
 	if !durable {
-		pragmas = "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0"
+		pragma = "PRAGMA synchronous = NORMAL"
 	}
-	// Not by statements that stay prepared: they take effect when they are prepared.
-	_, err := e.conn.ExecContext(ctx, pragmas)
+	// Not by a statement that stays prepared: it takes effect when it is prepared.
+	_, err := e.conn.ExecContext(ctx, pragma)
 	if err == nil {
 		e.lax = !durable
 	}
@@ -416,32 +429,72 @@ func (e *sqliteEngine) empty(ctx context.Context) error {
 	if _, err := e.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", walPatience)); err != nil {
 		return err
 	}
-	var busy, pages, moved int
-	err := e.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved)
-	if err == nil && busy != 0 {
+	busy, err := e.move(ctx, "TRUNCATE")
+	if err == nil && busy {
 		err = errRead
 	}
 	_, failed := e.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout))
 	return errors.Join(err, failed)
 }
 
-// trim empties the -wal file when it has become large.
-func (e *sqliteEngine) trim() {
+// move moves what it can of the -wal file into the database. SQLite syncs the database when
+// it has moved all, and not when somebody still reads what is before the rest; it counts
+// as moved what it has written before. What was written before a sync that fails is moved
+// again if it was for that sync. Otherwise the -wal file alone has it, until it is begun
+// anew; and nothing but the first look of a process has SQLite move it again.
+func (e *sqliteEngine) move(ctx context.Context, mode string) (busy bool, err error) {
+	var pages, moved int
+	err = e.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint("+mode+")").Scan(&busy, &pages, &moved)
+	switch {
+	case err == nil && moved >= 0: // -1 when another process is at it
+		e.unmoved, e.partly = pages-moved, 0 < moved && moved < pages
+	case unsynced(err) && e.partly && e.lost == nil:
+		e.lost = fmt.Errorf("store: the database could not be synced: %v; until the next start, which brings it up to date from its -wal file, it takes no changes", err)
+		e.log.Error("the database could not be synced; it takes no changes until the next start", "error", err)
+		e.failed(e.lost)
+	}
+	return busy, err
+}
+
+// tidy moves what is in the -wal file into the database when it has become much, and
+// empties the file when it has become large.
+func (e *sqliteEngine) tidy() {
+	ctx := context.Background()
+	err := e.conn.Raw(func(conn any) error {
+		written, _, err := conn.(sqlite.DBStatus).Status(sqlite.DBStatusCacheWrite, true) // since it was last asked
+		e.unmoved += written
+		return err
+	})
+	if err == nil && e.unmoved >= movePages && !e.lax {
+		_, err = e.move(ctx, "PASSIVE")
+	}
+	if err == nil {
+		err = e.trim(ctx)
+	}
+	if err != nil && e.lost == nil {
+		e.log.Warn("the database's -wal file could not be moved into it", "error", err)
+		e.doubt = unsynced(err)
+		e.disconnect()
+	}
+}
+
+// trim empties the -wal file when it has become large, unless somebody reads in it.
+func (e *sqliteEngine) trim(ctx context.Context) error {
 	file, err := os.Stat(e.wal)
 	if err == nil && file.Size() <= maxWAL {
 		e.full = maxWAL
 	}
 	if err != nil || file.Size() <= e.full {
-		return
+		return nil
 	}
-	if err := e.empty(context.Background()); err != nil {
+	if err = e.empty(ctx); err != nil {
 		e.full = 2 * file.Size()
-		e.log.Warn("the database's -wal file could not be emptied", "bytes", file.Size(), "error", err)
-		if !errors.Is(err, errRead) {
-			e.doubt = unsynced(err)
-			e.disconnect()
-		}
 	}
+	if errors.Is(err, errRead) {
+		e.log.Warn("the database's -wal file could not be emptied", "bytes", file.Size(), "error", err)
+		return nil
+	}
+	return err
 }
 
 // undo takes back a change that has failed, without those of others. After some
@@ -470,11 +523,20 @@ func (e *sqliteEngine) close() error {
 		close(e.closing)
 		<-e.drained
 		// The writer's connection last: it moves what is in the -wal file into the
-		// database, which the read-only ones cannot.
+		// database, which the read-only ones cannot. Or first, beside one of these, if
+		// that file has to stay.
 		e.read.close()
-		err := errors.Join(e.scans.Close(), e.readers.Close())
-		e.disconnect()
-		e.closed = errors.Join(err, e.writers.Close())
+		end := func() error { e.disconnect(); return e.writers.Close() }
+		if e.lost != nil {
+			e.closed = e.view(context.Background(), func(q queryer) error {
+				if err := each(context.Background(), q, func(*sql.Rows) error { return nil }, "SELECT 1 FROM hub"); err != nil {
+					return err
+				}
+				return end()
+			})
+			end = func() error { return nil }
+		}
+		e.closed = errors.Join(e.closed, e.scans.Close(), e.readers.Close(), end())
 	})
 	return e.closed
 }

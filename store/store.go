@@ -54,6 +54,12 @@
 // such a hole would be lost with it. The file is emptied too when it has grown because
 // somebody always reads.
 //
+// Between transactions the writer moves pages from the -wal file into the database, as
+// SQLite would by itself and say nothing when it fails. If the database cannot be synced,
+// what was moved before beside a reader, and for no sync yet, may be in the -wal file
+// alone, where SQLite does not look again: no more changes are taken, the file stays, and
+// the next process moves all of it.
+//
 // What is written behind, of who came and was seen, acknowledges nothing. Changes that
 // are all of that kind end with a COMMIT that is not synced: the end of the process
 // loses none of them, the loss of power those since the last sync.
@@ -132,6 +138,10 @@ type Options struct {
 	// Committed is told of each transaction that has been committed and how many
 	// changes it holds. It must not block.
 	Committed func(changes int)
+	// Failed is told when no more changes are taken until the store is opened by another
+	// process: after a sync that failed, what this one has moved into the database may not
+	// be there, and is not moved again. It must not block.
+	Failed func(error)
 }
 
 func (o Options) withDefaults() Options {
@@ -140,6 +150,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Committed == nil {
 		o.Committed = func(int) {}
+	}
+	if o.Failed == nil {
+		o.Failed = func(error) {}
 	}
 	return o
 }
