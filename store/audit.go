@@ -13,7 +13,7 @@ func scanTile(rows *sql.Rows, t *audit.Tile) error { return rows.Scan(&t.Level, 
 
 // AuditTiles reads the last tile of each level.
 func (s *Store) AuditTiles(ctx context.Context) (edge []audit.Tile, err error) {
-	err = s.engine.view(ctx, func(q queryer) error {
+	err = s.engine.view(ctx, func(ctx context.Context, q queryer) error {
 		edge = nil
 		for level := 0; ; level++ {
 			t, err := one(ctx, q, scanTile, `SELECT level, number, hashes FROM audit_tile WHERE level = $1 ORDER BY number DESC LIMIT 1`, level)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/signet-iot/signet"
 )
@@ -56,3 +57,6 @@ func (k *known) Len() int                                             { return l
 
 // SetEventClock has the next event numbered after last, unless the time is later.
 func SetEventClock(s *Store, last int64) { s.events.last.Store(last) }
+
+// SetReadPatience sets how long a read of PostgreSQL may take.
+func SetReadPatience(s *Store, d time.Duration) { s.engine.(*postgresEngine).patience = d }

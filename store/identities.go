@@ -12,7 +12,7 @@ import (
 // Hubs lists the hubs by name, each with its policies in the order given.
 func (s *Store) Hubs(ctx context.Context) ([]signet.Hub, error) {
 	var hubs []signet.Hub
-	err := s.engine.view(ctx, func(q queryer) (err error) {
+	err := s.engine.view(ctx, func(ctx context.Context, q queryer) (err error) {
 		if hubs, err = list(ctx, q, scanHub, `SELECT name, host_name, created, at_expiry, id_scope, events, limits FROM hub ORDER BY name`); err != nil {
 			return err
 		}

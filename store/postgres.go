@@ -26,6 +26,10 @@ const (
 	deadlockPause = 20 * time.Millisecond
 	// writePatience bounds a change: ten times what a busy server takes.
 	writePatience = 30 * time.Second
+	// readPatience bounds a read, and the making of a connection, where the caller has no
+	// bound of its own that is less: a network that is cut tells nobody, and TCP waits a
+	// quarter of an hour for an answer.
+	readPatience = 30 * time.Second
 	// schemaLock is the advisory lock that servers take to bring up the schema one
 	// after the other; the number is "signet" in ASCII.
 	schemaLock = 0x7369676e6574
@@ -39,6 +43,7 @@ type postgresEngine struct {
 	db        *sql.DB
 	scans     *sql.DB // of queries: as many connections as there are places for slices
 	committed func(changes int)
+	patience  time.Duration // readPatience; less in tests
 }
 
 // OpenPostgres opens the database at a URL (postgres://user:password@host/database)
@@ -51,7 +56,10 @@ func OpenPostgres(ctx context.Context, url string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &postgresEngine{db: stdlib.OpenDB(*cfg), committed: o.Committed, scans: stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(forScans))}
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = readPatience
+	}
+	e := &postgresEngine{db: stdlib.OpenDB(*cfg), committed: o.Committed, patience: readPatience, scans: stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(forScans))}
 	e.scans.SetMaxOpenConns(scanPlaces())
 	e.scans.SetMaxIdleConns(scanPlaces())
 	e.scans.SetConnMaxIdleTime(5 * time.Minute)
@@ -79,16 +87,27 @@ func forScans(ctx context.Context, c *pgx.Conn) error {
 	return err
 }
 
-func (e *postgresEngine) reader() queryer { return e.db }
+func (e *postgresEngine) reader() queryer { return pool{e.db, e.patience} }
 func (e *postgresEngine) tongue() tongue  { return postgresTongue }
 
 func (e *postgresEngine) scan(ctx context.Context, statement string, args []any) (*sql.Rows, error) {
 	return e.scans.QueryContext(ctx, statement, append([]any{pgx.QueryExecModeExec}, args...)...)
 }
 
-func (e *postgresEngine) view(ctx context.Context, f func(queryer) error) error {
-	return e.transact(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead},
-		func(_ context.Context, q queryer) error { return f(q) })
+func (e *postgresEngine) view(ctx context.Context, f change) error {
+	ctx, cancel := context.WithTimeout(ctx, e.patience)
+	defer cancel()
+	return e.transact(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead}, f)
+}
+
+// A pool runs single statements, each within a time.
+type pool struct {
+	*sql.DB
+	patience time.Duration
+}
+
+func (p pool) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, p.patience)
 }
 
 func (e *postgresEngine) shared() string    { return " FOR KEY SHARE" }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,8 +21,10 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/signet-iot/signet"
+	"github.com/signet-iot/signet/store"
 )
 
 // TestMain stops the PostgreSQL that the tests have started.
@@ -186,14 +189,14 @@ func openSQL(t testing.TB, driver, dsn string) *sql.DB {
 	return db
 }
 
-// deaf stands before a server and, once it is armed, keeps the answer to the next COMMIT
-// to itself.
+// deaf stands before a server and, once it is armed, keeps the answer to the next that
+// says a word, and all behind it, to itself. It then closes the connection, or is silent.
 type deaf struct {
-	armed atomic.Bool
-	url   string
+	armed, silent atomic.Bool
+	word, url     string
 }
 
-func newDeaf(t *testing.T, server string) *deaf {
+func newDeaf(t *testing.T, server, word string) *deaf {
 	t.Helper()
 	u, err := url.Parse(server)
 	ok(t, err)
@@ -206,8 +209,9 @@ func newDeaf(t *testing.T, server string) *deaf {
 	ok(t, err)
 	l, err := net.Listen("unix", filepath.Join(dir, socket))
 	ok(t, err)
-	t.Cleanup(func() { l.Close(); os.RemoveAll(dir) })
-	d := &deaf{}
+	over := make(chan struct{})
+	t.Cleanup(func() { close(over); l.Close(); os.RemoveAll(dir) })
+	d := &deaf{word: word}
 	u.RawQuery = "host=" + url.QueryEscape(dir)
 	d.url = u.String()
 	go func() {
@@ -224,7 +228,7 @@ func newDeaf(t *testing.T, server string) *deaf {
 			var keeps atomic.Bool
 			go func() {
 				pump(server, client, func(said []byte) bool {
-					if bytes.Contains(said, []byte("commit")) && d.armed.CompareAndSwap(true, false) {
+					if bytes.Contains(said, []byte(d.word)) && d.armed.CompareAndSwap(true, false) {
 						keeps.Store(true)
 					}
 					return true
@@ -232,7 +236,12 @@ func newDeaf(t *testing.T, server string) *deaf {
 				server.Close()
 			}()
 			go func() {
-				pump(client, server, func([]byte) bool { return !keeps.Load() })
+				pump(client, server, func([]byte) bool {
+					if keeps.Load() && d.silent.Load() {
+						<-over
+					}
+					return !keeps.Load()
+				})
 				client.Close()
 			}()
 		}
@@ -257,7 +266,7 @@ func pump(to io.Writer, from io.Reader, pass func([]byte) bool) {
 // A change whose COMMIT was not answered may have been made, and its caller is told so:
 // not that it was not.
 func TestConnectionLostAtCommit(t *testing.T) {
-	d := newDeaf(t, postgresURL(t))
+	d := newDeaf(t, postgresURL(t), "commit")
 	s := kinds[1].mustOpen(t, d.url)
 	ok(t, s.CreateHub(t.Context(), hub("east")))
 	d.armed.Store(true)
@@ -268,4 +277,35 @@ func TestConnectionLostAtCommit(t *testing.T) {
 	_, err = s.Identity(t.Context(), "east", "d", "") // as it happens
 	ok(t, err)
 	ok(t, s.CreateIdentity(t.Context(), device("east", "next")))
+}
+
+// What is read in the background ends, too, when the server is there and says nothing: one
+// statement, several of one view, and where the connection is not made.
+func TestReadsOfASilentServer(t *testing.T) {
+	for word, read := range map[string]func(s *store.Store) error{
+		"FROM event": func(s *store.Store) error { _, err := s.Events(background, "east", 1); return err },
+		"FROM hub":   func(s *store.Store) error { _, err := s.Hubs(background); return err },
+		"begin":      func(s *store.Store) error { _, err := s.Hubs(background); return err },
+	} {
+		t.Run(word, func(t *testing.T) {
+			d := newDeaf(t, postgresURL(t), word)
+			s := kinds[1].mustOpen(t, d.url)
+			ok(t, s.CreateHub(t.Context(), hub("east")))
+			store.SetReadPatience(s, 100*time.Millisecond)
+			d.silent.Store(true)
+			d.armed.Store(true)
+			ended := make(chan error, 1)
+			go func() { ended <- read(s) }()
+			select {
+			case err := <-ended:
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("it ends with %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("it waits")
+			}
+			store.SetReadPatience(s, time.Minute)
+			ok(t, read(s))
+		})
+	}
 }

@@ -295,10 +295,10 @@ func TestPowerLossBehindAReader(t *testing.T) {
 		s.CreateIdentity(t.Context(), signet.Identity{Hub: "east", DeviceID: "d", GenerationID: "1"})); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.engine.view(t.Context(), func(q queryer) error {
-		err := each(t.Context(), q, func(*sql.Rows) error { return nil }, "SELECT name FROM hub")
+	if err := s.engine.view(t.Context(), func(ctx context.Context, q queryer) error {
+		err := each(ctx, q, func(*sql.Rows) error { return nil }, "SELECT name FROM hub")
 		// The device is moved, before the next change is made; what came after the reader is not.
-		return errors.Join(err, fill(s), s.Ping(t.Context()))
+		return errors.Join(err, fill(s), s.Ping(ctx))
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -172,7 +172,7 @@ func (s *Store) SeenUnder(ctx context.Context, hub, key string, n int64) (device
 	if !findable(hub, key) || n < 1 {
 		return "", first, signet.ErrNotFound
 	}
-	err = s.engine.view(ctx, func(q queryer) error {
+	err = s.engine.view(ctx, func(ctx context.Context, q queryer) error {
 		seen, args, err := seenUnder(ctx, q, hub, key)
 		if err != nil {
 			return err

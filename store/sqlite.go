@@ -200,12 +200,12 @@ func (e *sqliteEngine) scan(ctx context.Context, statement string, args []any) (
 	return e.scans.QueryContext(ctx, statement, args...)
 }
 
-func (e *sqliteEngine) view(ctx context.Context, f func(queryer) error) error {
+func (e *sqliteEngine) view(ctx context.Context, f change) error {
 	tx, err := e.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(tx), tx.Rollback())
+	return errors.Join(f(ctx, tx), tx.Rollback())
 }
 
 // shared and exclusive need no words: nobody else writes.
@@ -528,8 +528,8 @@ func (e *sqliteEngine) close() error {
 		e.read.close()
 		end := func() error { e.disconnect(); return e.writers.Close() }
 		if e.lost != nil {
-			e.closed = e.view(context.Background(), func(q queryer) error {
-				if err := each(context.Background(), q, func(*sql.Rows) error { return nil }, "SELECT 1 FROM hub"); err != nil {
+			e.closed = e.view(context.Background(), func(ctx context.Context, q queryer) error {
+				if err := each(ctx, q, func(*sql.Rows) error { return nil }, "SELECT 1 FROM hub"); err != nil {
 					return err
 				}
 				return end()

@@ -17,7 +17,9 @@
 // transaction. It sees every change that has returned.
 // SQLite readers have read-only connections of their own, and in WAL mode wait
 // for nobody; their statements stay prepared. One identity is read at each connect
-// of a device; with SQLite those that come back are remembered. See known.go.
+// of a device; with SQLite those that come back are remembered. See known.go. With
+// PostgreSQL each statement ends within half a minute, whoever asks: what runs in the
+// background would else wait for a network that was cut until TCP gives up.
 //
 // A query is carried out in slices, a statement or two over some hundred
 // identities each, on connections of its own; its text is made for it, with all
@@ -184,7 +186,7 @@ type engine interface {
 	scan(ctx context.Context, statement string, args []any) (*sql.Rows, error)
 	tongue() tongue
 	// view runs f in a transaction that reads and sees one state of the database.
-	view(ctx context.Context, f func(queryer) error) error
+	view(ctx context.Context, f change) error
 	// write makes c durable, or nothing of it when it returns an error.
 	write(ctx context.Context, c change) error
 	// writeBehind is for what nobody waits for: the loss of power may take c back, the
@@ -246,6 +248,13 @@ func (s *Store) Close() error { return s.engine.close() }
 
 // each calls f for every row of the answer to query.
 func each(ctx context.Context, q queryer, f func(*sql.Rows) error, query string, args ...any) error {
+	if p, ok := q.(interface {
+		bound(context.Context) (context.Context, context.CancelFunc)
+	}); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = p.bound(ctx)
+		defer cancel() // when the last row is read
+	}
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err

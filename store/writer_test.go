@@ -253,8 +253,8 @@ func TestLogIsBounded(t *testing.T) {
 		return most
 	}
 	read := func(over <-chan struct{}) {
-		if err := e.view(context.Background(), func(q queryer) error {
-			err := each(context.Background(), q, func(*sql.Rows) error { return nil }, "SELECT name FROM hub")
+		if err := e.view(context.Background(), func(ctx context.Context, q queryer) error {
+			err := each(ctx, q, func(*sql.Rows) error { return nil }, "SELECT name FROM hub")
 			<-over
 			return err
 		}); err != nil {
