@@ -107,11 +107,18 @@ func distrustUnknown(id string) error {
 	return signet.Refuse(signet.DistrustUnknown, "The hub distrusts nothing under the ID %q.", signet.Clip(id))
 }
 
+// looseForm is why an act on a certificate that is loose is refused: by its hashes it
+// would concern nobody, and its caller would believe that it does.
+const looseForm = "The certificate, or the key in it, is followed by what does not belong to it, or not a whole number of octets. In that form it is let in nowhere, and its hashes are those of no other form."
+
 // describe fills in what is distrusted of a certificate.
 func (a *Authority) describe(ctx context.Context, d *signet.Distrust, chain []*x509.Certificate) error {
 	cert := chain[0]
 	if d.Thumbprint+d.Key+d.IssuerKey+d.Serial != "" {
 		return signet.Refuse(signet.DistrustMalformed, "Both a certificate and a hash or serial number are given.")
+	}
+	if slices.ContainsFunc(chain, pki.Loose) {
+		return signet.Refuse(signet.DistrustMalformed, "%s", looseForm).Of(pki.Reference(cert, 0))
 	}
 	c := pki.PathCertificate(cert)
 	// A name that a store cannot hold must not keep us from distrusting who bears it.

@@ -372,6 +372,13 @@ func TestDistrustedKeyInAnotherForm(t *testing.T) {
 			other := withKey(t, root, leaf, der)
 			_, err := a.Judge(tenant, []*x509.Certificate{other}, time.Now())
 			code(t, err, signet.ChainMalformed)
+			// Who gives this form to be distrusted, or bounded, would believe that the key is.
+			_, err = a.Distrust(t.Context(), tenant, signet.Distrust{Kind: signet.DistrustKey}, []*x509.Certificate{other})
+			code(t, err, signet.DistrustMalformed)
+			_, err = a.Distrust(t.Context(), tenant, signet.Distrust{Kind: signet.DistrustSerial}, []*x509.Certificate{leaf.Certificate, other})
+			code(t, err, signet.DistrustMalformed)
+			_, err = a.SetScope(t.Context(), tenant, authority.ScopeOf{Certificate: other}, signet.Scope{Devices: []string{"d"}})
+			code(t, err, signet.ScopeMalformed)
 			// Nor does a new thumbprint help.
 			if code(t, pki.CheckSelfStanding(other, time.Now()), signet.ChainMalformed); t.Failed() {
 				t.Fatal(form)

@@ -73,6 +73,9 @@ func (a *Authority) describeScope(ctx context.Context, of ScopeOf, s *signet.Sco
 		return signet.Refuse(signet.ScopeMalformed, "Give one of these: the name of a registered CA, a certificate, a key's hash.")
 	}
 	if cert != nil {
+		if pki.Loose(cert) {
+			return signet.Refuse(signet.ScopeMalformed, "%s", looseForm).Of(pki.Reference(cert, 0))
+		}
 		c := pki.PathCertificate(cert)
 		s.Key = hex.EncodeToString(c.Key[:])
 		// A name that a store cannot hold must not keep us from bounding who bears it.

@@ -40,7 +40,7 @@ func NewAnchors(certs []*x509.Certificate, known ...*x509.Certificate) *Anchors 
 		a.bySubject[anchor.subject] = append(a.bySubject[anchor.subject], anchor)
 	}
 	for _, cert := range known {
-		if sum := sha256.Sum256(cert.Raw); a.byDER[sum] == nil && checkNames(cert, NotPresented) == nil && !loose(cert) {
+		if sum := sha256.Sum256(cert.Raw); a.byDER[sum] == nil && checkNames(cert, NotPresented) == nil && !Loose(cert) {
 			a.known[sum] = newLink(cert, NotPresented)
 		}
 	}

@@ -175,7 +175,7 @@ func checkPresented(r *PathRequest) error {
 			At("chain", "at most 64 KiB", fmt.Sprintf("%d bytes", size))
 	}
 	for i, c := range r.Chain {
-		if loose(c) {
+		if Loose(c) {
 			return looseForm(c, i)
 		}
 		if err := checkNames(c, i); err != nil {
@@ -185,13 +185,13 @@ func checkPresented(r *PathRequest) error {
 	return nil
 }
 
-// loose says whether a certificate, or the key in it, is written in another way than
+// Loose says whether a certificate, or the key in it, is written in another way than
 // the one that DER has for it. The parser passes over what follows a signature, a key
 // or its parameters, and shifts a key or a signature that ends within an octet into
 // place, which none that is taken does (RFC 3279 §2.2 and §2.3, RFC 8410 §4 and §6).
 // So one certificate, or one key, would have many thumbprints, and who is distrusted by
-// one could take another.
-func loose(c *x509.Certificate) bool {
+// one could take another. None that is loose is on a path, or known by its thumbprint.
+func Loose(c *x509.Certificate) bool {
 	certificate, info := cryptobyte.String(c.Raw), cryptobyte.String(c.RawSubjectPublicKeyInfo)
 	var signature, algorithm, key cryptobyte.String
 	var tag cryptobyte_asn1.Tag

@@ -26,7 +26,7 @@ func CheckSelfStanding(c *x509.Certificate, at time.Time) error {
 	if err := checkKey(c.PublicKey); err != nil {
 		return signet.AsError(err).Of(ref)
 	}
-	if loose(c) {
+	if Loose(c) {
 		return looseForm(c, 0)
 	}
 	return nil

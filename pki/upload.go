@@ -92,8 +92,8 @@ func uploadTooLarge() *signet.Error {
 // CheckCA says whether a certificate may be registered as a CA: a certificate
 // of version 3 that says CA:TRUE, whose key usage, when it has one, allows it to
 // sign certificates, with a key and a signature that no stranger can forge, in
-// their one form, and not past its end at the time. One that is not valid yet may be registered
-// ahead of its time; until then its devices are refused.
+// their one form, and not past its end at the time. One that is not valid yet may
+// be registered ahead of its time; until then its devices are refused.
 //
 // The signature of a self-issued certificate is not looked at: it proves
 // nothing, and old roots carry SHA-1.
@@ -107,7 +107,7 @@ func CheckCA(c *x509.Certificate, at time.Time) error {
 			Of(Reference(c, NotPresented)).At(field, expected, actual)
 	}
 	switch {
-	case loose(c):
+	case Loose(c):
 		return malformedUpload("its key or its signature is not a whole number of octets, or is followed by what does not belong to it").Of(Reference(c, NotPresented))
 	case c.Version != 3:
 		return notACA("version", "3", strconv.Itoa(c.Version), "certificates before version 3 cannot say what they are for")
