@@ -86,6 +86,43 @@ func TestRoomForInquiries(t *testing.T) {
 	}
 }
 
+// TestRoomForInquiriesOfMany: where no hub has most of the room, none that is revoked goes,
+// though half of those of each hub are.
+func TestRoomForInquiriesOfMany(t *testing.T) {
+	now := time.Now()
+	a := New(nil, Options{Now: func() time.Time { return now }})
+	r := a.revocation
+	const hubs = 32
+	var policies [hubs]*signet.RevocationPolicy
+	all := map[string]*trust{}
+	for h := range policies {
+		policies[h] = &signet.RevocationPolicy{Hub: fmt.Sprint("hub", h), CA: "acme", Mode: signet.RevocationSoft, OCSP: "http://responder.test"}
+		all[policies[h].Hub] = &trust{policies: map[[32]byte]*signet.RevocationPolicy{{}: policies[h]}}
+	}
+	a.trust.Store(&all)
+	inquire := func(n int) *inquiry {
+		p := policies[n%hubs]
+		k := inquiryKey{p.Hub, [32]byte{}, fmt.Sprintf("%08x", n)}
+		r.inquire(k, p, p.OCSP, false, &x509.Certificate{}, now.Add(time.Hour))
+		return r.inquiries[k]
+	}
+	var revoked []*inquiry
+	for n := range maxInquiries {
+		if q := inquire(n); n/hubs%2 == 0 {
+			q.answer.Store(&ocspAnswer{OCSPAnswer: pki.OCSPAnswer{Status: signet.OCSPRevoked}})
+			revoked = append(revoked, q)
+		}
+	}
+	for n := range 1000 {
+		inquire(maxInquiries + n)
+	}
+	for _, q := range revoked {
+		if r.inquiries[q.key] != q {
+			t.Fatal("a certificate that is revoked is forgotten")
+		}
+	}
+}
+
 // TestRoomForInquiriesOfOthers: a hub whose certificates take all the room, each of them
 // revoked by a responder of its own, keeps those of no other from being asked after.
 func TestRoomForInquiriesOfOthers(t *testing.T) {

@@ -156,50 +156,53 @@ func (r *revocation) responder(key sourceKey, policy *signet.RevocationPolicy, f
 }
 
 // makeRoom drops, of a few certificates at random, one of the hub that most of them are
-// of: the one that was longest not met. One that is revoked stays, unless all that are
-// looked at are, and it is for another hub: who owns a hub must not be able to fill the
-// room of all with what his own responder says.
+// of: the one that was longest not met. One that is revoked stays, unless a hub has more
+// than half of the room, all that is looked at of it are revoked, and it is for another:
+// who owns a hub must not be able to fill the room of all with what his own responder
+// says.
 func (r *revocation) makeRoom(hub string) bool {
 	if len(r.inquiries) < maxInquiries {
 		return true
 	}
 	const look = 16
 	var few []*inquiry
-	of := map[string]int{}
+	most, of := "", map[string]int{}
 	for _, q := range r.inquiries {
+		if of[q.key.hub]++; of[q.key.hub] > of[most] {
+			most = q.key.hub
+		}
 		if few = append(few, q); len(few) == look {
 			break
 		}
 	}
-	most := ""
-	for _, q := range few {
-		if of[q.key.hub]++; of[q.key.hub] > of[most] {
-			most = q.key.hub
+	oldest := func(may func(q *inquiry) bool) (found *inquiry) {
+		for _, q := range few {
+			if q.place >= 0 && may(q) && (found == nil || q.met.Load() < found.met.Load()) {
+				found = q
+			}
 		}
+		return found
 	}
-	var oldest, revoked *inquiry
-	for _, q := range few {
-		if q.key.hub != most || q.place < 0 {
-			continue
-		}
-		place := &oldest
-		if a := q.answer.Load(); a != nil && a.Status == signet.OCSPRevoked {
-			place = &revoked
-		}
-		if *place == nil || q.met.Load() < (*place).met.Load() {
-			*place = q
-		}
+	goes := oldest(func(q *inquiry) bool { return q.key.hub == most && !q.revoked() })
+	switch {
+	case goes != nil || hub == most:
+	case of[most] > look/2:
+		goes = oldest(func(q *inquiry) bool { return q.key.hub == most })
+	default:
+		goes = oldest(func(q *inquiry) bool { return !q.revoked() })
 	}
 	r.dropped++
-	if oldest == nil && hub != most {
-		oldest = revoked
-	}
-	if oldest == nil {
+	if goes == nil {
 		return false
 	}
-	heap.Remove(&oldest.responder.due, oldest.place)
-	r.forget(oldest)
+	heap.Remove(&goes.responder.due, goes.place)
+	r.forget(goes)
 	return true
+}
+
+func (q *inquiry) revoked() bool {
+	a := q.answer.Load()
+	return a != nil && a.Status == signet.OCSPRevoked
 }
 
 func (r *revocation) forget(q *inquiry) {
