@@ -112,6 +112,7 @@ func operator(right signet.Rights) func(*call) error {
 			}
 			// What is meant for one hub is not done at another.
 			if name := c.r.URL.Query().Get("hub"); name != "" && !strings.EqualFold(name, c.hub.Name) {
+				c.w.Header().Set("WWW-Authenticate", "SharedAccessSignature")
 				return signet.Refuse(signet.TokenAudience, "The SAS token is for the hub %q, and ?hub= names %q.", c.hub.Name, signet.Clip(name)).
 					At("hub", c.hub.Name, name)
 			}

@@ -215,6 +215,9 @@ func (c *call) refuse(err error) {
 	if e.RetryAfter > 0 {
 		c.w.Header().Set("Retry-After", strconv.FormatFloat(math.Ceil(e.RetryAfter.Seconds()), 'f', 0, 64))
 	}
+	// These tell of what is not answered: it may be of a hub that is another by now.
+	delete(c.w.Header(), "ETag")
+	delete(c.w.Header(), "x-ms-continuation")
 	now := c.Now().UTC()
 	var body any
 	switch c.dialect {

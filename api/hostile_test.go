@@ -63,6 +63,45 @@ func TestHubMadeAnew(t *testing.T) {
 	}
 }
 
+// TestAnsweredTooLate: nor is he told, in a header, what he would have been answered.
+func TestAnsweredTooLate(t *testing.T) {
+	s := newServer(t)
+	if _, err := s.registry.Create(t.Context(), signet.Identity{Hub: "hub", DeviceID: "d"}); err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "https://hub.example.test/devices/d?api-version=2021-04-12", nil)
+	r.Header.Set("Authorization", s.names["owner"])
+	w := &letIn{ResponseRecorder: httptest.NewRecorder(), do: func() {
+		if err := s.registry.DeleteHub(t.Context(), "hub"); err != nil {
+			t.Fatal(err)
+		}
+	}}
+	s.handler.ServeHTTP(w, r)
+	if w.do != nil || w.Code != http.StatusNotFound || w.Result().Header["ETag"] != nil {
+		t.Errorf("%d %v %s", w.Code, w.Result().Header, w.Body)
+	}
+}
+
+// letIn does something when the first header of an answer is set, after the caller was
+// let in.
+type letIn struct {
+	*httptest.ResponseRecorder
+	asked bool // for a token
+	do    func()
+}
+
+func (l *letIn) Header() http.Header {
+	h := l.ResponseRecorder.Header()
+	asks := h.Get("WWW-Authenticate") != ""
+	if l.asked && !asks && l.do != nil {
+		do := l.do
+		l.do = nil
+		do()
+	}
+	l.asked = l.asked || asks
+	return h
+}
+
 // TestWhatABodyCosts: a body is bounded in bytes, and so is what becomes of it.
 func TestWhatABodyCosts(t *testing.T) {
 	s := newServer(t)
