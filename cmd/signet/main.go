@@ -146,18 +146,19 @@ func report(root *cobra.Command, err error) int {
 		return 1 // the verdict has been printed
 	}
 	output, _ := root.PersistentFlags().GetString("output")
+	stderr := harmless{os.Stderr}
 	if e, ok := errors.AsType[*signet.Error](err); ok {
 		if output == "json" {
 			json.NewEncoder(os.Stderr).Encode(e)
 			return 1
 		}
-		fmt.Fprintf(os.Stderr, "signet: %s [%s]\n", printable(e.Message), e.Code)
+		fmt.Fprintf(stderr, "signet: %s [%s]\n", printable(e.Message), e.Code)
 		if e.Fix != "" {
-			fmt.Fprintf(os.Stderr, "hint: %s\n", e.Fix)
+			fmt.Fprintf(stderr, "hint: %s\n", printable(e.Fix))
 		}
 		return 1
 	}
-	fmt.Fprintf(os.Stderr, "signet: %v\n", err)
+	fmt.Fprintf(stderr, "signet: %v\n", err)
 	if _, ok := errors.AsType[usageError](err); ok {
 		fmt.Fprintln(os.Stderr, "hint: signet help tells how each command is used")
 		return 2

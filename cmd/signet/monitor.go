@@ -109,7 +109,7 @@ const monitorPatience = time.Minute
 // sayTrying says why nothing comes: who gave a wrong address would else wait for
 // nothing.
 func sayTrying(cmd *cobra.Command, err error) {
-	fmt.Fprintf(cmd.ErrOrStderr(), "signet: %s Trying again for %v.\n", signet.AsError(err).Message, monitorPatience)
+	fmt.Fprintf(cmd.ErrOrStderr(), "signet: %s Trying again for %v.\n", printable(signet.AsError(err).Message), monitorPatience)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
