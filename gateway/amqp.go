@@ -80,13 +80,14 @@ type BackEndConn interface {
 }
 
 // AMQP is the door for AMQP 1.0, over TLS and over WebSocket. A connection is one
-// device's, or a back end's.
+// device's, which is at its hub or registers, or a back end's.
 type AMQP struct {
-	mqtt     *MQTT // whose waist, gate and clock are ours too
-	metrics  doorMetrics
-	messages prometheus.Counter
-	commands prometheus.Counter
-	quiet    quietRoom
+	mqtt          *MQTT // whose waist, gate and clock are ours too
+	metrics       doorMetrics
+	messages      prometheus.Counter
+	commands      prometheus.Counter
+	registrations *prometheus.CounterVec // of devices that register; outcome: ok, refused
+	quiet         quietRoom
 }
 
 // NewAMQP makes the door beside m: strangers count together, and Shutdown is m's.
@@ -97,7 +98,9 @@ func NewAMQP(m *MQTT, r prometheus.Registerer) *AMQP {
 		messages: f.NewCounter(prometheus.CounterOpts{
 			Name: "signet_amqp_messages_total", Help: "Messages of telemetry from devices by AMQP."}),
 		commands: f.NewCounter(prometheus.CounterOpts{
-			Name: "signet_amqp_commands_total", Help: "Cloud-to-device messages sent to devices by AMQP."})}
+			Name: "signet_amqp_commands_total", Help: "Cloud-to-device messages sent to devices by AMQP."}),
+		registrations: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "signet_amqp_registrations_total", Help: "AMQP connections of devices that ask a provisioning service for their place, by outcome."}, []string{"outcome"})}
 	return m.amqp
 }
 
@@ -157,7 +160,8 @@ type amqpConn struct {
 	tries   int     // judgements that were refused
 
 	backEnd BackEndConn // nil unless it is a back end's
-	tokens  amqp.Replies
+	talk    *candidate  // of a device that asks a provisioning service for its place; otherwise nil
+	replies amqp.Replies
 
 	// Under peer.mu:
 	conn     *amqp.Conn // nil until AMQP is spoken
@@ -251,6 +255,8 @@ func (c *amqpConn) over(err error) error {
 		return ended
 	case said != nil && said == c.refused.said, err == amqp.ErrSASL && c.refused.cause != nil:
 		return c.refused.cause
+	case said == errOverdue, said == errTooLate && c.talk != nil:
+		return errRegistered()
 	case said == errTooLate:
 		return c.refuse(signet.Refuse(signet.LimitHandshake, "The client has not said in time who it is."))
 	case said == errExpired && c.session != nil && len(c.session.Principal().Path) > 0:
@@ -313,6 +319,9 @@ func (c *amqpConn) farewell(why error) {
 	if c.backEnd != nil {
 		c.backEnd.Close()
 	}
+	if c.talk != nil && c.talk.applicant != nil {
+		c.door.conversing(c.talk, false)
+	}
 	if c.quiet {
 		c.amqp.quiet.leave(c.remote.Addr())
 	}
@@ -324,7 +333,7 @@ func (c *amqpConn) farewell(why error) {
 	if c.session != nil {
 		c.metrics.connected.Dec()
 		c.metrics.ends.WithLabelValues(code).Inc()
-	} else if c.backEnd == nil {
+	} else if c.backEnd == nil && c.talk == nil {
 		c.metrics.connects.WithLabelValues(code).Inc()
 	}
 	c.door.log.Debug("disconnected", "door", c.via, "remote", c.remote, "device", signet.Clip(signet.IdentityName(c.subject.deviceID, c.subject.moduleID)), "reason", why)
@@ -339,6 +348,9 @@ func (c *amqpConn) leaveGate() {
 
 // refuse records a refusal that the door makes itself.
 func (c *amqpConn) refuse(e *signet.Error) *signet.Error {
+	if c.talk != nil {
+		return c.talk.record(e)
+	}
 	v := signet.Verdict{Error: *e, Door: c.via, DeviceID: c.subject.deviceID, ModuleID: c.subject.moduleID}
 	if c.remote.IsValid() {
 		v.Remote = c.remote.Addr().String()
@@ -356,18 +368,19 @@ func (c *amqpConn) refuse(e *signet.Error) *signet.Error {
 // conditions translate codes. One that is not here is a device not let in, and told
 // in one way whatever the reason: only the verdict knows it.
 var conditions = map[signet.Code]amqp.Symbol{
-	signet.RequestMalformed: "com.microsoft:argument-error",
-	signet.RequestNotFound:  amqp.NotFound,
-	signet.RequestMethod:    amqp.NotAllowed,
-	signet.MessageLockLost:  "com.microsoft:message-lock-lost",
-	signet.LimitMessageSize: amqp.MessageSizeExceeded,
-	signet.LimitRate:        "com.microsoft:device-container-throttled",
-	signet.LimitConnections: amqp.ResourceLimitExceeded,
-	signet.LimitHandshake:   amqp.ConnectionForced,
-	signet.SessionTakenOver: amqp.LinkStolen,
-	signet.SessionClosed:    amqp.DetachForced, // the server shuts down: SDKs come back
-	signet.Unavailable:      amqp.DetachForced,
-	signet.Internal:         amqp.InternalError,
+	signet.RequestMalformed:  "com.microsoft:argument-error",
+	signet.RequestAPIVersion: "com.microsoft:argument-error",
+	signet.RequestNotFound:   amqp.NotFound,
+	signet.RequestMethod:     amqp.NotAllowed,
+	signet.MessageLockLost:   "com.microsoft:message-lock-lost",
+	signet.LimitMessageSize:  amqp.MessageSizeExceeded,
+	signet.LimitRate:         "com.microsoft:device-container-throttled",
+	signet.LimitConnections:  amqp.ResourceLimitExceeded,
+	signet.LimitHandshake:    amqp.ConnectionForced,
+	signet.SessionTakenOver:  amqp.LinkStolen,
+	signet.SessionClosed:     amqp.DetachForced, // the server shuts down: SDKs come back
+	signet.Unavailable:       amqp.DetachForced,
+	signet.Internal:          amqp.InternalError,
 }
 
 // told is an error as it is told to a client.
@@ -426,10 +439,14 @@ func (c *amqpConn) SASL(mechanism amqp.Symbol, response []byte, hostname string)
 //
 //	{device ID}[/modules/{module ID}]@sas.{first label of the host name}
 //	{policy}@sas.root.{first label of the host name}
+//	{ID scope}/registrations/{registration ID}
 func (c *amqpConn) plain(response string) *signet.Error {
 	parts := strings.Split(response, "\x00")
 	if len(parts) != 3 || parts[2] == "" {
 		return c.refuse(signet.Refuse(signet.RequestMalformed, "What came for SASL PLAIN is not a user name and a password."))
+	}
+	if scope, id, ok := registrationOf(parts[1]); ok && c.door.registrar != nil {
+		return c.register(scope, id, parts[2])
 	}
 	at := strings.LastIndex(parts[1], "@sas.")
 	label, _, _ := strings.Cut(signet.HostOnly(c.host), ".")
@@ -483,9 +500,9 @@ type amqpNode struct {
 	name    string // in lower case: "$cbs", "messages/events" …; "" for one of a back end
 }
 
-// parseNode reads an address. SDKs write it with and without a scheme and host, and
+// addressPath splits an address. SDKs write it with and without a scheme and host, and
 // with and without a slash at its beginning.
-func parseNode(address string) amqpNode {
+func addressPath(address string) []string {
 	if _, rest, ok := strings.Cut(address, "://"); ok {
 		_, address, _ = strings.Cut(rest, "/")
 	}
@@ -495,6 +512,12 @@ func parseNode(address string) amqpNode {
 			path[i] = decoded
 		}
 	}
+	return path
+}
+
+// parseNode reads an address.
+func parseNode(address string) amqpNode {
+	path := addressPath(address)
 	if len(path) == 1 && strings.EqualFold(path[0], "$cbs") {
 		return amqpNode{name: "$cbs"}
 	}
@@ -509,6 +532,9 @@ func parseNode(address string) amqpNode {
 func (c *amqpConn) AttachReceiver(r *amqp.Receiver) *amqp.Error {
 	node := parseNode(r.Address)
 	c.trace.Event("attach", slog.String("sends to", signet.Clip(r.Address)))
+	if scope, id, ok := registrationOf(r.Address); ok && c.door.registrar != nil {
+		return c.attachRegistration(scope, id, &r.Link, func() { c.takeQuestions(r) })
+	}
 	switch {
 	case node.name == "$cbs":
 		r.Credit, r.MaxSize = maxAsked, maxConnect
@@ -524,9 +550,12 @@ func (c *amqpConn) AttachReceiver(r *amqp.Receiver) *amqp.Error {
 func (c *amqpConn) AttachSender(s *amqp.Sender) *amqp.Error {
 	node := parseNode(s.Address)
 	c.trace.Event("attach", slog.String("receives from", signet.Clip(s.Address)))
+	if scope, id, ok := registrationOf(s.Address); ok && c.door.registrar != nil {
+		return c.attachRegistration(scope, id, &s.Link, func() { c.replies.Add(s) })
+	}
 	switch {
 	case node.name == "$cbs":
-		c.tokens.Add(s)
+		c.replies.Add(s)
 		return nil
 	case node.name != "":
 		return c.attachDevice(node, &s.Link, func() *signet.Error { return c.sendTo(node, s) })
@@ -557,6 +586,8 @@ func (c *amqpConn) attachDevice(node amqpNode, l *amqp.Link, attach func() *sign
 // isFor refuses what is for another identity than the connection's.
 func (c *amqpConn) isFor(s subject) *signet.Error {
 	switch {
+	case c.talk != nil:
+		return c.registersOnly()
 	case c.backEnd != nil:
 		return c.refuse(signet.Refuse(signet.RequestMethod, "The connection is a back end's, and cannot be a device's too."))
 	case c.session != nil && s != c.subject:
@@ -569,9 +600,8 @@ func (c *amqpConn) isFor(s subject) *signet.Error {
 // letInDevice has a device judged: by a token, or by the certificate that it has
 // presented. Who is refused may read that, and gets no second try.
 func (c *amqpConn) letInDevice(s subject, token, client string) *signet.Error {
-	if c.tries > 0 {
-		c.end(c.refused.cause)
-		return c.refused.cause
+	if err := c.tried(); err != nil {
+		return err
 	}
 	c.subject = s
 	c.trace.About(fmt.Sprintf("%+q", signet.Clip(signet.IdentityName(s.deviceID, s.moduleID))))
@@ -609,6 +639,15 @@ func (c *amqpConn) letInDevice(s subject, token, client string) *signet.Error {
 	c.door.log.Debug("connected", "door", c.via, "remote", c.remote, "hub", p.Hub, "device", signet.IdentityName(s.deviceID, s.moduleID), "auth", p.Auth)
 	c.conn.Wake() // what it woke us for meanwhile
 	return nil
+}
+
+// tried ends the connection of who was refused before.
+func (c *amqpConn) tried() *signet.Error {
+	if c.tries == 0 {
+		return nil
+	}
+	c.end(c.refused.cause)
+	return c.refused.cause
 }
 
 // wake is called when the session has something for us. That it is over is not left
@@ -662,6 +701,8 @@ func (c *amqpConn) attachBackEnd(attach func() *amqp.Error) *amqp.Error {
 // isBackEnd makes the connection one of a back end, if it can be.
 func (c *amqpConn) isBackEnd() *signet.Error {
 	switch {
+	case c.talk != nil:
+		return c.registersOnly()
 	case c.session != nil:
 		return c.refuse(signet.Refuse(signet.RequestNotFound, "There is no such node for a device."))
 	case c.door.backEnd == nil:
@@ -707,7 +748,7 @@ func (c *amqpConn) tokenCame(r *amqp.Receiver, d *amqp.Delivery) {
 	answer := amqp.Message{Properties: amqp.Properties{CorrelationID: m.Properties.MessageID}, Body: amqp.ValueBody,
 		Application: amqp.Map{{Key: "status-code", Value: status}, {Key: "status-description", Value: description}}}
 	d.Settle(amqp.Accepted{})
-	if !c.tokens.Answer(r, m.Properties.ReplyTo, answer.Append(nil)) {
+	if !c.replies.Answer(r, m.Properties.ReplyTo, answer.Append(nil)) {
 		c.end(c.refuse(signet.Refuse(signet.RequestMalformed, "The client puts tokens, and takes no answers.")))
 	}
 }
@@ -741,9 +782,8 @@ func (c *amqpConn) putToken(name, token string) *signet.Error {
 	if err := c.isBackEnd(); err != nil {
 		return err
 	}
-	if c.tries > 0 {
-		c.end(c.refused.cause)
-		return c.refused.cause
+	if err := c.tried(); err != nil {
+		return err
 	}
 	if err := c.backEnd.PutToken(name, token); err != nil {
 		e := signet.AsError(err)
@@ -796,7 +836,7 @@ func (c *amqpConn) Fetch() {
 		}
 	}()
 	defer c.survive(&failed)
-	c.tokens.Fetch()
+	c.replies.Fetch()
 	c.mu.Lock()
 	session, backEnd := c.session, c.backEnd
 	c.mu.Unlock()

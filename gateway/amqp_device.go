@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -240,29 +241,32 @@ var (
 	annotationSystem  = []string{"iothub-interface-id", "dt-subject", "Diagnostic-Id", "Correlation-Context"}
 )
 
+// bodyOf gives the body of a message, which may have none.
+func bodyOf(m *amqp.Message) ([]byte, error) {
+	switch v := m.Value.(type) {
+	case nil:
+		switch {
+		case m.Body == amqp.SequenceBody:
+		case len(m.Data) == 1:
+			return m.Data[0], nil
+		default:
+			return slices.Concat(m.Data...), nil
+		}
+	case string:
+		return []byte(v), nil
+	case []byte:
+		return v, nil
+	}
+	return nil, signet.Refuse(signet.RequestMalformed, "The body of the message is neither data, text nor binary.")
+}
+
 // telemetryOf makes a message of one in AMQP.
 func telemetryOf(m *amqp.Message) (*signet.Message, error) {
-	out := &signet.Message{}
-	switch {
-	case m.Body == amqp.DataBody && len(m.Data) == 1:
-		out.Body = m.Data[0]
-	case m.Body == amqp.DataBody:
-		for _, b := range m.Data {
-			out.Body = append(out.Body, b...)
-		}
-	case m.Body == amqp.ValueBody:
-		switch v := m.Value.(type) {
-		case nil:
-		case string:
-			out.Body = []byte(v)
-		case []byte:
-			out.Body = v
-		default:
-			return nil, signet.Refuse(signet.RequestMalformed, "The body of the message is neither data, text nor binary.")
-		}
-	case m.Body != amqp.NoBody:
-		return nil, signet.Refuse(signet.RequestMalformed, "The body of the message is neither data, text nor binary.")
+	body, err := bodyOf(m)
+	if err != nil {
+		return nil, err
 	}
+	out := &signet.Message{Body: body}
 	system := func(name, value string) {
 		if value != "" {
 			out.System = append(out.System, signet.Property{Name: name, Value: value})

@@ -759,7 +759,7 @@ func (c *conn) cut() {
 // refused here is told nothing but, at most, a CONNACK.
 func (c *conn) refuse(e *signet.Error) *signet.Error {
 	if c.talk != nil {
-		return c.talk.refuse(e)
+		return c.talk.record(e)
 	}
 	v := signet.Verdict{
 		Error: *e, Door: c.via, Remote: c.remote.Addr().String(),

@@ -267,7 +267,7 @@ type MQTT struct {
 	closed        bool
 	listeners     map[net.Listener]struct{}
 	conns         map[connection]struct{}
-	conversations map[string][]*conversation // by ID scope and registration ID
+	conversations map[string][]*candidate // by ID scope and registration ID
 }
 
 // NewMQTT makes a door. It panics when there is no TLS: a device proves itself in
@@ -310,7 +310,7 @@ func newMQTT(w Waist, c Config) *MQTT {
 	m := &MQTT{
 		waist: w, registrar: c.Registrar, backEnd: c.BackEnd, now: c.Now, log: c.Logger, traces: c.Traces,
 		gate: newGate(c.MaxStrangers, c.MaxHandshakes), pacer: newPacer(),
-		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[connection]struct{}{}, conversations: map[string][]*conversation{},
+		shutdown: make(chan struct{}), listeners: map[net.Listener]struct{}{}, conns: map[connection]struct{}{}, conversations: map[string][]*candidate{},
 	}
 	m.crew = crew{make(chan func()), m.shutdown}
 	m.metrics = newMetrics(c.Registerer, m.gate)

@@ -47,8 +47,8 @@ const (
 	// takes. What the device was admitted by is judged again with the next.
 	conversationTime = 10 * time.Minute
 
-	// maxConversations bounds those of one device at a time, by MQTT: several that
-	// have one registration ID, by mistake, do not shut each other out.
+	// maxConversations bounds those of one device at a time, by MQTT and AMQP: several
+	// that have one registration ID, by mistake, do not shut each other out.
 	maxConversations = 4
 
 	// lostTime is how long one of these is silent before it may be a link that has died
@@ -83,22 +83,95 @@ func parseRegistrationName(text string) (scope, id, query string, ok bool) {
 	return scope, id, strings.TrimPrefix(query, "?"), true
 }
 
-// A conversation is a connection whose device asks for its place. It has the
-// handshake, the gate and the first packet in common with all others, and then a
-// small loop of its own, in which each request is answered before the next is
-// read.
+// A candidate is a device that asks for its place on a connection, by MQTT or by AMQP.
+// Each request is answered before the next is read.
 //
-// A device that is refused is let connect all the same, and told so in answer to
-// its request, as the SDKs want it; until then it is a stranger, in a stranger's
-// time.
-type conversation struct {
-	*conn
+// One that is refused is let connect all the same, and told so in answer to its
+// request, as the SDKs want it; until then it is a stranger, in a stranger's time.
+type candidate struct {
+	of          *peer
+	dismiss     func(error) // ends the connection
 	credentials provisioning.Credentials
 	applicant   Applicant     // nil when it is refused
 	refusal     *signet.Error // why
-	ends        time.Time
-	heard       bool         // the device listens to answers
-	last        atomic.Int64 // when it said something, in nanoseconds since 1970
+	last        atomic.Int64  // when it said something, in nanoseconds since 1970
+}
+
+// admit has the candidate judged. What is given ends the connection: that it cannot be
+// judged, or has too many conversations. Any other refusal is told in answer to requests.
+func (k *candidate) admit() error {
+	door := k.of.door
+	ctx, cancel := context.WithTimeout(door.ctx, handshakeTime)
+	defer cancel()
+	applicant, err := door.registrar.Admit(ctx, k.credentials)
+	if err == nil && !door.conversing(k, true) {
+		err = k.record(signet.Refuse(signet.LimitConnections, "%d connections register %q already.", maxConversations, k.credentials.RegistrationID))
+	}
+	if err == nil {
+		k.applicant = applicant
+		return nil
+	}
+	switch k.refusal = signet.AsError(err); k.refusal.Code {
+	case signet.Unavailable, signet.Internal, signet.LimitConnections:
+		return k.refusal
+	}
+	return nil
+}
+
+// outcome is what conversations are counted by.
+func (k *candidate) outcome() string {
+	if k.applicant == nil {
+		return "refused"
+	}
+	return "ok"
+}
+
+// A question is what a candidate asks.
+type question struct {
+	registers bool   // for its place; otherwise after an operation
+	body      []byte // of a registration
+	operation string
+}
+
+// answer answers a question, or what unread says why it cannot be read. The error is
+// what the answer tells, if it is one: acknowledged is what is on disk.
+func (k *candidate) answer(q question, unread error) (status int, body []byte, wait int, err error) {
+	ctx, cancel := context.WithTimeout(k.of.door.ctx, storeTime)
+	defer cancel()
+	var operation provisioning.Operation
+	switch {
+	case k.applicant == nil:
+		err = k.refusal
+	case unread != nil:
+		err = k.record(unread)
+	case q.registers:
+		var body provisioning.Request
+		if body, err = provisioning.ParseRequest(q.body); err != nil {
+			err = k.record(err)
+		} else {
+			operation, err = k.applicant.Register(ctx, body)
+		}
+	default:
+		operation, err = k.applicant.Operation(ctx, q.operation)
+	}
+	status, body, wait = answerOf(&operation, k.credentials.RegistrationID, err, k.of.door.now())
+	k.of.trace.Event("answered", slog.Bool("registers", q.registers), slog.Int("status", status), slog.String("code", string(signet.CodeOf(err))))
+	return status, body, wait, err
+}
+
+// record records a refusal that the door makes itself.
+func (k *candidate) record(err error) *signet.Error {
+	return k.of.door.registrar.Refuse(k.credentials, err)
+}
+
+// A conversation is a connection by MQTT whose device asks for its place. It has the
+// handshake, the gate and the first packet in common with all others, and then a
+// small loop of its own.
+type conversation struct {
+	*conn
+	candidate
+	ends  time.Time
+	heard bool // the device listens to answers
 }
 
 // converse judges the device that a CONNECT is of, and answers it. Then c.talk is
@@ -108,30 +181,21 @@ func (c *conn) converse(p *mqtt.Connect) error {
 	if !ok || c.door.registrar == nil {
 		return nil
 	}
-	v := &conversation{conn: c, ends: time.Now().Add(handshakeTime), credentials: provisioning.Credentials{
-		Door: c.via, Remote: c.remote, IDScope: scope, RegistrationID: id, Chain: c.chain, Token: string(p.Password)}}
+	v := &conversation{conn: c, ends: time.Now().Add(handshakeTime), candidate: candidate{of: &c.peer, dismiss: c.end, credentials: provisioning.Credentials{
+		Door: c.via, Remote: c.remote, IDScope: scope, RegistrationID: id, Chain: c.chain, Token: string(p.Password)}}}
 	c.talk = v
 	c.trace.Event("CONNECT", slog.String("registration", signet.Clip(id)), slog.String("scope", signet.Clip(scope)), slog.String("client", signet.Clip(query)))
 	var err error
 	switch version, _ := queryValue(query, "api-version"); {
 	case version == "":
-		err = v.refuse(signet.Refuse(signet.RequestAPIVersion, "The user name names no api-version."))
+		err = v.record(signet.Refuse(signet.RequestAPIVersion, "The user name names no api-version."))
 	case signet.FoldRegistrationID(p.ClientID) != signet.FoldRegistrationID(id):
-		err = v.refuse(signet.Refuse(signet.RequestMalformed, "The MQTT user name and the client ID name different registrations.").
+		err = v.record(signet.Refuse(signet.RequestMalformed, "The MQTT user name and the client ID name different registrations.").
 			At("client ID", id, p.ClientID).FixBy("Use the registration ID in both."))
 	case p.Will != nil:
-		err = v.refuse(signet.Refuse(signet.RequestMalformed, "A device that registers has a will, and nobody to leave it to.").FixBy("Connect without a will."))
+		err = v.record(signet.Refuse(signet.RequestMalformed, "A device that registers has a will, and nobody to leave it to.").FixBy("Connect without a will."))
 	default:
-		ctx, cancel := context.WithTimeout(c.door.ctx, handshakeTime)
-		v.applicant, err = c.door.registrar.Admit(ctx, v.credentials)
-		cancel()
-		if err != nil {
-			if v.refusal = signet.AsError(err); v.refusal.Code != signet.Unavailable && v.refusal.Code != signet.Internal {
-				err = nil // it is told so when it asks
-			}
-		} else if !c.door.conversing(v, true) {
-			err = v.refuse(signet.Refuse(signet.LimitConnections, "%d connections register %q already.", maxConversations, id))
-		}
+		err = v.admit()
 	}
 	c.chain = nil
 	if err != nil {
@@ -148,22 +212,20 @@ func (c *conn) converse(p *mqtt.Connect) error {
 		c.silence = min(time.Duration(p.KeepAlive)*time.Second*3/2, maxSilence) // [MQTT-3.1.2-24]
 	}
 	if err = v.write(mqtt.AppendConnack(nil, false, mqtt.ConnAccepted)); err != nil && v.applicant != nil {
-		c.door.conversing(v, false) // there will be no conversation
+		c.door.conversing(&v.candidate, false) // there will be no conversation
 	}
 	return err
 }
 
 // hold is the conversation, after its CONNACK.
 func (v *conversation) hold(visitor *visitor) error {
-	outcome := "refused"
+	v.door.metrics.conversations.WithLabelValues(v.outcome()).Inc()
 	if v.applicant != nil {
-		outcome = "ok"
-		defer v.door.conversing(v, false)
+		defer v.door.conversing(&v.candidate, false)
 		v.door.gate.leave(visitor)
 		v.guest.letIn()
 		v.ends = time.Now().Add(conversationTime)
 	}
-	v.door.metrics.conversations.WithLabelValues(outcome).Inc()
 	v.reader.SetMax(provisioning.MaxRequest + 2 + len(registerTopic) + len("$rid=") + maxRequestID + 2)
 	for {
 		if err := v.within(min(v.silence, time.Until(v.ends))); err != nil {
@@ -188,7 +250,7 @@ func (v *conversation) hold(visitor *visitor) error {
 		case *mqtt.Disconnect:
 			return nil
 		default:
-			err = v.refuse(violation("[MQTT-3.1.0-2]", "a second CONNECT"))
+			err = v.record(violation("[MQTT-3.1.0-2]", "a second CONNECT"))
 		}
 		if err != nil {
 			return err
@@ -204,9 +266,13 @@ func (v *conversation) lost(err error) error {
 		if v.ended != nil {
 			return v.ended
 		}
-		return signet.Refuse(signet.SessionClosed, "The device was silent, or its time to register is over.")
+		return errRegistered()
 	}
 	return v.conn.lost(err)
+}
+
+func errRegistered() *signet.Error {
+	return signet.Refuse(signet.SessionClosed, "The device was silent, or its time to register is over.")
 }
 
 // subscribe grants the one filter that there is.
@@ -214,7 +280,7 @@ func (v *conversation) subscribe(p *mqtt.Subscribe) error {
 	codes := make([]byte, len(p.Filters))
 	for i, f := range p.Filters {
 		if f.Filter != resultTopic+"#" {
-			return v.refuse(signet.Refuse(signet.RequestMalformed, "The device subscribed to %q while it registers.", signet.Clip(f.Filter)).
+			return v.record(signet.Refuse(signet.RequestMalformed, "The device subscribed to %q while it registers.", signet.Clip(f.Filter)).
 				FixBy("Subscribe to %s#.", resultTopic))
 		}
 		codes[i] = min(f.QoS, 1)
@@ -223,10 +289,10 @@ func (v *conversation) subscribe(p *mqtt.Subscribe) error {
 	return v.write(mqtt.AppendSuback(nil, p.PacketID, codes))
 }
 
-// request answers a PUBLISH: acknowledged is what is on disk.
+// request answers a PUBLISH.
 func (v *conversation) request(p *mqtt.Publish) error {
 	if p.QoS > 1 {
-		return v.refuse(violation("", "QoS 2, which the hub does not do"))
+		return v.record(violation("", "QoS 2, which the hub does not do"))
 	}
 	query, registers := strings.CutPrefix(p.Topic, registerTopic)
 	asks := false
@@ -235,29 +301,11 @@ func (v *conversation) request(p *mqtt.Publish) error {
 	}
 	rid, ok := queryValue(query, "$rid")
 	if !registers && !asks || !ok || rid == "" || len(rid) > maxRequestID {
-		return v.refuse(signet.Refuse(signet.RequestMalformed, "The device published on %q while it registers.", signet.Clip(p.Topic)).
+		return v.record(signet.Refuse(signet.RequestMalformed, "The device published on %q while it registers.", signet.Clip(p.Topic)).
 			FixBy("Publish on %s$rid={any ID}, or %s$rid={any ID}&operationId={ID}.", registerTopic, operationTopic))
 	}
-	ctx, cancel := context.WithTimeout(v.door.ctx, storeTime)
-	defer cancel()
-	var operation provisioning.Operation
-	var err error
-	switch {
-	case v.applicant == nil:
-		err = v.refusal
-	case registers:
-		var body provisioning.Request
-		if body, err = provisioning.ParseRequest(p.Payload); err != nil {
-			err = v.refuse(signet.AsError(err))
-		} else {
-			operation, err = v.applicant.Register(ctx, body)
-		}
-	default:
-		id, _ := queryValue(query, "operationId")
-		operation, err = v.applicant.Operation(ctx, id)
-	}
-	status, answer, wait := answerOf(&operation, v.credentials.RegistrationID, err, v.door.now())
-	v.trace.Event("answered", slog.Bool("registers", registers), slog.Int("status", status), slog.String("code", string(signet.CodeOf(err))))
+	id, _ := queryValue(query, "operationId")
+	status, answer, wait, _ := v.answer(question{registers, p.Payload, id}, nil)
 	var out []byte
 	if p.QoS == 1 {
 		out = mqtt.AppendPuback(out, p.PacketID)
@@ -310,35 +358,35 @@ func (v *conversation) write(packets []byte) error {
 	return nil
 }
 
-// refuse records a refusal that the door makes itself.
-func (v *conversation) refuse(e *signet.Error) *signet.Error {
-	return v.door.registrar.Refuse(v.credentials, e)
-}
-
 // conversing counts a conversation in, if its device may have another, or out. One that
 // may be lost ends to make room.
-func (m *MQTT) conversing(v *conversation, in bool) bool {
-	key := strings.ToLower(v.credentials.IDScope + "\n" + v.credentials.RegistrationID)
+func (m *MQTT) conversing(k *candidate, in bool) bool {
+	key := k.key()
 	m.mu.Lock()
-	are, lost := m.conversations[key], (*conversation)(nil)
-	v.last.Store(time.Now().UnixNano())
+	are, lost := m.conversations[key], (*candidate)(nil)
+	k.last.Store(time.Now().UnixNano())
 	if in && len(are) >= maxConversations {
-		lost = slices.MinFunc(are, func(a, b *conversation) int { return cmp.Compare(a.last.Load(), b.last.Load()) })
-		if v.last.Load()-lost.last.Load() < int64(lostTime) {
+		lost = slices.MinFunc(are, func(a, b *candidate) int { return cmp.Compare(a.last.Load(), b.last.Load()) })
+		if k.last.Load()-lost.last.Load() < int64(lostTime) {
 			m.mu.Unlock()
 			return false
 		}
 	}
-	are = slices.DeleteFunc(are, func(other *conversation) bool { return other == v || other == lost })
+	are = slices.DeleteFunc(are, func(other *candidate) bool { return other == k || other == lost })
 	if in {
-		are = append(are, v)
+		are = append(are, k)
 	}
 	if m.conversations[key] = are; len(are) == 0 {
 		delete(m.conversations, key)
 	}
 	m.mu.Unlock()
 	if lost != nil {
-		lost.end(signet.Refuse(signet.SessionClosed, "The device was silent, and registers anew."))
+		lost.dismiss(signet.Refuse(signet.SessionClosed, "The device was silent, and registers anew."))
 	}
 	return true
+}
+
+// key names the device, however it is written.
+func (k *candidate) key() string {
+	return strings.ToLower(k.credentials.IDScope + "\n" + k.credentials.RegistrationID)
 }

@@ -1,17 +1,18 @@
 // A device that registers itself with the official SDK, and prints what it got.
-// Usage: node provision.js mqtt|ws|http HOST ID-SCOPE REGISTRATION-ID CA-FILE x509 FOLDER [PAYLOAD]
-//        node provision.js mqtt|ws|http HOST ID-SCOPE REGISTRATION-ID CA-FILE key BASE64 [PAYLOAD]
+// Usage: node provision.js mqtt|ws|amqp|amqpws|http HOST ID-SCOPE REGISTRATION-ID CA-FILE x509 FOLDER [PAYLOAD]
+//        node provision.js mqtt|ws|amqp|amqpws|http HOST ID-SCOPE REGISTRATION-ID CA-FILE key BASE64 [PAYLOAD]
 'use strict';
 const fs = require('fs');
 const path = require('path');
 const { ProvisioningDeviceClient } = require('azure-iot-provisioning-device');
 const { Mqtt, MqttWs } = require('azure-iot-provisioning-device-mqtt');
+const { Amqp, AmqpWs } = require('azure-iot-provisioning-device-amqp');
 const { Http } = require('azure-iot-provisioning-device-http');
 const { X509Security } = require('azure-iot-security-x509');
 const { SymmetricKeySecurityClient } = require('azure-iot-security-symmetric-key');
 
 const [door, host, scope, id, ca, kind, secret, payload] = process.argv.slice(2);
-const Transport = { mqtt: Mqtt, ws: MqttWs, http: Http }[door];
+const Transport = { mqtt: Mqtt, ws: MqttWs, amqp: Amqp, amqpws: AmqpWs, http: Http }[door];
 
 async function main() {
   const security = kind === 'key'
@@ -27,6 +28,6 @@ async function main() {
 }
 
 main().then(() => process.exit(0), (err) => {
-  console.log(`${err.name}: ${err.message} ${JSON.stringify(err.result)} ${err.responseBody || ''}`);
+  console.log(`${err.name || err.condition}: ${err.message || err.description} ${JSON.stringify(err.result)} ${err.responseBody || ''}`);
   process.exit(1);
 });

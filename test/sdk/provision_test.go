@@ -52,12 +52,12 @@ func provision(t *testing.T, h *hubtest.Hub, door, id, kind, secret string, payl
 	return nil, out
 }
 
-var doors = []string{"mqtt", "ws", "http"}
+var doors = []string{"mqtt", "ws", "amqp", "amqpws", "http"}
 
 // TestProvisioningSDK: a device that has never been seen, two intermediates below
 // a registered root, registers by each door, and connects to the hub that it got.
 func TestProvisioningSDK(t *testing.T) {
-	h := startHub(t)
+	h := startHub(t, withAMQP)
 	root := hubtest.NewCA(t, "Acme Root")
 	line := root.Intermediate(t, "Factory").Intermediate(t, "Line 4")
 	trusted := h.Trust(t, service, root)
@@ -83,7 +83,7 @@ func TestProvisioningSDK(t *testing.T) {
 // TestProvisioningSDKByKey: with a key of its own, and with one that derives from
 // its group's.
 func TestProvisioningSDKByKey(t *testing.T) {
-	h := startHub(t)
+	h := startHub(t, withAMQP)
 	own := enroll(t, h, signet.Enrollment{ID: "keyed", DeviceID: "meter-1", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
 	group := enroll(t, h, signet.Enrollment{Group: true, ID: "meters", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
 	for _, door := range doors {
@@ -110,7 +110,7 @@ func TestProvisioningSDKByKey(t *testing.T) {
 // TestProvisioningSDKRefused: each refusal reaches the SDK as Unauthorized with a
 // tracking ID, or as what it is, and has a verdict that says why.
 func TestProvisioningSDKRefused(t *testing.T) {
-	h := startHub(t)
+	h := startHub(t, withAMQP)
 	root, stranger, unverified := hubtest.NewCA(t, "Acme Root"), hubtest.NewCA(t, "Stranger Root"), hubtest.NewCA(t, "Unverified Root")
 	factory, stolen := root.Intermediate(t, "Factory"), root.Intermediate(t, "Stolen")
 	trusted := h.Trust(t, service, root)

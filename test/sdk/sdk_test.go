@@ -38,7 +38,7 @@ func startHub(t *testing.T, options ...func(*server.Config)) *hubtest.Hub {
 	if _, err := exec.LookPath("node"); err != nil {
 		t.Skip("no node: the SDK tests need Node.js 18 or newer")
 	}
-	for _, sdk := range []string{"azure-iot-device", "azure-iot-device-amqp", "@azure/event-hubs"} {
+	for _, sdk := range []string{"azure-iot-device", "azure-iot-device-amqp", "azure-iot-provisioning-device-amqp", "@azure/event-hubs"} {
 		if _, err := os.Stat("node_modules/" + sdk); err != nil {
 			t.Skip("the SDKs are not all installed: run test/prepare (make test does)")
 		}
