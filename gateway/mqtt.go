@@ -8,7 +8,7 @@
 // judgement, loop; conn.life adds the farewell. A device that asks a provisioning
 // service for its place has a small loop of its own, conversation.hold, after the
 // same beginning, and AMQP has amqpConn.live, which hands on to package wire/amqp.
-// What they have in common is a peer. The device's certificate is
+// What they have in common is a peer; what devices that register have, a candidate. The device's certificate is
 // requested in the handshake and judged at CONNECT, resumed or not: only then is
 // it known which device, and so which hub and which rules, it is meant for; and a
 // CONNACK tells a device that it is refused where a TLS alert would have it try

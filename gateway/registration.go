@@ -97,7 +97,7 @@ type candidate struct {
 	last        atomic.Int64  // when it said something, in nanoseconds since 1970
 }
 
-// admit has the candidate judged. What is given ends the connection: that it cannot be
+// admit has the candidate judged. What is given is told at once: that it cannot be
 // judged, or has too many conversations. Any other refusal is told in answer to requests.
 func (k *candidate) admit() error {
 	door := k.of.door

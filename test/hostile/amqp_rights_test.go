@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -421,4 +422,106 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// TestAMQPRegisters: nobody gets the place of somebody else, and who registers has nothing else.
+func TestAMQPRegisters(t *testing.T) {
+	const service = "dps"
+	a := open(t)
+	enroll := func(e signet.Enrollment) signet.Enrollment {
+		e.Service = service
+		e, _, err := a.Provisioning().PutEnrollment(t.Context(), e, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	trusted := a.Trust(t, service, a.root)
+	enroll(signet.Enrollment{Group: true, ID: "factory", Attestation: signet.Attestation{Type: signet.AttestX509, PrimaryCA: trusted.Name}})
+	group := enroll(signet.Enrollment{Group: true, ID: "meters", Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
+	enroll(signet.Enrollment{ID: "off", Status: signet.Disabled, Attestation: signet.Attestation{Type: signet.AttestSymmetricKey}})
+	named, err := a.Registry().HubByName(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(id string) string { return named.IDScope + "/registrations/" + id }
+	plain := func(id, of, resource string) client.SASLType {
+		key, err := signet.DeriveKey(group.Attestation.PrimaryKey, of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return client.SASLTypePlain(at(id), token(t, resource, "registration", key))
+	}
+	bare, mine := a.ClientTLS(), a.presenting(a.factory.Device(t, "mine"))
+	stranger := a.presenting(hubtest.NewCA(t, "Stranger Root").Device(t, "victim"))
+	version := map[string]any{"com.microsoft:api-version": "2019-03-31"}
+	const assigned, unauthorized, elsewhere = `"status":"assign`, "amqp:unauthorized-access", "amqp:not-allowed"
+	for name, c := range map[string]struct {
+		conf    *tls.Config
+		sasl    client.SASLType
+		address string
+		want    string // a part of the answer, or the condition of its refusal
+	}{
+		"its own":                             {mine, nil, at("mine"), assigned},
+		"its own, by EXTERNAL":                {mine, client.SASLTypeExternal(""), at("mine"), assigned},
+		"its own, in another case":            {mine, client.SASLTypeAnonymous(), at("MINE"), assigned},
+		"another's":                           {mine, nil, at("victim"), unauthorized},
+		"another's, written in another way":   {mine, nil, "amqps://" + host + "/" + named.IDScope + "/registrations/vict%69m", unauthorized},
+		"one beside its own":                  {mine, nil, at("mine%2F..%2Fvictim"), "com.microsoft:argument-error"},
+		"a stranger's certificate":            {stranger, nil, at("victim"), unauthorized},
+		"nothing":                             {bare, nil, at("victim"), unauthorized},
+		"no service":                          {mine, nil, "0ne00000000/registrations/mine", unauthorized},
+		"a key":                               {bare, plain("meter", "meter", at("meter")), at("meter"), assigned},
+		"a key of another":                    {bare, plain("victim", "meter", at("victim")), at("victim"), unauthorized},
+		"a token for another":                 {bare, plain("victim", "victim", at("meter")), at("victim"), unauthorized},
+		"a token for the hub":                 {bare, plain("victim", "victim", host), at("victim"), unauthorized},
+		"a key, at the place of another":      {bare, plain("meter", "meter", at("meter")), at("victim"), elsewhere},
+		"another's certificate, with no key":  {mine, client.SASLTypePlain(at("mine"), "x"), at("mine"), unauthorized},
+		"disabled":                            {bare, plain("off", "off", at("off")), at("off"), `"status":"disabled"`},
+		"a refused one, at its hub":           {mine, plain("victim", "meter", at("victim")), events("mine"), elsewhere},
+		"one that registers, at a hub":        {bare, plain("meter", "meter", at("meter")), events("honest"), elsewhere},
+		"one that registers, as a back end":   {bare, plain("meter", "meter", at("meter")), "/messages/devicebound", elsewhere},
+		"one at a hub, that registers beside": {a.device(t, "both", a.factory.Device(t, "both")), nil, at("both"), elsewhere},
+	} {
+		a.line(t, name, func(t *testing.T) {
+			conn, s, err := a.amqp(t, c.conf, c.sasl)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if c.address == at("both") {
+				if _, err := attach(t, s, events("both")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got := func() string {
+				in, err := s.NewReceiver(t.Context(), c.address, &client.ReceiverOptions{Properties: version})
+				if err == nil {
+					var out *client.Sender
+					if out, err = s.NewSender(t.Context(), c.address, &client.SenderOptions{Properties: version}); err == nil {
+						err = out.Send(t.Context(), &client.Message{Data: [][]byte{[]byte("{}")}, ApplicationProperties: map[string]any{"iotdps-operation-type": "iotdps-register"}}, nil)
+					}
+				}
+				if e, ok := errors.AsType[*client.Error](err); ok {
+					return string(e.Condition)
+				} else if err != nil {
+					return err.Error()
+				}
+				answer, err := in.Receive(t.Context(), nil)
+				if err != nil {
+					return err.Error()
+				}
+				return string(answer.GetData())
+			}()
+			if !strings.Contains(got, c.want) {
+				t.Errorf("told %s", got)
+			}
+		})
+	}
+	if _, err := a.Registry().Get(t.Context(), tenant, "victim", ""); err == nil {
+		t.Error("the victim has an identity")
+	}
+	if n := len(a.kept(t, "honest")); n == 0 {
+		t.Error("the honest device was not served")
+	}
 }
