@@ -87,8 +87,9 @@ type Progress struct {
 	Cursor signet.Position
 }
 
-// Log is the message log. Its server is [hub.Hub]; see [hub.Messages.Read].
+// Log is the message log. Its server is [hub.Hub]; see [hub.Messages].
 type Log interface {
+	Ends(ctx context.Context, hub string) (first, last signet.Position, enqueued time.Time, err error)
 	Read(ctx context.Context, hub string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error
 }
 

@@ -139,6 +139,15 @@ func (l *memlog) append(m *signet.Message) {
 	l.changed = make(chan struct{})
 }
 
+func (l *memlog) Ends(context.Context, string) (first, last signet.Position, enqueued time.Time, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.kept); n > l.dropped {
+		first, last, enqueued = signet.Position{Sequence: uint64(l.dropped + 1)}, signet.Position{Sequence: uint64(n)}, l.kept[n-1].EnqueuedTime
+	}
+	return first, last, enqueued, nil
+}
+
 func (l *memlog) Read(ctx context.Context, _ string, from hub.Start, follow bool, each func(signet.Position, *signet.Message) bool) error {
 	for n := int(from.After.Sequence); ; n++ { // message n has the sequence n+1
 		l.mu.Lock()
@@ -673,5 +682,36 @@ func TestPut(t *testing.T) {
 	w.routes.Forget("hub")
 	if n := w.routes.Workers(); n != 0 {
 		t.Errorf("%d workers of a hub that is gone", n)
+	}
+}
+
+// TestAnotherLog: where the log was removed and the cursor was not, the route begins where
+// the new log does, be it empty at the start or not; and then goes on from its cursor.
+func TestAnotherLog(t *testing.T) {
+	w := newWorld(t)
+	s := newSink(t, nil)
+	w.put(signet.Route{Name: "r", URL: s.URL, AllowPrivate: true})
+	w.says("d", "1", "2", "3", "4", "5")
+	w.until("all are delivered", func() bool { return w.cursor("r").Sequence == 5 })
+	another := func(before, after []string) {
+		t.Helper()
+		w.stop()
+		w.log = &memlog{changed: make(chan struct{})}
+		w.says("d", before...)
+		w.start()
+		w.says("d", after...)
+		w.until("the new ones are", func() bool { return w.cursor("r").Sequence == uint64(len(before)+len(after)) })
+	}
+	another([]string{"a", "b", "c"}, nil)
+	another(nil, []string{"x"})
+	w.stop()
+	w.start()
+	w.says("d", "y")
+	w.until("it goes on", func() bool { return w.cursor("r").Sequence == 2 })
+	w.stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if got := strings.Join(s.taken, " "); got != "1 2 3 4 5 a b c x y" {
+		t.Errorf("delivered: %s", got)
 	}
 }

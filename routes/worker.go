@@ -108,11 +108,35 @@ type item struct {
 	message *signet.Message
 }
 
+// begin sees where to read on. A cursor ahead of the log is of another, which was here
+// before: all that this one holds is new, and would be passed over until it has come as
+// far. Of an empty log whatever comes is new, and its numbers may be small.
+func (w *worker) begin(ctx context.Context) (hub.Start, error) {
+	_, last, _, err := w.r.Log.Ends(ctx, w.route.Hub)
+	switch {
+	case err != nil:
+		return hub.Start{}, err
+	case w.cursor == (signet.Position{}):
+		return hub.Start{Time: w.route.From}, nil
+	case last.Sequence >= w.cursor.Sequence:
+		return hub.Start{After: w.cursor}, nil
+	case last != (signet.Position{}):
+		w.r.Logger.Warn("a route is ahead of the message log, which is another than it has read; it begins where that begins",
+			"hub", w.route.Hub, "route", w.route.Name, "cursor", w.cursor, "last", last)
+	}
+	w.advance(ctx, signet.Position{}) // before the log comes as far and the sink has taken nothing
+	return hub.Start{}, nil
+}
+
 // follow delivers what comes for as long as the log can be read.
 func (w *worker) follow(ctx context.Context) error {
+	from, err := w.begin(ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	items, ended := make(chan item), make(chan error, 1)
-	go func() { ended <- w.read(ctx, items) }()
+	go func() { ended <- w.read(ctx, from, items) }()
 	w.ahead = nil
 	for {
 		if w.replays.Swap(false) {
@@ -140,12 +164,8 @@ func (w *worker) follow(ctx context.Context) error {
 	}
 }
 
-// read reads the log behind the cursor.
-func (w *worker) read(ctx context.Context, items chan<- item) error {
-	from := hub.Start{After: w.cursor}
-	if w.cursor == (signet.Position{}) {
-		from.Time = w.route.From
-	}
+// read reads the log.
+func (w *worker) read(ctx context.Context, from hub.Start, items chan<- item) error {
 	passed := 0
 	return w.r.Log.Read(ctx, w.route.Hub, from, true, func(at signet.Position, m *signet.Message) bool {
 		it := item{at: at}
