@@ -38,6 +38,9 @@ type Identity struct {
 	CreatedTime       time.Time
 	Auth              Authentication
 	EdgeDevice        bool // capabilities.iotEdge
+	// Subscriptions are those of its session by MQTT that is stored, as the door writes
+	// them; 0 when none is. The identity's own ETag does not change with them.
+	Subscriptions uint32
 }
 
 // Authentication is how one identity proves itself. Only the members that its

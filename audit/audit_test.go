@@ -248,6 +248,7 @@ func TestEveryAct(t *testing.T) {
 		"a device takes its place by connecting":               "TakePlace",
 		"what responders said is no act":                       "SaveOCSPAnswers",
 		"who is connected is no act":                           "SaveActivity NobodyConnected",
+		"nor is what devices listen to":                        "SetSubscriptions",
 		"twins are what devices and back ends tell each other": "WriteTwin",
 	} {
 		for name := range strings.FieldsSeq(names) {

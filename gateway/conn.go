@@ -70,6 +70,10 @@ type conn struct {
 	silence  time.Duration // after which the device counts as lost
 	will     *mqtt.Will    // as it came: its properties take many times the room of their text
 	listens  subscriptions
+	surely   subscriptions // those of them with QoS 1
+	clean    bool          // nothing of the session is stored for the next connection
+	onDisk   uint32        // otherwise what is, see kept
+	keeps    int           // how often it was stored
 	counted  struct{ publishes, twins uint64 }
 	talk     *conversation // of a device that asks a provisioning service for its place; otherwise nil
 
@@ -260,15 +264,17 @@ func (c *conn) authenticate(p *mqtt.Connect) error {
 
 	c.username = username{deviceID: c.username.deviceID, moduleID: c.username.moduleID} // let go of the rest
 
-	// The CONNACK comes first, whatever the session has for us already. No session
-	// is stored from one connection to the next, so none is ever present
-	// [MQTT-3.2.2-2].
+	// The CONNACK comes first, whatever the session has for us already.
+	present := c.recall(session)
 	c.mu.Lock()
 	c.session = session
-	c.out = mqtt.AppendConnack(c.buffer(), false, mqtt.ConnAccepted)
+	c.out = mqtt.AppendConnack(c.buffer(), present, mqtt.ConnAccepted)
 	c.writing = true
 	c.mu.Unlock()
 	c.write() // here, where the stack is large already
+	if present {
+		c.listen(c.listens, c.listens)
+	}
 	return nil
 }
 
@@ -297,6 +303,12 @@ func (c *conn) connect(p *mqtt.Connect) (Session, *signet.Error) {
 		Chain: c.chain, TLS: c.version, Token: string(p.Password),
 		APIVersion: signet.Clip(u.apiVersion), ModelID: signet.Clip(u.modelID), Client: signet.Clip(u.client),
 	}, c.wake)
+	if c.clean = p.CleanSession; err == nil && c.clean && session.Kept() != 0 {
+		if err = session.Keep(ctx, 0); err != nil { // discarded [MQTT-3.1.2-6]
+			session.Close()
+			return nil, c.refuse(signet.AsError(err))
+		}
+	}
 	return session, signet.AsError(err)
 }
 
@@ -554,30 +566,29 @@ func (c *conn) puback(id uint16) {
 // not look for a failure in a SUBACK.
 func (c *conn) subscribe(p *mqtt.Subscribe) error {
 	codes := make([]byte, len(p.Filters))
-	before := c.listens
+	before, granted := c.listens, noSubscriptions
 	for i, f := range p.Filters {
 		kind := c.topics.subscription(f.Filter)
 		if kind == noSubscriptions {
 			return c.refuse(signet.Refuse(signet.RequestMalformed, "The device subscribed to %q.", signet.Clip(f.Filter)).
 				FixBy("Subscribe only to the documented topics, under the device's own ID."))
 		}
+		granted |= kind
 		c.listens |= kind
-		codes[i] = min(f.QoS, 1)
+		c.surely &^= kind
+		if codes[i] = min(f.QoS, 1); codes[i] == 1 {
+			c.surely |= kind
+		}
 	}
 	if n := bits.OnesCount8(uint8(c.listens)); n > maxSubscriptions {
 		return c.refuse(signet.Refuse(signet.LimitSubscriptions, "The device holds %d subscriptions, and may hold %d.", n, maxSubscriptions))
 	}
+	if err := c.keep(); err != nil {
+		return err
+	}
 	c.trace.Event("SUBSCRIBE", slog.Int("filters", len(codes)))
 	c.say(func(dst []byte) []byte { return mqtt.AppendSuback(dst, p.PacketID, codes) })
-	c.session.Listen(c.listens.kinds()) // whatever comes of it comes after the SUBACK
-	for i, f := range p.Filters {
-		if kind := c.topics.subscription(f.Filter); kind&bringsCommands != 0 {
-			c.subscribeCommands(kind, codes[i])
-		}
-	}
-	if c.listens&^before&toCredentials != 0 {
-		c.missedCredential()
-	}
+	c.listen(granted, c.listens&^before) // whatever comes of it comes after the SUBACK
 	return nil
 }
 
@@ -585,7 +596,11 @@ func (c *conn) unsubscribe(p *mqtt.Unsubscribe) error {
 	for _, f := range p.Filters {
 		kind := c.topics.subscription(f)
 		c.listens &^= kind
+		c.surely &^= kind
 		c.unsubscribeCommands(kind)
+	}
+	if err := c.keep(); err != nil {
+		return err
 	}
 	c.session.Listen(c.listens.kinds())
 	// Also when nothing matched [MQTT-3.10.4-5].

@@ -321,6 +321,10 @@ func (d *dialogue) hub(what string) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.pace = wait
+	case "keeps": // nothing, from now on
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.keeping = signet.Refuse(signet.Unavailable, "The disk is full.")
 	case "refuses": // the next CONNECT
 		w.mu.Lock()
 		defer w.mu.Unlock()

@@ -40,7 +40,9 @@ type fakeWaist struct {
 	renewals []signet.Renewal
 	missed   string // request ID of a renewal that the device has not heard of
 	mail     func() (hub.Delivery, bool)
-	unsettle error // what becomes of who would settle a command
+	kept     map[string]uint32 // by identity, what sessions are to go on with
+	keeping  error             // what becomes of who would have it stored
+	unsettle error             // what becomes of who would settle a command
 }
 
 func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (Session, error) {
@@ -56,7 +58,7 @@ func (w *fakeWaist) Connect(_ context.Context, c hub.Credentials, wake func()) (
 			return nil, err
 		}
 	}
-	s := &fakeSession{waist: w, wake: wake, principal: signet.Principal{Hub: "hub", DeviceID: c.DeviceID, ModuleID: c.ModuleID}}
+	s := &fakeSession{waist: w, wake: wake, kept: w.kept[signet.IdentityName(c.DeviceID, c.ModuleID)], principal: signet.Principal{Hub: "hub", DeviceID: c.DeviceID, ModuleID: c.ModuleID}}
 	if w.lifetime > 0 {
 		s.principal.Expires = time.Now().Add(w.lifetime)
 	}
@@ -114,8 +116,21 @@ type fakeSession struct {
 	waist     *fakeWaist
 	wake      func()
 	principal signet.Principal
+	kept      uint32
 	mu        sync.Mutex
 	ended     error
+}
+
+func (s *fakeSession) Kept() uint32 { return s.kept }
+
+func (s *fakeSession) Keep(_ context.Context, subscriptions uint32) error {
+	s.waist.mu.Lock()
+	defer s.waist.mu.Unlock()
+	if s.waist.kept == nil {
+		s.waist.kept = map[string]uint32{}
+	}
+	s.waist.kept[signet.IdentityName(s.principal.DeviceID, s.principal.ModuleID)] = subscriptions
+	return s.waist.keeping
 }
 
 func (s *fakeSession) Principal() *signet.Principal { return &s.principal }

@@ -111,6 +111,12 @@ type Session interface {
 	Listen(to hub.Kinds)
 	Receive() (hub.Delivery, bool)
 
+	// Keep stores what the next session of the identity is to go on with, in the door's
+	// own form; nil means on disk. Kept is what was stored when this one began; 0 when
+	// nothing was.
+	Kept() uint32
+	Keep(ctx context.Context, subscriptions uint32) error
+
 	// Twin reads the twin of the identity. Report merges a JSON patch into its
 	// reported properties, if their version is ifVersion or that is 0, and gives the
 	// new version; nil means on disk. Both wait for the store.

@@ -53,7 +53,8 @@ func (i identity) telemetry(topic string) (bag string, ok bool) {
 	return strings.TrimPrefix(bag, "?"), true
 }
 
-// Subscriptions is a set of what a device listens to.
+// Subscriptions is a set of what a device listens to. They are stored by their places, see
+// conn.kept, and none may take another.
 type subscriptions uint8
 
 const (

@@ -54,6 +54,9 @@ type Registry interface {
 	HubByHost(host string) (signet.Hub, error)
 	HubByName(name string) (signet.Hub, error)
 	Get(ctx context.Context, hub, device, module string) (signet.Identity, error)
+	// Subscribe replaces the Subscriptions of an identity of that generation; nil
+	// means on disk.
+	Subscribe(ctx context.Context, hub, device, module, generation string, subscriptions uint32) error
 
 	// Twin reads the twin of an identity.
 	Twin(ctx context.Context, hub, device, module string) (signet.Twin, error)
@@ -327,6 +330,7 @@ type judgement struct {
 	path      []*x509.Certificate // leaf first; empty for a token
 	witness   string              // see [Hub.reviewIdentity]
 	made      time.Time           // the hub
+	kept      uint32              // see [Session.Kept]
 }
 
 // judge decides who the credentials belong to. The cheap questions come first:
@@ -346,7 +350,7 @@ func (h *Hub) judge(ctx context.Context, c Credentials, at time.Time, trust Trus
 	if err := h.enabled(ctx, &identity); err != nil {
 		return nil, err
 	}
-	j := &judgement{made: tenant.Created, principal: signet.Principal{
+	j := &judgement{made: tenant.Created, kept: identity.Subscriptions, principal: signet.Principal{
 		Hub: tenant.Name, DeviceID: identity.DeviceID, ModuleID: identity.ModuleID,
 		GenerationID: identity.GenerationID, Auth: identity.Auth.Type, Scope: "device",
 	}}

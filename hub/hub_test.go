@@ -659,3 +659,45 @@ func TestReceiptOfAStuckDoor(t *testing.T) {
 		}
 	})
 }
+
+// TestKept: what one session has stored is there for the next of that identity, until it
+// is another one.
+func TestKept(t *testing.T) {
+	h := newHouse(t)
+	root := hubtest.NewCA(t, "Root")
+	h.trust("first", root)
+	d := h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	c := hub.Credentials{DeviceID: "d", Chain: presented(t, root.Device(t, "d"))}
+	begins := func(kept uint32) *hub.Session {
+		t.Helper()
+		s, err := h.connect(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Kept() != kept {
+			t.Errorf("%d is kept where %d was", s.Kept(), kept)
+		}
+		return s
+	}
+	older := begins(0)
+	if err := older.Keep(t.Context(), 7); err != nil {
+		t.Fatal(err)
+	}
+	begins(7)
+	if err := older.Keep(t.Context(), 8); signet.CodeOf(err) != signet.SessionTakenOver {
+		t.Errorf("who was taken over stores: %v", err)
+	}
+	d.StatusReason = "seen to"
+	if _, err := h.registry.Replace(t.Context(), d, "*"); err != nil {
+		t.Fatal(err)
+	}
+	s := begins(7)
+	if err := h.registry.Delete(t.Context(), "first", "d", "", "*"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Keep(t.Context(), 9); signet.CodeOf(err) != signet.IdentityUnknown {
+		t.Errorf("of a device that is deleted: %v", err)
+	}
+	h.device(signet.Identity{DeviceID: "d", Auth: byCA})
+	begins(0)
+}

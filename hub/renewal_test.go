@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"reflect"
 	"testing"
 	"time"
@@ -162,6 +163,20 @@ func TestLaneVerbs(t *testing.T) {
 			}
 		},
 		"AnswerMethod": func() { s.AnswerMethod("1", 200, nil) }, // nothing was asked
+		"Kept": func() {
+			if s.Kept() != 0 {
+				t.Errorf("it goes on with %d", s.Kept())
+			}
+		},
+		"Keep": func() { // nothing; what there is stays
+			p := s.Principal()
+			if err := errors.Join(h.registry.Subscribe(ctx, "first", "press-17", "", p.GenerationID, 5), s.Keep(ctx, 6)); err != nil {
+				t.Error(err)
+			}
+			if i, err := h.registry.Get(ctx, "first", "press-17", ""); err != nil || i.Subscriptions != 5 {
+				t.Errorf("%d is kept: %v", i.Subscriptions, err)
+			}
+		},
 		"Renew": func() {
 			renewed, err := s.Renew(ctx, signet.Renewal{RequestID: "r-1", CSR: []byte("x")}, func(signet.RenewalReceipt) {})
 			if err != nil || renewed.RequestID != "r-1" {

@@ -20,6 +20,7 @@ type Session struct {
 	method    string                 // the principal's auth method, made once
 	model     string                 // the device's Plug and Play model, as it says itself; or ""
 	made      time.Time              // its hub
+	kept      uint32                 // see Kept
 	witness   atomic.Pointer[string] // what else the session rests on: see [Hub.reviewIdentity]
 	wake      func()
 	ended     atomic.Pointer[signet.Error]
@@ -48,6 +49,9 @@ type Session struct {
 func (h *Hub) newSession(c Credentials, j *judgement, wake func()) *Session {
 	p := new(j.principal) // a copy: the judgement holds the whole path
 	s := &Session{hub: h, principal: p, remote: c.Remote.Addr(), method: p.AuthMethod(), model: signet.Clip(c.ModelID), made: j.made, wake: wake}
+	if !p.RenewOnly {
+		s.kept = j.kept
+	}
 	witness := j.witness // a copy, too
 	s.witness.Store(&witness)
 	if !p.Expires.IsZero() {
@@ -66,6 +70,23 @@ func (s *Session) Expires() time.Time {
 		return *t
 	}
 	return time.Time{}
+}
+
+// Kept is what [Session.Keep] was last given by a session of the identity, before this
+// one began; 0 when that is nothing. One that is for renewal only has nothing.
+func (s *Session) Kept() uint32 { return s.kept }
+
+// Keep stores what the identity's next session has to go on with, in the form of the
+// door; nil means on disk. One that is for renewal only leaves it as it is.
+func (s *Session) Keep(ctx context.Context, subscriptions uint32) error {
+	p := s.principal
+	if p.RenewOnly {
+		return nil
+	}
+	if err := s.Ended(); err != nil {
+		return err
+	}
+	return s.hub.registry.Subscribe(ctx, p.Hub, p.DeviceID, p.ModuleID, p.GenerationID, subscriptions)
 }
 
 // Ended is nil while the session lives, then why it ended.

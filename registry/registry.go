@@ -268,6 +268,16 @@ func (r *Registry) Get(ctx context.Context, hub, device, module string) (signet.
 	return i, err
 }
 
+// Subscribe replaces what the stored session of an identity of that generation listens
+// to. It refuses with [signet.IdentityUnknown].
+func (r *Registry) Subscribe(ctx context.Context, hub, device, module, generation string, subscriptions uint32) error {
+	err := r.store.SetSubscriptions(ctx, hub, device, module, generation, subscriptions)
+	if errors.Is(err, signet.ErrNotFound) {
+		return unknown(device, module)
+	}
+	return err
+}
+
 // List reads up to limit devices with IDs greater than after, in byte order.
 func (r *Registry) List(ctx context.Context, hub, after string, limit int) ([]signet.Identity, error) {
 	return r.store.Identities(ctx, hub, after, limit)
@@ -347,7 +357,7 @@ func (r *Registry) Replace(ctx context.Context, i signet.Identity, ifMatch strin
 		if ifMatch != "*" && ifMatch != old.ETag {
 			return i, stale(i.Name())
 		}
-		i.GenerationID, i.CreatedTime, i.StatusUpdatedTime = old.GenerationID, old.CreatedTime, old.StatusUpdatedTime
+		i.GenerationID, i.CreatedTime, i.StatusUpdatedTime, i.Subscriptions = old.GenerationID, old.CreatedTime, old.StatusUpdatedTime, old.Subscriptions
 		if i.Status != old.Status {
 			i.StatusUpdatedTime = r.stamp()
 		}

@@ -39,11 +39,14 @@ type Store interface {
 	// not there.
 	CreateIdentity(ctx context.Context, i signet.Identity, events ...signet.Event) error
 	// ReplaceIdentity replaces the record of the same key if its ETag is etag, or
-	// whatever it is when etag is "*".
+	// whatever it is when etag is "*". Subscriptions stay.
 	ReplaceIdentity(ctx context.Context, i signet.Identity, etag string) error
 	// DeleteIdentity removes the record, and with a device its modules; etag as
 	// for ReplaceIdentity.
 	DeleteIdentity(ctx context.Context, hub, device, module, etag string, events ...signet.Event) error
+	// SetSubscriptions replaces the Subscriptions of an identity, and nothing else. It
+	// fails with ErrNotFound when there is none of that generation.
+	SetSubscriptions(ctx context.Context, hub, device, module, generation string, subscriptions uint32) error
 	// Modules lists up to limit modules of a device, in byte order of their IDs.
 	Modules(ctx context.Context, hub, device string, limit int) ([]signet.Identity, error)
 	// CountDevices counts the devices of a hub, and the enabled ones among them.

@@ -127,9 +127,11 @@ func (s *Store) DeleteHub(ctx context.Context, name string) error {
 }
 
 const (
-	identityColumns = `hub, device_id, module_id, generation_id, etag, status, status_reason, status_updated, created,
+	// identityGiven are the columns that a caller gives, identityColumns all.
+	identityGiven = `hub, device_id, module_id, generation_id, etag, status, status_reason, status_updated, created,
 		auth_type, primary_key, secondary_key, primary_thumbprint, secondary_thumbprint, edge_device`
-	whereIdentity = ` WHERE hub = $1 AND device_id = $2 AND module_id = $3`
+	identityColumns = identityGiven + `, subscriptions`
+	whereIdentity   = ` WHERE hub = $1 AND device_id = $2 AND module_id = $3`
 )
 
 func identityValues(i *signet.Identity) []any {
@@ -147,7 +149,7 @@ func scanIdentity(rows *sql.Rows, i *signet.Identity) error {
 	var statusUpdated, created, edge int64
 	err := rows.Scan(&i.Hub, &i.DeviceID, &i.ModuleID, &i.GenerationID, &i.ETag, (*string)(&i.Status), &i.StatusReason,
 		&statusUpdated, &created, (*string)(&i.Auth.Type), &i.Auth.PrimaryKey, &i.Auth.SecondaryKey,
-		&i.Auth.PrimaryThumbprint, &i.Auth.SecondaryThumbprint, &edge)
+		&i.Auth.PrimaryThumbprint, &i.Auth.SecondaryThumbprint, &edge, &i.Subscriptions)
 	i.StatusUpdatedTime, i.CreatedTime, i.EdgeDevice = moment(statusUpdated), moment(created), edge != 0
 	return err
 }
@@ -200,7 +202,7 @@ func (s *Store) CreateIdentity(ctx context.Context, i signet.Identity, events ..
 		return err
 	}
 	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
-		err := create(ctx, q, `INSERT INTO identity (`+identityColumns+`)
+		err := create(ctx, q, `INSERT INTO identity (`+identityGiven+`)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING`,
 			identityValues(&i)...)
 		if err != nil {
@@ -211,7 +213,7 @@ func (s *Store) CreateIdentity(ctx context.Context, i signet.Identity, events ..
 }
 
 // ReplaceIdentity replaces the record of the same key if its ETag is etag, or
-// whatever it is when etag is "*".
+// whatever it is when etag is "*". Subscriptions stay.
 func (s *Store) ReplaceIdentity(ctx context.Context, i signet.Identity, etag string) error {
 	if !findable(etag) {
 		etag = ""
@@ -226,6 +228,23 @@ func (s *Store) ReplaceIdentity(ctx context.Context, i signet.Identity, etag str
 			primary_thumbprint = $13, secondary_thumbprint = $14, edge_device = $15`+
 			whereIdentity+` AND ($16 = '*' OR etag = $16)`, append(identityValues(&i), etag),
 			`SELECT 1 FROM identity`+whereIdentity, i.Hub, i.DeviceID, i.ModuleID)
+	})
+}
+
+// SetSubscriptions replaces what the stored session of an identity of that generation
+// listens to.
+func (s *Store) SetSubscriptions(ctx context.Context, hub, device, module, generation string, subscriptions uint32) error {
+	if !findable(hub, device, module, generation) {
+		return signet.ErrNotFound
+	}
+	defer s.known.change(hub, device)()
+	return s.engine.write(ctx, func(ctx context.Context, q queryer) error {
+		n, err := affected(ctx, q, `UPDATE identity SET subscriptions = $5`+whereIdentity+` AND generation_id = $4`,
+			hub, device, module, generation, int64(subscriptions))
+		if err == nil && n == 0 {
+			err = signet.ErrNotFound
+		}
+		return err
 	})
 }
 

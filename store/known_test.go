@@ -185,7 +185,7 @@ func TestKnownByAllThatChanges(t *testing.T) {
 	}
 	same(t, changes, map[string]int{
 		"identities.go: INTO identity":        1, // CreateIdentity: of none that is there
-		"identities.go: UPDATE identity":      1, // ReplaceIdentity
+		"identities.go: UPDATE identity":      2, // ReplaceIdentity, SetSubscriptions
 		"identities.go: DELETE FROM identity": 1, // DeleteIdentity
 		"identities.go: DELETE FROM hub":      1, // DeleteHub
 	})

@@ -205,6 +205,38 @@ var promises = []struct {
 		ok(t, err)
 		same(t, got, newer)
 	}},
+	{"what an identity listens to is its own, stays when it is replaced, and goes with it", func(t *testing.T, s *store.Store) {
+		d, m := device("east", "d"), module("east", "d", "m")
+		fails(t, s.SetSubscriptions(t.Context(), "east", "d", "", d.GenerationID, 1), signet.ErrNotFound)
+		for _, i := range []signet.Identity{d, m, device("west", "d")} {
+			ok(t, s.CreateIdentity(t.Context(), i))
+		}
+		stands := func(want signet.Identity) {
+			t.Helper()
+			got, err := s.Identity(t.Context(), want.Hub, want.DeviceID, want.ModuleID)
+			ok(t, err)
+			same(t, got, want)
+		}
+		stands(d) // and is remembered
+		d.Subscriptions, m.Subscriptions = 1<<32-1, 2
+		for _, i := range []signet.Identity{d, m} {
+			ok(t, s.SetSubscriptions(t.Context(), i.Hub, i.DeviceID, i.ModuleID, i.GenerationID, i.Subscriptions))
+		}
+		for _, generation := range []string{"another", "", "\x00", "\xff"} {
+			fails(t, s.SetSubscriptions(t.Context(), "east", "d", "", generation, 3), signet.ErrNotFound)
+		}
+		stands(d)
+		stands(m)
+		stands(device("west", "d"))
+		newer := d
+		newer.ETag, newer.Subscriptions = "e2", 0
+		ok(t, s.ReplaceIdentity(t.Context(), newer, d.ETag))
+		newer.Subscriptions = d.Subscriptions
+		stands(newer)
+		ok(t, s.DeleteIdentity(t.Context(), "east", "d", "", "*"))
+		ok(t, s.CreateIdentity(t.Context(), device("east", "d")))
+		stands(device("east", "d"))
+	}},
 	{"an identity is deleted if its ETag is the one given, a device with its modules", func(t *testing.T, s *store.Store) {
 		for _, h := range []string{"east", "west"} {
 			ok(t, s.CreateIdentity(t.Context(), device(h, "d")))

@@ -291,7 +291,23 @@ func (s *Store) CreateIdentity(_ context.Context, i signet.Identity, events ...s
 // ReplaceIdentity replaces one.
 func (s *Store) ReplaceIdentity(_ context.Context, i signet.Identity, etag string) error {
 	return s.do("ReplaceIdentity", func() error {
-		return s.identities.replace(rowKey{i.Hub, i.DeviceID, i.ModuleID}, i, func(old signet.Identity) bool { return etag == "*" || etag == old.ETag })
+		key := rowKey{i.Hub, i.DeviceID, i.ModuleID}
+		i.Subscriptions = s.identities[key].Subscriptions
+		return s.identities.replace(key, i, func(old signet.Identity) bool { return etag == "*" || etag == old.ETag })
+	})
+}
+
+// SetSubscriptions replaces them.
+func (s *Store) SetSubscriptions(_ context.Context, hub, device, module, generation string, subscriptions uint32) error {
+	return s.do("SetSubscriptions", func() error {
+		key := rowKey{hub, device, module}
+		i, ok := s.identities[key]
+		if !ok || i.GenerationID != generation {
+			return signet.ErrNotFound
+		}
+		i.Subscriptions = subscriptions
+		s.identities[key] = i
+		return nil
 	})
 }
 
