@@ -15,7 +15,7 @@ import (
 // TestCustomAllocationSDK: what the device sends along reaches the webhook that
 // chooses its hub, and what that answers reaches the device, by each door.
 func TestCustomAllocationSDK(t *testing.T) {
-	h := startHub(t, func(c *server.Config) { c.PrivateWebhooks = true })
+	h := startHub(t, withAMQP, func(c *server.Config) { c.PrivateWebhooks = true })
 	if _, err := h.Registry().CreateHub(context.Background(), "second", "second.signet.test"); err != nil {
 		t.Fatal(err)
 	}
