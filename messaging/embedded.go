@@ -42,9 +42,11 @@ const (
 	startTimeout = 30 * time.Second
 	// mendInterval is how often a folder that does not take writes is tried again.
 	mendInterval = time.Second
-	// probeSize must be free before the server is replaced: a few batches, or it
-	// would fail again at once.
-	probeSize = 4 * maxBatchBytes
+	// maxBlock is how large a file of the log gets, by JetStream.
+	maxBlock = 8 << 20
+	// probeSize must be free before the server is replaced: a block, which is then written
+	// anew, and a few batches, or it would fail again at once.
+	probeSize = maxBlock + 4*maxBatchBytes
 )
 
 func startEmbedded(dir string, log *slog.Logger) (*embedded, error) {
@@ -64,6 +66,9 @@ func startEmbedded(dir string, log *slog.Logger) (*embedded, error) {
 		DisableJetStreamBanner: true,
 		NoSigs:                 true,
 	}}
+	if err := e.rewrite(); err != nil {
+		log.Warn("the message log cannot be written anew", "error", err) // nor at all, and is then mended
+	}
 	if err := e.start(); err != nil {
 		e.stop()
 		return nil, err
@@ -138,11 +143,7 @@ func (e *embedded) mend(ctx context.Context, nc *nats.Conn) {
 		}
 		connections := nc.Stats().Reconnects
 		e.stop()
-		if err := e.rewrite(); err != nil {
-			e.log.Error("the message log cannot be written anew", "error", err)
-			continue
-		}
-		if err := e.start(); err != nil {
+		if err := errors.Join(e.rewrite(), e.start()); err != nil { // it may be read all the same
 			e.log.Error("the message log cannot be opened", "error", err)
 			continue
 		}
@@ -156,9 +157,10 @@ func (e *embedded) mend(ctx context.Context, nc *nats.Conn) {
 	}
 }
 
-// rewrite writes the last block of the log anew. After a sync that has failed the system
-// takes for written what it could not write, and no later sync writes it: in the block, what
-// came behind such a hole would be lost with the power, although it was synced itself.
+// rewrite writes the last block of the log anew, while no server runs. After a sync that has
+// failed, maybe in an earlier process, the system takes for written what it could not write,
+// and no later sync writes it: in the block, what came behind such a hole would be lost with
+// the power, although it was synced itself.
 func (e *embedded) rewrite() error {
 	dir := os.DirFS(e.options.StoreDir)
 	blocks, err := fs.Glob(dir, "jetstream/*/streams/"+telemetryStream+"/msgs/*.blk")
@@ -174,7 +176,8 @@ func (e *embedded) rewrite() error {
 	if err != nil {
 		return err
 	}
-	anew, block := filepath.Join(e.options.StoreDir, "probe"), filepath.Join(e.options.StoreDir, filepath.FromSlash(last))
+	anew := e.probeFile() // so that what a crash leaves of it goes with the next probe
+	block := filepath.Join(e.options.StoreDir, filepath.FromSlash(last))
 	if err := writeSynced(anew, data); err != nil {
 		return errors.Join(err, os.Remove(anew))
 	}
@@ -188,10 +191,11 @@ func (e *embedded) rewrite() error {
 	return errors.Join(folder.Sync(), folder.Close())
 }
 
+func (e *embedded) probeFile() string { return filepath.Join(e.options.StoreDir, "probe") }
+
 // probe writes and syncs a file beside the log.
 func (e *embedded) probe() error {
-	name := filepath.Join(e.options.StoreDir, "probe")
-	return errors.Join(writeSynced(name, make([]byte, probeSize)), os.Remove(name))
+	return errors.Join(writeSynced(e.probeFile(), make([]byte, probeSize)), os.Remove(e.probeFile()))
 }
 
 func writeSynced(name string, data []byte) error {
