@@ -324,7 +324,7 @@ func (k *Issuance) sign(ctx context.Context, p Policy, i signet.Issued, csr []by
 
 // signed waits for what the CA of a policy signs, and not for ever: a token cannot
 // be told to stop. As long as one of its signatures has taken too long, no other is
-// begun.
+// begun, whether or not somebody still waits for that one.
 func (k *Issuance) signed(ctx context.Context, p Policy, f func() ([]*x509.Certificate, error)) ([]*x509.Certificate, error) {
 	hangs := func(n int) bool {
 		k.mu.Lock()
@@ -342,33 +342,33 @@ func (k *Issuance) signed(ctx context.Context, p Policy, f func() ([]*x509.Certi
 		chain []*x509.Certificate
 		err   error
 	}
-	done := make(chan outcome, 1)
+	done, late := make(chan outcome, 1), make(chan struct{})
+	timer := time.AfterFunc(signTime, func() {
+		hangs(1)
+		k.log.Error("the CA of an issuance policy does not sign", "service", p.Service, "policy", p.Name, "after", signTime)
+		close(late)
+	})
 	go func() {
 		var o outcome
 		defer func() {
 			if fault := recover(); fault != nil {
 				o.err = signet.Fail(fmt.Errorf("panic: %v", fault))
 			}
+			if !timer.Stop() {
+				hangs(-1)
+			}
 			done <- o
 		}()
 		o.chain, o.err = f()
 	}()
-	late := time.NewTimer(signTime)
-	defer late.Stop()
 	select {
 	case o := <-done:
 		return o.chain, o.err
+	case <-late:
+		return nil, refused
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-late.C:
 	}
-	hangs(1)
-	k.log.Error("the CA of an issuance policy does not sign", "service", p.Service, "policy", p.Name, "after", signTime)
-	go func() {
-		<-done
-		hangs(-1)
-	}()
-	return nil, refused
 }
 
 // unrecorded says why a certificate is not put on record.

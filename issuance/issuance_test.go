@@ -445,45 +445,74 @@ func (k aHungKey) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]by
 	return k.Signer.Sign(r, digest, opts)
 }
 
+// hungHouse is a house where the CA of the policy "grace" is in a token that hangs, and
+// how a device comes for a certificate.
+func hungHouse(t *testing.T) (h *house, hung aHungKey, come func(ctx context.Context, device, policy string) (time.Duration, error)) {
+	h = newHouse(t)
+	ca := *h.ca
+	hung = aHungKey{ca.Key, make(chan struct{}), new(atomic.Int64)}
+	ca.Key = hung
+	h.list[1].CA, h.list[1].Thumbprint = &ca, "another"
+	return h, hung, func(ctx context.Context, device, policy string) (time.Duration, error) {
+		o := order(device, "1", csr(t, newKey(t), device))
+		o.Policy = policy
+		begun := time.Now()
+		_, err := h.issuance.Issue(ctx, o)
+		return time.Since(begun), err
+	}
+}
+
 // TestHungToken: a token that hangs holds nobody up for long, and who comes after
 // that not at all; other policies go on, and so does this one when it answers again.
 func TestHungToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t)
-		ca := *h.ca
-		hung := aHungKey{ca.Key, make(chan struct{}), new(atomic.Int64)}
-		ca.Key = hung
-		h.list[1].CA, h.list[1].Thumbprint = &ca, "another"
-		come := func(device, policy string) (time.Duration, error) {
-			o := order(device, "1", csr(t, newKey(t), device))
-			o.Policy = policy
-			begun := time.Now()
-			_, err := h.issuance.Issue(t.Context(), o)
-			return time.Since(begun), err
-		}
+		h, hung, come := hungHouse(t)
 		var all sync.WaitGroup
 		for n := range 20 {
 			all.Go(func() {
-				if took, err := come(fmt.Sprint("press-", n), "grace"); signet.CodeOf(err) != signet.Unavailable || took > 15*time.Second {
+				if took, err := come(t.Context(), fmt.Sprint("press-", n), "grace"); signet.CodeOf(err) != signet.Unavailable || took > 15*time.Second {
 					t.Errorf("%v after %v", err, took)
 				}
 			})
 		}
 		all.Wait()
 		asked := hung.asked.Load()
-		if took, err := come("press-20", "grace"); signet.CodeOf(err) != signet.Unavailable || took > 0 || hung.asked.Load() > asked {
+		if took, err := come(t.Context(), "press-20", "grace"); signet.CodeOf(err) != signet.Unavailable || took > 0 || hung.asked.Load() > asked {
 			t.Errorf("%v after %v", err, took)
 		}
-		if took, err := come("press-21", "operational"); err != nil || took > 0 {
+		if took, err := come(t.Context(), "press-21", "operational"); err != nil || took > 0 {
 			t.Errorf("%v after %v", err, took)
 		}
 		close(hung.let)
 		synctest.Wait()
-		if _, err := come("press-20", "grace"); err != nil {
+		if _, err := come(t.Context(), "press-20", "grace"); err != nil {
 			t.Error(err)
 		}
 		if h.records() != 2 {
 			t.Errorf("%d are on record", h.records())
+		}
+	})
+}
+
+// TestHungTokenLeft: who does not wait so long leaves a signature behind, and not one
+// after the other for as long as the token hangs.
+func TestHungTokenLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, hung, come := hungHouse(t)
+		for n := range 60 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := come(ctx, fmt.Sprint("press-", n), "grace"); err == nil {
+				t.Error("a token that hangs has signed")
+			}
+			cancel()
+		}
+		if asked := hung.asked.Load(); asked > 10 {
+			t.Errorf("%d signatures are under way", asked)
+		}
+		close(hung.let)
+		synctest.Wait()
+		if _, err := come(t.Context(), "press-60", "grace"); err != nil {
+			t.Error(err)
 		}
 	})
 }
