@@ -500,7 +500,7 @@ func TestHungTokenLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, hung, come := hungHouse(t)
 		for n := range 60 {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 1100*time.Millisecond)
 			if _, err := come(ctx, fmt.Sprint("press-", n), "grace"); err == nil {
 				t.Error("a token that hangs has signed")
 			}
