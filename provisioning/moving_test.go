@@ -197,6 +197,41 @@ func TestDisabledWhileMoved(t *testing.T) {
 	}
 }
 
+// TestChangesAllTheTime: a hub elsewhere that says of an identity, each time that it is to
+// be deleted, that it has changed. It is asked now and then, and given up.
+func TestChangesAllTheTime(t *testing.T) {
+	in(t, func(t *testing.T, h *hall) {
+		credentials := h.token("d", h.wished().Attestation.PrimaryKey)
+		if err := h.SetLinks(t.Context(), "dps", []signet.LinkedHub{elsewhere("east"), elsewhere("west")}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.registers(credentials, payload("east")); err != nil {
+			t.Fatal(err)
+		}
+		var asked atomic.Int64
+		h.fault = func(operation, _ string) error {
+			time.Sleep(time.Millisecond)
+			if asked.Add(1); operation == "Delete" {
+				return signet.Refuse(signet.ETagStale, "changed")
+			}
+			return nil
+		}
+		time.Sleep(2 * time.Second)
+		a, err := h.Admit(t.Context(), credentials)
+		if err == nil {
+			_, err = a.Register(t.Context(), payload("west"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		r, err := h.Registration(t.Context(), "dps", "d")
+		if err != nil || r.Status != signet.RegFailed || r.Hub != "west.example" || asked.Load() > 500 {
+			t.Errorf("%s at %s after %d questions, %v", r.Status, r.Hub, asked.Load(), err)
+		}
+	})
+}
+
 // TestMoves: a device that keeps changing its mind, hubs that are away now and then,
 // and an operator who disables it somewhere on the way. In the end it has one
 // identity, disabled, with its twin.

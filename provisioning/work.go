@@ -34,6 +34,9 @@ const (
 	// devices that need nobody outside.
 	maxAtOnce  = 8
 	maxOutside = workers - 8
+	// maxRereads is how often, in one go, an identity is read again that has changed
+	// while its device moved away from it.
+	maxRereads = 3
 	// maxTold bounds, in bytes, what is told of a refusal by a hub elsewhere, whose
 	// words they are: it goes on record, and to the device.
 	maxTold = 512
@@ -285,7 +288,7 @@ func (p *Provisioning) move(ctx context.Context, r *signet.Registration, links [
 	if !first {
 		before = append(before, from)
 	}
-	for {
+	for reread := 0; ; reread++ {
 		var there *signet.Twin // where it was; nil when it is gone, or was carried along before
 		etags := map[signet.Place]string{}
 		for _, at := range before {
@@ -342,11 +345,11 @@ func (p *Provisioning) move(ctx context.Context, r *signet.Registration, links [
 				r.Left = slices.DeleteFunc(r.Left, func(left signet.Place) bool { return left == at })
 			}
 		}
-		if !changed {
+		switch {
+		case !changed:
 			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return err
+		case reread == maxRereads:
+			return signet.Refuse(signet.Unavailable, "The identity of %q changes all the time where the device was.", r.DeviceID)
 		}
 	}
 }
