@@ -32,11 +32,11 @@ func (h *Hub) Dial(t testing.TB, conf *tls.Config) *Device {
 	return &Device{c, mqtt.NewClientReader(c, 1<<19)}
 }
 
-// Connect sends CONNECT to a hub as a device and gives the return code of the
-// CONNACK.
+// Connect sends CONNECT to a hub as a device, for a clean session, and gives the return
+// code of the CONNACK.
 func (d *Device) Connect(t testing.TB, host, id string) byte {
 	t.Helper()
-	d.Send(t, mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, KeepAlive: 60, ClientID: id,
+	d.Send(t, mqtt.AppendConnect(nil, &mqtt.Connect{ProtocolName: "MQTT", Level: 4, KeepAlive: 60, ClientID: id, CleanSession: true,
 		HasUsername: true, Username: host + "/" + id + "/?api-version=2021-04-12"}))
 	p, err := d.In.Next()
 	ack, ok := p.(*mqtt.Connack)
