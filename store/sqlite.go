@@ -79,7 +79,8 @@ type sqliteEngine struct {
 	lax     bool   // conn does not sync
 	behind  int    // transactions that were not synced since one was
 	wal     string // the -wal file
-	full    int64  // how large it is emptied at
+	bound   int64  // maxWAL
+	full    int64  // how large it is emptied at: bound, or more while it is read for long
 	doubt   bool   // a sync has failed: what of it is on disk is not known
 	unmoved int    // pages in the -wal file that are not in the database
 	partly  bool   // pages were moved into the database, and that was not synced yet
@@ -120,7 +121,7 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 
 	file := (&url.URL{Scheme: "file", Path: path}).String()
 	e := &sqliteEngine{
-		log: o.Logger, committed: o.Committed, failed: o.Failed, wal: path + "-wal", full: maxWAL,
+		log: o.Logger, committed: o.Committed, failed: o.Failed, wal: path + "-wal", bound: maxWAL, full: maxWAL,
 		queue: make(chan *waiting, maxWaiting), closing: make(chan struct{}), drained: make(chan struct{}),
 	}
 	// The cache of 32 MiB holds the pages that one transaction of a busy hub changes: those that
@@ -481,8 +482,8 @@ func (e *sqliteEngine) tidy() {
 // trim empties the -wal file when it has become large, unless somebody reads in it.
 func (e *sqliteEngine) trim(ctx context.Context) error {
 	file, err := os.Stat(e.wal)
-	if err == nil && file.Size() <= maxWAL {
-		e.full = maxWAL
+	if err == nil && file.Size() <= e.bound {
+		e.full = e.bound
 	}
 	if err != nil || file.Size() <= e.full {
 		return nil
