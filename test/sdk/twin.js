@@ -124,14 +124,20 @@ async function main() {
   const offline = await refused(call('echo', {}), 'Error');
   assert.match(JSON.stringify(offline.responseBody || offline.message), /404103/);
   await registry.updateTwin(id, { properties: { desired: { interval: 60, mode: null } } }, '*');
-  // A call that waits for the device to come back and to listen.
-  const waiting = call('echo', 'welcome back', { connectTimeoutInSeconds: 120 });
   client = await device();
   twin = await client.getTwin();
   assert.deepStrictEqual([twin.properties.desired.interval, twin.properties.desired.mode, twin.properties.desired.$version], [60, undefined, 3]);
   assert.strictEqual(twin.properties.reported.temperature, 21.5);
   client.onDeviceMethod('echo', (request, response) => response.send(200, request.payload));
-  assert.deepStrictEqual(await waiting, { status: 200, payload: 'welcome back' });
+  // Its stored session has listened since it was let in, the SDK does once it has its
+  // handler: a call that comes in between is lost.
+  let back;
+  for (let n = 0; !back; n++) {
+    back = await call('echo', 'welcome back', { connectTimeoutInSeconds: 120, responseTimeoutInSeconds: 5 }).catch((err) => {
+      if (n === 9) throw err;
+    });
+  }
+  assert.deepStrictEqual(back, { status: 200, payload: 'welcome back' });
   await client.close();
   console.log('ok away and back');
 
