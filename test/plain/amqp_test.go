@@ -108,10 +108,9 @@ func TestUAMQP(t *testing.T) {
 	}
 }
 
-// TestProtonBackEnd: a back end by Qpid Proton, whose selector has a name of its own:
-// reading from an offset, sending to a device, and being told of the end.
-func TestProtonBackEnd(t *testing.T) {
-	h := hubtest.Start(t)
+// hasSent gives the identity of a device that has sent three messages.
+func hasSent(t *testing.T, h *hubtest.Hub) signet.Identity {
+	t.Helper()
 	i, err := h.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "press-17"})
 	if err != nil {
 		t.Fatal(err)
@@ -131,6 +130,14 @@ func TestProtonBackEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return i
+}
+
+// TestProtonBackEnd: a back end by Qpid Proton, whose selector has a name of its own:
+// reading from an offset, sending to a device, and being told of the end.
+func TestProtonBackEnd(t *testing.T) {
+	h := hubtest.Start(t)
+	i := hasSent(t, h)
 	queue := signet.CommandQueue{Hub: tenant, DeviceID: "press-17", GenerationID: i.GenerationID}
 	go func() { // the device
 		for t.Context().Err() == nil {
@@ -141,7 +148,7 @@ func TestProtonBackEnd(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	}()
-	token, err = signet.SignSAS("localhost", h.Owner.SharedAccessKeyName, h.Owner.SharedAccessKey, time.Now().Add(time.Hour))
+	token, err := signet.SignSAS("localhost", h.Owner.SharedAccessKeyName, h.Owner.SharedAccessKey, time.Now().Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,26 +166,8 @@ func TestProtonBackEnd(t *testing.T) {
 // Python: redirected, reading, and sending to a device.
 func TestUAMQPBackEnd(t *testing.T) {
 	h := hubtest.Start(t)
-	i, err := h.Registry().Create(t.Context(), signet.Identity{Hub: tenant, DeviceID: "press-17"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := signet.SignSAS("localhost/devices/press-17", "", i.Auth.PrimaryKey, time.Now().Add(time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := h.Hub().Connect(t.Context(), hub.Credentials{Door: signet.DoorMQTT, Host: "localhost", DeviceID: "press-17", Token: token}, func() {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, body := range []string{"one", "two", "three"} {
-		done := make(chan error, 1)
-		s.Send(t.Context(), &signet.Message{Body: []byte(body)}, func(err error) { done <- err })
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
-	token, err = signet.SignSAS("localhost", h.Owner.SharedAccessKeyName, h.Owner.SharedAccessKey, time.Now().Add(time.Hour))
+	i := hasSent(t, h)
+	token, err := signet.SignSAS("localhost", h.Owner.SharedAccessKeyName, h.Owner.SharedAccessKey, time.Now().Add(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
